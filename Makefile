@@ -1,0 +1,39 @@
+# One command each; every verb sets up what it needs on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# Two test processes of one thread each: torch with more threads than cores is many times slower.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: install demo test test-all check docs bench
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt -e '.[run,dev]'
+	touch $@
+
+demo: install  ## train three retrievers over WordNet's 117,659 entries, compare them, then search
+	$(BIN)/negcache demo
+
+test: install  ## the fast tests, doctests and the import contract
+	$(ONE_THREAD) $(BIN)/pytest -n 2 -m "not slow and not network"
+
+test-all: install  ## everything, with the slow and the network tests
+	$(ONE_THREAD) $(BIN)/pytest -n 2
+
+check: install  ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: install  ## run every example of the docs and the README
+	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py src
+
+bench: install  ## the questions of benchmarks/, results appended
+	$(BIN)/python -m benchmarks.draw_cost
+	$(BIN)/python -m benchmarks.first_comparison
+	$(BIN)/python -m benchmarks.soak

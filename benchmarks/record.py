@@ -1,0 +1,68 @@
+"""Where results go: CSV rows with hardware and date, and one JSON line a question."""
+
+import csv
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def append_rows(name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to ``results/NAME.csv``, with its header when the file is new."""
+    rows = list(rows)
+    path = RESULTS / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """All rows of ``results/NAME.csv`` so far; none where it does not exist."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def conclude(name: str, figures: dict[str, Any]) -> None:
+    """Keep the answer as ``results/NAME.json`` and print it as the last line."""
+    line = json.dumps(figures)
+    (RESULTS / f"{name}.json").write_text(line + "\n")
+    print(line)
+
+
+def interleaved(runs: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
+    """Median seconds of each run, taken in turn (A B C A B C ...) after one warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}

@@ -1,0 +1,147 @@
+"""Does a run that is killed again and again end exactly as one that never was?
+
+``python -m benchmarks.soak`` kills 20 training processes with SIGKILL, every third one while it
+writes a checkpoint, resumes each, and compares final parameters and metrics bit by bit with an
+uninterrupted run. The last line, also in ``benchmarks/results/soak.json``, is
+``{"kills": 20, "equal": 20, ...}``.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
+
+STEPS = 240
+CONFIG = """\
+steps = {steps}
+batch_size = 16
+seed = 3
+device = "cpu"
+threads = 1
+log_every = 5
+eval_every = 60
+checkpoint_every = 8
+keep_checkpoints = 3
+data = {{ source = "{source}", vocab_size = 400 }}
+tower = {{ dim = 16, width = 64, shared = false }}
+score = {{ learn_temperature = true }}
+sampler = {{ name = "cached", num_negatives = 2 }}
+cache = {{ refresh_rows = 5 }}
+"""
+
+
+def write_task(folder: Path, num_items: int = 240) -> Path:
+    """A small BEIR folder whose items share words, so that they are easily confused."""
+    words, rng = [f"word{i}" for i in range(60)], random.Random(0)
+    items = [" ".join(rng.choices(words, k=6)) for _ in range(num_items)]
+    (folder / "qrels").mkdir(parents=True)
+    with (
+        (folder / "corpus.jsonl").open("w") as corpus,
+        (folder / "queries.jsonl").open("w") as asked,
+    ):
+        for i, text in enumerate(items):
+            corpus.write(json.dumps({"_id": f"d{i}", "title": "", "text": text}) + "\n")
+            query = " ".join(rng.sample(text.split(), k=4))
+            asked.write(json.dumps({"_id": f"q{i}", "text": query}) + "\n")
+    for split, rest in (("train", range(8)), ("dev", (8,)), ("test", (9,))):
+        lines = [f"q{i}\td{i}\t{1 + i % 2}" for i in range(num_items) if i % 10 in rest]
+        text = "\n".join(["query-id\tcorpus-id\tscore", *lines])
+        (folder / "qrels" / f"{split}.tsv").write_text(text + "\n")
+    return folder
+
+
+def negcache(*words: object, **popen: object) -> "Popen[str]":
+    """Start the command line in a process of its own."""
+    command = [sys.executable, "-m", "negcache.cli.app", *map(str, words)]
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, **popen)  # type: ignore[call-overload]
+
+
+def finish(process: "Popen[str]") -> CompletedProcess[str]:
+    """Wait for the end of a process."""
+    out, err = process.communicate(timeout=300)
+    return CompletedProcess(process.args, process.returncode, out, err)
+
+
+def result(run: Path) -> dict[str, str]:
+    """Hashes of the final parameters (optimizer, cache and generators too) and of the metrics."""
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    files = {"tensors": last / "tensors.safetensors", "metrics": run / "metrics.jsonl"}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {"step": last.name, **hashes}
+
+
+def kill_at_line(process: "Popen[str]", run: Path, lines: int, signal: int = 9) -> bool:
+    """Send a signal once so many lines of metrics are written; False if the run ended before."""
+    path = run / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            process.send_signal(signal)
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def kill_inside_checkpoint(process: "Popen[str]", run: Path, after: int) -> bool:
+    """SIGKILL while a checkpoint beyond step ``after`` is half written; False if none was hit."""
+    while process.poll() is None:
+        for aside in (run / "checkpoints").glob(".writing-step-*"):
+            if int(aside.name.rpartition("-")[2]) > after:
+                process.kill()
+                process.wait()
+                return aside.exists()
+    return False
+
+
+def killed_run(config: Path, run: Path, rng: random.Random, inside: bool) -> bool:
+    """Train, kill once at a random moment, resume to the end; whether a kill did land."""
+    process = negcache("train", config, "--out", run)
+    if inside:
+        landed = kill_inside_checkpoint(process, run, rng.randrange(STEPS * 3 // 4))
+    else:
+        landed = kill_at_line(process, run, rng.randrange(1, STEPS // 5))
+    finish(process)
+    done = finish(negcache("resume", run))
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return landed
+
+
+def prepare(folder: Path) -> Path:
+    """Write the small task and its config, and keep what is prepared from it in the folder too."""
+    os.environ["NEGCACHE_CACHE"] = str(folder / "cache")
+    config = folder / "small.toml"
+    config.write_text(CONFIG.format(steps=STEPS, source=write_task(folder / "task")))
+    return config
+
+
+def main(kills: int = 20, seed: int = 0) -> dict[str, object]:
+    """Kill and compare; the figures."""
+    start, rng = time.perf_counter(), random.Random(seed)
+    folder = Path(tempfile.mkdtemp(prefix="negcache-soak-"))
+    config = prepare(folder)
+    assert finish(negcache("train", config, "--out", folder / "whole")).returncode == 0
+    whole = result(folder / "whole")
+    done = equal = inside = 0
+    while done < kills:
+        run = folder / f"run-{done}"
+        during_write = done % 3 == 0
+        if killed_run(config, run, rng, during_write):
+            done, inside = done + 1, inside + during_write
+            equal += result(run) == whole
+            print(f"kill {done}: {equal} equal", flush=True)
+        shutil.rmtree(run)
+    shutil.rmtree(folder)
+    seconds = round(time.perf_counter() - start)
+    return {"kills": done, "equal": equal, "inside_checkpoint_write": inside, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    figures = json.dumps(main())
+    (Path(__file__).parent / "results" / "soak.json").write_text(figures + "\n")
+    print(figures)

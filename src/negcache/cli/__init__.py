@@ -1,0 +1,1 @@
+"""The command line: ``negcache train | resume | evaluate | search | data | demo``."""

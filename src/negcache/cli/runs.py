@@ -1,0 +1,87 @@
+"""Run folders: made once, reopened as often as wanted."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from negcache.cli.build import build, build_task
+from negcache.cli.retriever import Retriever
+from negcache.errors import InputError
+from negcache.evaluation import write_run
+from negcache.training import Config, Trainer
+from negcache.training.checkpoint import room_for
+from negcache.training.config import parse_config
+from negcache.training.trainer import make_accelerator
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with everything in it alive."""
+
+    folder: Path
+    config: Config
+    trainer: Trainer
+    retriever: Retriever
+
+
+def start(config: Config, folder: Path) -> Run:
+    """Make a new run folder; everything is checked before it exists."""
+    if folder.exists():
+        raise InputError(
+            "a run folder that does not exist yet",
+            f"{folder}",
+            f"choose another --out, or go on with it: negcache resume {folder}",
+        )
+    run = _open(config, folder)
+    with room_for(folder):
+        folder.mkdir(parents=True)
+        text = json.dumps(config.model_dump(), indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    return run
+
+
+def reopen(folder: Path, *, fall_back: bool = False) -> Run:
+    """A run as its newest checkpoint left it; as it began, where there is none yet.
+
+    Args:
+        folder: of the run.
+        fall_back: take the checkpoint before, where the newest is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError("a run folder with config.json", f"{folder}", "check the path")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"JSON in {path}", str(error), "restore the file") from error
+    run = _open(parse_config(values), folder)
+    run.trainer.restore(fall_back=fall_back)
+    return run
+
+
+def trained(folder: Path) -> Run:
+    """A run that has a checkpoint."""
+    run = reopen(folder)
+    if run.trainer.step == 0:
+        raise InputError(
+            "a run with a checkpoint", f"none in {folder}", f"train it: negcache resume {folder}"
+        )
+    return run
+
+
+def evaluate_run(run: Run, split: str) -> dict[str, float]:
+    """Measure a split; writes ``evaluation/SPLIT.json`` and a TREC run file, ``SPLIT.trec``."""
+    result = run.retriever.evaluate(split)
+    out = run.folder / "evaluation"
+    with room_for(out):
+        out.mkdir(exist_ok=True)
+        write_run(out / f"{split}.trec", result.ranking)
+        values = {"step": run.trainer.step, "split": split, **result.means}
+        (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
+    return result.means
+
+
+def _open(config: Config, folder: Path) -> Run:
+    accelerator = make_accelerator(config)
+    parts, retriever = build(config, build_task(config), accelerator)
+    return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)

@@ -1,0 +1,209 @@
+"""Laws that every sampler, cache and estimator obeys. Run them on your own.
+
+Each check raises ``AssertionError`` naming the law that is broken. Statistical laws use fixed
+seeds and wide margins (chi-square p > 1e-4, |z| < 4.5): a failing seed is a finding.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from negcache import reference
+from negcache.exclusion import Exclusion
+from negcache.functional.estimators import softmax_loss
+from negcache.protocols import Cache, DensitySampler, Draw, Estimator, Request, Sampler
+from negcache.shapes import Float, Int, Tensor
+
+
+def check_sampler(
+    sampler: Sampler,
+    request: Request,
+    items: Float[Tensor, "N D"],
+    *,
+    unbiased: bool = True,
+    seed: int = 0,
+    rounds: int = 200,
+) -> None:
+    """Every law of samplers, on one request.
+
+    Args:
+        request: a few queries with exclusions of different lengths; float64 is best.
+        items: fresh embeddings of all items, as the partition function should see them.
+        unbiased: whether the draw claims E[sum exp(s + w)] = Z-.
+        seed: of the draws.
+        rounds: repeats of the tiled request in the statistical laws.
+    """
+    first = sampler.draw(request, torch.Generator().manual_seed(seed))
+    _check_form(first, request, len(items))
+    _check_positives_never_count(first, request)
+    again = sampler.draw(request, torch.Generator().manual_seed(seed))
+    assert torch.equal(_drawn(first), _drawn(again)), "equal generators give equal draws"
+    if sampler.has_density:
+        assert isinstance(sampler, DensitySampler), "has_density promises log_prob"
+        _check_density(sampler, first, request, len(items))
+        _check_place_in_the_batch(sampler, first, request, seed)
+        _check_frequencies(sampler, request, len(items), seed, rounds)
+    if unbiased:
+        _check_partition(sampler, request, items, seed, rounds)
+
+
+def check_cache(build: Callable[[], Cache], rho: float) -> None:
+    """Every law of caches, on fresh ones with D = 3 built with this refresh fraction."""
+    cache = build()
+    assert not cache.valid.any(), "a row never written is not valid"
+    num_items = cache.num_items
+    everything = torch.arange(num_items)
+    rows = torch.randn(num_items, 3, requires_grad=True)
+    cache.write(everything, rows)
+    stored = cache.rows(everything)
+    assert not stored.requires_grad, "a cache holds no gradient"
+    assert torch.equal(stored, rows.detach().to(stored.dtype)), "rows come back as written"
+    chunked = torch.cat([block for _, block in cache.chunks(7)])
+    assert torch.equal(chunked, stored), "chunks are the rows in order of id"
+    last_seen = torch.zeros(num_items, dtype=torch.long)
+    for step in range(1, 3 * int(1 / rho) + 1 if rho else 1):
+        due = cache.due()
+        assert len(due.unique()) == len(due), "due items are distinct"
+        cache.write(due, stored[due].float())
+        cache.tick()
+        last_seen[due] = step
+        assert step - int(last_seen.min()) <= -(-1 // rho), "no row is older than ceil(1 / rho)"
+    copy = build()
+    copy.load_state_dict(cache.state_dict())
+    assert torch.equal(copy.rows(everything), cache.rows(everything)), "state_dict holds the rows"
+    assert torch.equal(copy.due(), cache.due()), "state_dict holds the schedule"
+
+
+def check_estimator(estimator: Estimator, logits: Float[Tensor, "B N"]) -> None:
+    """With all negatives at their own weight an estimator is full softmax, value and gradient."""
+    logits = logits.detach().double().requires_grad_()
+    num_queries, num_items = logits.shape
+    positives = torch.arange(num_queries) % num_items
+    exclude = Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
+    barred = exclude.mask(torch.arange(num_items))
+    with torch.no_grad():
+        masked = logits.masked_fill(barred, -torch.inf)
+        log_z = torch.logsumexp(masked, dim=1)
+        draw = Draw(
+            torch.arange(num_items),
+            None,
+            torch.zeros_like(masked).masked_fill(barred, -torch.inf),
+            log_z,
+            masked - log_z[:, None],
+        )
+    positive = logits[torch.arange(num_queries), positives]
+    loss = softmax_loss(positive, estimator(logits, draw)).sum()
+    truth = torch.nn.functional.cross_entropy(logits, positives, reduction="sum")
+    assert torch.allclose(loss, truth, atol=1e-10, rtol=0), "all negatives give cross-entropy"
+    ours, exact = (torch.autograd.grad(x, logits)[0] for x in (loss, truth))
+    assert torch.allclose(ours, exact, atol=1e-10, rtol=0), "and its gradient"
+
+
+def chi_square_p(counts: Int[Tensor, "n"], expected: Float[Tensor, "n"]) -> float:
+    """p-value of counts against expectations; small cells are merged to 20 expected or more."""
+    order = expected.argsort()
+    group = (expected[order].double().cumsum(0) / 20).floor().long()
+    group = torch.unique(group, return_inverse=True)[1]
+    seen = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
+    due = torch.zeros_like(seen)
+    seen.index_add_(0, group, counts[order].double())
+    due.index_add_(0, group, expected[order].double())
+    keep = due > 0
+    statistic = ((seen - due)[keep].square() / due[keep]).sum()
+    freedom = torch.tensor(max(int(keep.sum()) - 1, 1) / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom, statistic / 2))
+
+
+def tile(request: Request, times: int) -> Request:
+    """The same queries again and again: more draws in one call."""
+    rows = len(request.positives)
+    shift = torch.arange(times).repeat_interleave(len(request.exclude.ids)) * rows
+    exclude = Exclusion.from_pairs(
+        request.exclude.rows.repeat(times) + shift, request.exclude.ids.repeat(times), rows * times
+    )
+    queries, positives = request.queries.repeat(times, 1), request.positives.repeat(times)
+    return Request(queries, request.score, positives, exclude)
+
+
+def _drawn(draw: Draw) -> Tensor:
+    return draw.ids if draw.columns is None else draw.ids[draw.columns]
+
+
+def _check_form(draw: Draw, request: Request, num_items: int) -> None:
+    assert len(draw.ids.unique()) == len(draw.ids), "ids are distinct: each is encoded once"
+    assert ((draw.ids >= 0) & (draw.ids < num_items)).all(), "ids are items"
+    assert len(draw.log_weight) == len(request.positives), "a row of weights for every query"
+    assert (draw.log_weight < torch.inf).all(), "weights are finite or -inf, never nan or inf"
+    assert not draw.log_weight.requires_grad, "a draw carries no gradient"
+
+
+def _check_positives_never_count(draw: Draw, request: Request) -> None:
+    width = draw.log_weight.shape[1]
+    rows = torch.arange(len(draw.log_weight))[:, None].expand(-1, width)
+    alive = draw.log_weight > -torch.inf
+    barred = request.exclude.contains(rows, _drawn(draw).expand(len(rows), width))
+    assert not (alive & barred).any(), "positives never count as negatives"
+
+
+def _check_density(sampler: DensitySampler, draw: Draw, request: Request, num_items: int) -> None:
+    log_q = sampler.log_prob(request, torch.arange(num_items))
+    barred = request.exclude.mask(torch.arange(num_items))
+    assert (log_q[barred] == -torch.inf).all(), "excluded items have probability 0"
+    total = log_q.exp().sum(dim=1)[~barred.all(dim=1)]
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-5), "probabilities sum to 1"
+    assert draw.columns is not None, "a sampler with density draws for each query"
+    own = log_q.gather(1, _drawn(draw))
+    alive = draw.log_weight > -torch.inf
+    wanted = -(own + torch.tensor(float(own.shape[1])).log())
+    assert torch.allclose(draw.log_weight[alive], wanted[alive], atol=1e-4), "w = -log(m q)"
+
+
+def _check_place_in_the_batch(sampler: Sampler, whole: Draw, request: Request, seed: int) -> None:
+    total, cut = len(request.positives), len(request.positives) // 2
+    parts = []
+    for lo, hi in ((0, cut), (cut, total)):
+        part = Request(
+            request.queries[lo:hi], request.score, request.positives[lo:hi],
+            request.exclude.slice(lo, hi), lo, total,
+        )  # fmt: skip
+        parts.append(_drawn(sampler.draw(part, torch.Generator().manual_seed(seed))))
+    assert torch.equal(torch.cat(parts), _drawn(whole)), "two processes draw what one draws"
+
+
+def _check_frequencies(
+    sampler: DensitySampler, request: Request, num_items: int, seed: int, rounds: int
+) -> None:
+    generator, rows = torch.Generator().manual_seed(seed), len(request.positives)
+    counts = torch.zeros(rows, num_items, dtype=torch.long)
+    tiled = tile(request, 50)
+    for _ in range(max(1, rounds // 50)):
+        draw = sampler.draw(tiled, generator)
+        drawn = _drawn(draw).view(50, rows, -1)
+        alive = (draw.log_weight > -torch.inf).view(drawn.shape)
+        for row in range(rows):
+            counts[row] += torch.bincount(drawn[:, row][alive[:, row]], minlength=num_items)
+    law = sampler.log_prob(request, torch.arange(num_items)).exp()
+    assert (counts[law == 0] == 0).all(), "items of probability 0 are never drawn"
+    for row in range(rows):
+        if law[row].sum() > 0.5:
+            p = chi_square_p(counts[row], law[row] * counts[row].sum())
+            assert p > 1e-4, f"draws follow the reported law (row {row}, p = {p:.1e})"
+
+
+def _check_partition(
+    sampler: Sampler, request: Request, items: Tensor, seed: int, rounds: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    estimates = []
+    for _ in range(rounds):
+        draw = sampler.draw(request, generator)
+        logits = request.score(request.queries, items[draw.ids])
+        if draw.columns is not None:
+            logits = logits.gather(1, draw.columns)
+        estimates.append(torch.logsumexp(logits + draw.log_weight, dim=1))
+    truth = reference.log_partition(request, items)
+    ratio = (torch.stack(estimates).double() - truth).exp()
+    ratio = ratio[:, truth > -torch.inf]
+    error = ratio.std(dim=0) / rounds**0.5 + 1e-6
+    z = ((ratio.mean(dim=0) - 1) / error).abs().max()
+    assert z < 4.5, f"the partition estimate is unbiased (|z| = {z:.1f})"

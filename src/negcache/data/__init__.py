@@ -1,0 +1,46 @@
+"""Data: tasks read from BEIR folders or built in, tokenized once into memory-mapped files.
+
+Names that need the ``run`` extra (pyarrow, tokenizers) are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from negcache.data.bags import Bags
+from negcache.data.judgements import Judgements
+from negcache.data.known_positives import KnownPositives
+from negcache.data.tokens import TokenFile, write_tokens
+
+if TYPE_CHECKING:
+    from negcache.data.open import open_task
+    from negcache.data.task import Task
+    from negcache.data.texts import TextTable
+    from negcache.data.wordnet import BUILT_IN
+    from negcache.data.write import write_beir
+
+__all__ = [
+    "BUILT_IN",
+    "Bags",
+    "Judgements",
+    "KnownPositives",
+    "Task",
+    "TextTable",
+    "TokenFile",
+    "open_task",
+    "write_beir",
+    "write_tokens",
+]
+
+_HOMES = {
+    "BUILT_IN": "wordnet",
+    "Task": "task",
+    "TextTable": "texts",
+    "open_task": "open",
+    "write_beir": "write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

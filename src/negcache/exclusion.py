@@ -1,0 +1,75 @@
+"""Which items may not stand for which query: positives never count as negatives."""
+
+from dataclasses import dataclass
+
+import torch
+
+from negcache.shapes import Bool, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """The items that may not stand for each query of a batch, its own target first of all.
+
+    A compressed sparse row table.
+
+    Args:
+        offsets: [B + 1]; row ``b`` owns ``ids[offsets[b]:offsets[b + 1]]``.
+        ids: item ids, ascending and distinct within each row.
+
+    Example:
+        >>> two = Exclusion.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([7, 9, 3]), num_rows=2)
+        >>> two.counts.tolist(), two.ids.tolist()
+        ([1, 2], [7, 3, 9])
+    """
+
+    offsets: Int[Tensor, "_"]
+    ids: Int[Tensor, "E"]
+
+    @staticmethod
+    def from_pairs(rows: Int[Tensor, "P"], ids: Int[Tensor, "P"], num_rows: int) -> "Exclusion":
+        """Build the table from (query row, item id) pairs in any order, repeats allowed."""
+        span = int(ids.max()) + 1 if ids.numel() else 1
+        keys = torch.unique(rows * span + ids)  # sorted by row, then by id
+        counts = torch.bincount(keys // span, minlength=num_rows)
+        return Exclusion(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % span)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Int[Tensor, "B"]:
+        """How many items each query may not draw."""
+        return self.offsets.diff()
+
+    @property
+    def rows(self) -> Int[Tensor, "E"]:
+        """The query of each entry of ``ids``."""
+        return torch.repeat_interleave(self.counts, output_size=self.ids.numel())
+
+    def and_also(self, rows: Int[Tensor, "P"], ids: Int[Tensor, "P"]) -> "Exclusion":
+        """This table with more (query row, item id) pairs."""
+        pairs = torch.cat([self.rows, rows]), torch.cat([self.ids, ids])
+        return Exclusion.from_pairs(*pairs, num_rows=self.num_rows)
+
+    def slice(self, start: int, stop: int) -> "Exclusion":
+        """The table of queries ``start`` to ``stop``."""
+        offsets = self.offsets[start : stop + 1]
+        return Exclusion(offsets - offsets[0], self.ids[int(offsets[0]) : int(offsets[-1])])
+
+    def contains(
+        self, rows: Int[Tensor, "*shape"], ids: Int[Tensor, "*shape"]
+    ) -> Bool[Tensor, "*shape"]:
+        """Whether item ``ids[i]`` may not stand for query ``rows[i]``."""
+        if not self.ids.numel():
+            return torch.zeros_like(ids, dtype=torch.bool)
+        span = int(max(self.ids.max(), ids.max() if ids.numel() else 0)) + 1
+        keys, wanted = self.rows * span + self.ids, rows * span + ids
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return keys[place] == wanted
+
+    def mask(self, ids: Int[Tensor, "M"]) -> Bool[Tensor, "B M"]:
+        """Every query against the same ids: True where the item may not stand for the query."""
+        rows = torch.arange(self.num_rows, device=ids.device)[:, None]
+        return self.contains(rows.expand(-1, len(ids)), ids.expand(self.num_rows, -1))

@@ -1,0 +1,51 @@
+"""Fresh scores and a draw's weights become the terms of a partition function, and a loss.
+
+An estimator returns log-terms ``[B, k]`` with ``logsumexp ~ log Z_b-``. Terms of several draws
+over disjoint items are concatenated, and ``softmax_loss`` does the rest.
+"""
+
+import torch
+
+from negcache.errors import InputError
+from negcache.protocols import Draw
+from negcache.shapes import Float, Tensor
+
+
+def softmax_loss(
+    positive_logits: Float[Tensor, "B"], log_terms: Float[Tensor, "B k"]
+) -> Float[Tensor, "B"]:
+    """-log p+ per query: ``logsumexp([s+, terms]) - s+``.
+
+    With every non-positive item as a term this is ``torch.nn.functional.cross_entropy`` over all
+    items. Terms of -inf take no part; a query without any has loss 0.
+    """
+    everything = torch.cat([positive_logits[:, None], log_terms], dim=1)
+    return torch.logsumexp(everything, dim=1) - positive_logits
+
+
+def corrected(logits: Float[Tensor, "B k"], draw: Draw) -> Float[Tensor, "B k"]:
+    """``s_j + w_j``: unbiased for Z- whatever the staleness of the law that drew.
+
+    ``w_j = -log(expected number of times j is drawn)``, and the fresh score replaces the stale one.
+    Use it for many draws per query. Source: Bengio & Senecal 2008; Blanc & Rendle 2018, section 2.
+    """
+    return logits + draw.log_weight
+
+
+def pinned(logits: Float[Tensor, "B k"], draw: Draw) -> Float[Tensor, "B k"]:
+    """``log Z~ + log share_j + (s_j - sg(s_j))``: the partition is the sampler's own estimate.
+
+    The gradient is the surrogate of the negative cache, ``(1 - p~+) (sum_j share_j grad s_j -
+    grad s+)``, and the value is ``softplus(log Z~ - s+)``. Use it for one draw per query, or a
+    fresh cache. Source: Lindgren et al. 2021.
+
+    Raises:
+        InputError: the draw carries no estimate of its own (pooled draws do not).
+    """
+    if draw.log_z is None or draw.log_share is None:
+        raise InputError(
+            "a draw with log_z and log_share for the pinned estimator",
+            "a draw without them",
+            "use the corrected estimator, or a per-query sampler such as CachedSoftmax",
+        )
+    return (draw.log_z[:, None] + draw.log_share) + (logits - logits.detach())

@@ -1,0 +1,235 @@
+"""The interfaces of the house, and the plain data that travels between its rooms.
+
+A **cache** remembers what items looked like; a **sampler** proposes items and says how much
+each one stands for; an **estimator** turns fresh scores and those weights into the terms of a
+softmax; a **schedule** says what to look at again.
+
+Protocols are structural: a class belongs to one by having its methods, never by inheriting.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from negcache.errors import InputError
+from negcache.exclusion import Exclusion
+from negcache.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sampler is asked: negatives for these queries, under this score.
+
+    Args:
+        queries: embedded queries, detached.
+        score: the one score shared by sampler, estimator, search and evaluation.
+        positives: the target item of each query.
+        exclude: what may not stand for each query; always holds its target.
+        first_row: the place of row 0 in the batch of all processes.
+        total_rows: rows of the batch of all processes; None: this is the whole batch.
+    """
+
+    queries: Float[Tensor, "B D"]
+    score: "Score"
+    positives: Int[Tensor, "B"]
+    exclude: Exclusion
+    first_row: int = 0
+    total_rows: int | None = None
+
+    def uniforms(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "B *shape"]:
+        """Float64 uniforms in [0, 1) for each query of this process.
+
+        The noise of a query depends on the generator and on the query's place in the *global*
+        batch alone, so 1, 2 and 4 processes with equal generators draw the same items.
+        """
+        mine = len(self.positives)
+        total = self.first_row + mine if self.total_rows is None else self.total_rows
+        noise = torch.rand((total, *shape), generator=generator, dtype=torch.float64)
+        return noise[self.first_row : self.first_row + mine].to(self.queries.device)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A weighted subset of the items whose weighted exponentials estimate the partition function.
+
+    ``Z_b ~ exp(s_b+) + sum_j exp(s_bj + log_weight_bj)``. Plain detached data: it can be saved,
+    injected in a test, or sent to another process.
+
+    Args:
+        ids: distinct items; each is encoded once for the whole batch.
+        columns: positions in ``ids`` that stand for each query; None: every id stands for every
+            query, and the other fields have ``M`` columns instead of ``m``.
+        log_weight: -inf where an item may not stand for the query.
+        log_z: the sampler's own estimate of log sum exp over the query's negatives (pinned form).
+        log_share: log of each draw's share of ``log_z``; shares of a row sum to 1 (pinned form).
+    """
+
+    ids: Int[Tensor, "M"]
+    columns: Int[Tensor, "B m"] | None
+    log_weight: Float[Tensor, "B k"]
+    log_z: Float[Tensor, "B"] | None = None
+    log_share: Float[Tensor, "B k"] | None = None
+
+    def __post_init__(self) -> None:
+        columns = self.ids.numel() if self.columns is None else self.columns.shape[1]
+        if self.log_weight.shape[1] != columns:
+            raise InputError(
+                f"a log-weight for each of the {columns} columns of the draw",
+                f"log_weight of shape {tuple(self.log_weight.shape)}",
+                "give one column per id, or one per entry of `columns`",
+            )
+
+
+@runtime_checkable
+class Score(Protocol):
+    """(queries, items) -> logits. Holds the scale; one object for the whole program."""
+
+    @property
+    def scale(self) -> Tensor: ...
+
+    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        """What a tower's output becomes before it is scored or cached (unit norm, or itself)."""
+        ...
+
+    def __call__(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "B M"]:
+        """Every query against every item."""
+        ...
+
+    def paired(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
+    ) -> Float[Tensor, "B m"]:
+        """Each query against its own items."""
+        ...
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """Remembers what items looked like when they were last encoded. Holds no gradient."""
+
+    @property
+    def num_items(self) -> int: ...
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool [N]: whether the row has ever been written. Other rows are never negatives."""
+        ...
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        """Consecutive blocks of rows with the id of their first row; the last may be short."""
+        ...
+
+    def rows(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]: ...
+
+    def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
+        """Remember fresh rows of distinct items, detached."""
+        ...
+
+    def due(self) -> Int[Tensor, "R"]:
+        """The items to look at again after this optimizer step, stalest first."""
+        ...
+
+    def tick(self) -> None:
+        """One optimizer step has passed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Proposes items for each query and says how much each one stands for."""
+
+    has_density: bool
+    """Whether the sampler is a ``DensitySampler``. False is always safe to declare."""
+
+    reads_cache: bool
+    """Whether draws depend on cached rows. False: the training step keeps no cache for it."""
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw: ...
+
+
+@runtime_checkable
+class DensitySampler(Sampler, Protocol):
+    """A sampler of independent per-query draws whose law is known: it can be pooled and mixed."""
+
+    def log_prob(
+        self, request: Request, ids: Int[Tensor, "M"], log_z: Tensor | None = None
+    ) -> Float[Tensor, "B M"]:
+        """log q_b(y): chance that one draw for query b is y; -inf where b may not draw y.
+
+        Args:
+            ids: any items.
+            log_z: the ``log_z`` of this sampler's own draw for the same request, where it gave
+                one; saves a second pass over the cache.
+        """
+        ...
+
+
+Estimator = Callable[[Float[Tensor, "B k"], Draw], Float[Tensor, "B k"]]
+"""(fresh scores of the draw, the draw) -> log-terms whose logsumexp estimates log Z_b-."""
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """Features of items by id: a tensor, a token file, anything sized and indexed by ids."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ids: Int[Tensor, "M"], /) -> Any:
+        """What the item tower takes, for these items."""
+        ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """The known positives of every query."""
+
+    def exclusion(self, query_ids: Int[Tensor, "B"], positives: Int[Tensor, "B"]) -> Exclusion:
+        """What may not stand for each query: its known positives and its own target."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of (query, positive) pairs.
+
+    Args:
+        queries: features of the queries, as the query tower takes them.
+        positives: item id of each query's target.
+        query_ids: rows of the known-positives table; None where there is none.
+        negatives: the user's own negatives of each query, padded with -1; None: there are none.
+    """
+
+    queries: Any
+    positives: Int[Tensor, "B"]
+    query_ids: Int[Tensor, "B"] | None = None
+    negatives: Int[Tensor, "B h"] | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Figures of one training step, plain numbers ready to log.
+
+    Args:
+        loss: mean of the reported loss, -log p+ under the draw's estimate (nats).
+        effective_sample_size: mean of (sum v)^2 / sum v^2, v = exp(s + w); between 1 and k.
+        staleness: mean ||cached - fresh||^2 / ||fresh||^2 of the drawn rows; NaN without a cache.
+        masked_hits: share of the draw's (query, item) pairs that were masked as positives.
+        encoded_grad: items encoded with gradient in this step.
+        encoded_nograd: items encoded without gradient (refresh, fill) since the last report.
+        seconds: wall time per stage of the step (draw, encode, loss, write; then refresh).
+    """
+
+    loss: float
+    effective_sample_size: float
+    staleness: float
+    masked_hits: float
+    encoded_grad: int
+    encoded_nograd: int
+    seconds: dict[str, float]

@@ -1,0 +1,27 @@
+"""Every item, every step: the exact softmax, the only ground truth."""
+
+from collections.abc import Sized
+
+import torch
+
+from negcache.protocols import Draw, Request
+
+
+class FullSoftmax:
+    """All items that may stand for a query, each with weight 0. Costs N encodings a step.
+
+    Args:
+        items: a corpus, a cache, anything of length N.
+    """
+
+    has_density = False
+    reads_cache = False
+
+    def __init__(self, items: Sized) -> None:
+        self.num_items = len(items)
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        like = request.queries
+        weight = torch.zeros(len(like), self.num_items, dtype=like.dtype, device=like.device)
+        weight[request.exclude.rows, request.exclude.ids] = -torch.inf
+        return Draw(torch.arange(self.num_items, device=like.device), None, weight)

@@ -1,0 +1,34 @@
+"""The user's own negatives: mined, shown and not clicked, or written by hand."""
+
+import torch
+
+from negcache.errors import InputError
+from negcache.functional.draws import given
+from negcache.protocols import Draw, Request
+from negcache.shapes import Int, Tensor
+
+
+class Given:
+    """Fixed negatives of one batch, each standing for itself alone (weight 0).
+
+    ``SoftmaxLoss`` accepts negatives beside its sampler and then excludes them from the sampler's
+    draw; this class is for using them alone.
+
+    Args:
+        negatives: item ids of each query, padded with -1; known positives among them are masked.
+    """
+
+    has_density = False
+    reads_cache = False
+
+    def __init__(self, negatives: Int[Tensor, "B h"]) -> None:
+        self.negatives = negatives
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        if len(self.negatives) != len(request.positives):
+            raise InputError(
+                f"negatives for the {len(request.positives)} queries of the batch",
+                f"{len(self.negatives)} rows",
+                "build Given anew for each batch",
+            )
+        return given(self.negatives, request.exclude, request.queries.dtype)

@@ -1,0 +1,36 @@
+"""The other queries' positives, with the log-q correction for their popularity."""
+
+import math
+
+import torch
+
+from negcache.protocols import Draw, Request
+from negcache.shapes import Float, Tensor
+
+
+class InBatch:
+    """Other positives of the batch stand for each query; nothing more is encoded.
+
+    With popularities, ``w_bj = log c_bj - log((B - 1) pi_j)``: unbiased for Z- if batches are
+    drawn from pi and pi reaches every item. Without, w = 0: the plain in-batch softmax, which
+    estimates no partition function. The query's own positive is always present, not sampled, and
+    is left uncorrected. Source: Yi et al., RecSys 2019; Khrylchenko et al. 2025.
+
+    Args:
+        log_popularity: log pi of every item [N]: its share of training positives; None: plain.
+    """
+
+    has_density = False
+    reads_cache = False
+
+    def __init__(self, log_popularity: Float[Tensor, "N"] | None = None) -> None:
+        self.log_popularity = log_popularity
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        ids, counts = torch.unique(request.positives, return_counts=True)
+        weight = torch.zeros(len(ids), dtype=request.queries.dtype, device=ids.device)
+        if self.log_popularity is not None:
+            log_pi = self.log_popularity.to(weight)[ids]
+            weight = counts.to(weight).log() - math.log(max(len(request.positives) - 1, 1)) - log_pi
+        barred = request.exclude.mask(ids)  # the query's own positive is among them
+        return Draw(ids, None, weight.expand(barred.shape).masked_fill(barred, -torch.inf))

@@ -1,0 +1,59 @@
+"""Every item that is not a positive, with equal chance. The sampler to copy."""
+
+import math
+from collections.abc import Sized
+
+import torch
+
+from negcache.errors import InputError
+from negcache.functional.draws import use_columns
+from negcache.protocols import Draw, Request
+from negcache.shapes import Float, Int, Tensor
+
+
+class Uniform:
+    """Independent uniform draws for each query, ``q_b(y) = 1 / (N - excluded_b)``.
+
+    Args:
+        items: what is drawn from: a corpus, a cache, anything of length N.
+        num_negatives: draws per query, m; wrap in ``SharedDraws`` to share them over the batch.
+    """
+
+    has_density = True
+    reads_cache = False
+
+    def __init__(self, items: Sized, num_negatives: int) -> None:
+        if not 1 <= num_negatives <= len(items):
+            raise InputError(
+                f"num_negatives between 1 and the {len(items)} items",
+                f"{num_negatives}",
+                "draw fewer, or use FullSoftmax",
+            )
+        self.num_items, self.num_negatives = len(items), num_negatives
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        """Draw a rank among the allowed items, then step over the excluded ids below it."""
+        exclude = request.exclude
+        allowed = self.num_items - exclude.counts
+        noise = request.uniforms(generator, self.num_negatives)
+        rank = (noise * allowed[:, None]).long()  # [B, m]
+
+        # The k-th excluded id e_k (from 0) has e_k - k allowed items below it.
+        position = (
+            torch.arange(len(exclude.ids), device=rank.device) - exclude.offsets[exclude.rows]
+        )
+        rows = torch.arange(len(rank), device=rank.device)[:, None]
+        keys = exclude.rows * (self.num_items + 1) + exclude.ids - position
+        stepped = torch.searchsorted(keys, rows * (self.num_items + 1) + rank, right=True)
+        drawn = (rank + stepped - exclude.offsets[:-1, None]).clamp_(max=self.num_items - 1)
+
+        weight = allowed.to(request.queries.dtype).log() - math.log(self.num_negatives)
+        return use_columns(drawn, weight[:, None].expand(drawn.shape))
+
+    def log_prob(
+        self, request: Request, ids: Int[Tensor, "M"], log_z: Tensor | None = None
+    ) -> Float[Tensor, "B M"]:
+        """-log(allowed items) where the query may draw the id."""
+        log_q = -(self.num_items - request.exclude.counts).to(request.queries.dtype).log()
+        barred = request.exclude.mask(ids)
+        return log_q[:, None].expand(barred.shape).masked_fill(barred, -torch.inf)

@@ -1,0 +1,72 @@
+"""The one score of a program: shared by sampler, estimator, search and evaluation."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from negcache.errors import InputError
+from negcache.shapes import Float, Tensor
+
+
+def at_least_float32(rows: Tensor) -> Tensor:
+    """Scores and partition functions never live in half precision."""
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
+class DotScore(nn.Module):
+    """Scaled inner product: ``logits = <query, item> / temperature``.
+
+    Args:
+        temperature: divides the inner product; 0.05 is a scale of 20.
+        learn_temperature: train the temperature (in log space).
+        normalize: embeddings are brought to unit norm first, so logits lie in +-1/temperature.
+        absolute: the absolute softmax of Blanc & Rendle (2018), p ~ exp(|s|).
+
+    Example:
+        >>> score = DotScore(temperature=0.5)
+        >>> score(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [[2.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learn_temperature: bool = False,
+        normalize: bool = True,
+        absolute: bool = False,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError("temperature > 0", f"{temperature}", "0.05 suits unit-norm embeddings")
+        log_scale = -torch.tensor(float(temperature), dtype=torch.float64).log().float()
+        self.log_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
+        self.normalize, self.absolute = normalize, absolute
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature, a scalar that carries gradient when it is learned."""
+        return self.log_scale.exp()
+
+    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        """A tower's output as it is scored and cached: float32 at least, unit norm if asked."""
+        rows = at_least_float32(rows)
+        return F.normalize(rows, dim=-1) if self.normalize else rows
+
+    def forward(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "B M"]:
+        """Every query against every item; both as ``embed`` made them."""
+        with torch.autocast(queries.device.type, enabled=False):
+            return self._bend((queries * self.scale) @ items.to(queries.dtype).T)
+
+    def paired(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
+    ) -> Float[Tensor, "B m"]:
+        """Each query against its own items."""
+        with torch.autocast(queries.device.type, enabled=False):
+            scaled = (queries * self.scale).unsqueeze(-1)
+            return self._bend((items.to(queries.dtype) @ scaled).squeeze(-1))
+
+    def _bend(self, logits: Tensor) -> Tensor:
+        return logits.abs() if self.absolute else logits

@@ -1,0 +1,21 @@
+"""The legend of dimensions. Every public tensor of negcache is described in these letters.
+
+======== =====================================================================
+letter   meaning
+======== =====================================================================
+``B``    queries in the batch (rows of this process)
+``m``    draws per query
+``M``    distinct drawn items; each is encoded once for the whole batch
+``N``    items in the corpus (or classes)
+``D``    embedding dimensions
+``S``    rows of a cache (``S == N`` for a dense one)
+``E``    (query, item) pairs of an exclusion list
+``T``    tokens of a batch of texts, laid end to end
+``k``    terms of a sampled partition function
+======== =====================================================================
+"""
+
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+__all__ = ["Bool", "Float", "Float64", "Int", "Tensor"]

@@ -1,0 +1,62 @@
+"""Nested state as a JSON tree and a flat table of tensors; no pickle anywhere."""
+
+from typing import Any
+
+import torch
+
+from negcache.errors import InputError
+from negcache.shapes import Tensor
+
+Tree = Any
+"""What json.dumps takes."""
+
+
+def pack(state: Any) -> tuple[Tree, dict[str, Tensor]]:
+    """Split nested state into a JSON tree and named tensors; a tensor met twice is kept once.
+
+    Dictionaries become lists of pairs, so that integer keys survive; tensors become their name.
+
+    Example:
+        >>> pack({"a": [1, torch.zeros(2)], 0: None})
+        ({'dict': [['a', {'list': [1, {'tensor': '0'}]}], [0, None]]}, {'0': tensor([0., 0.])})
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+
+    def walk(value: Any) -> Tree:
+        match value:
+            case None | bool() | int() | float() | str():
+                return value
+            case dict():
+                return {"dict": [[key, walk(inner)] for key, inner in value.items()]}
+            case list():
+                return {"list": [walk(inner) for inner in value]}
+            case tuple():
+                return {"tuple": [walk(inner) for inner in value]}
+            case torch.Tensor():
+                flat = value.detach().cpu().contiguous()
+                place = (value.data_ptr(), value.shape, value.dtype, value.stride())
+                if not value.numel() or place not in seen:
+                    seen[place] = str(len(tensors))
+                    tensors[seen[place]] = flat
+                return {"tensor": seen[place]}
+        raise InputError(
+            "state of tensors, numbers, strings, lists and dictionaries",
+            f"a {type(value).__name__}",
+            "store plain data in state_dict",
+        )
+
+    return walk(state), tensors
+
+
+def unpack(tree: Tree, tensors: dict[str, Tensor]) -> Any:
+    """The state that ``pack`` split."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, inner),) = tree.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {key: unpack(value, tensors) for key, value in inner}
+    values = [unpack(value, tensors) for value in inner]
+    return tuple(values) if kind == "tuple" else values

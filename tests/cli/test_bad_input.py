@@ -1,0 +1,87 @@
+"""Bad input ends before work is spent: one message, code 2, nothing made, nothing lost."""
+
+import shutil
+
+import pytest
+
+SETTINGS = {
+    "sampler.nam=uniform": "'sampler.nam'; got|use 'sampler.name'",
+    "lr=0.1": "'lr'|use 'optimizer.lr'",
+    "optimizer.learning_rate=0.1": "'optimizer.learning_rate'|optimizer.",
+    "steps=many": "steps to be a valid integer|'many' (str)",
+    'steps="10"': "steps to be a valid integer|'10' (str)",
+    "steps=0": "steps to be greater than or equal to 1|0 (int)",
+    "sampler.name=random": "'cached', 'uniform', 'in_batch' or 'full'|'random'",
+    "tower.shared=1": "tower.shared to be a valid boolean|1 (int)",
+    "sampler.num_negatives=241": "240|241",
+    "cache.refresh_rows=241": "at most the 240 items|241",
+    "batch_size=1000": "at most the 192 training pairs|batch_size = 1000",
+    "sampler.estimator=pinned": "sampler.shared false|corrected",
+    "data.source=/nowhere": "/nowhere",
+    "steps": "--set key=value|--set steps",
+    "steps.more=1": "steps.more",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings(refused, small, tmp_path, setting):
+    out = tmp_path / "run"
+    told = refused("train", small / "small.toml", "--set", setting, "--out", out)
+    for part in SETTINGS[setting].split("|"):
+        assert part.removesuffix("; got") in told
+    assert not out.exists()
+
+
+def test_config_files(refused, tmp_path):
+    assert "no file" in refused("train", tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("steps = 3\nsteps = = 4\n")
+    assert "line 2" in refused("train", broken)
+    broken.write_text("steps = 3\n")
+    assert "config key data; got no value" in refused("train", broken)
+
+
+def test_a_corpus_of_one_item(refused, small, tmp_path):
+    task = tmp_path / "one"
+    (task / "qrels").mkdir(parents=True)
+    (task / "corpus.jsonl").write_text('{"_id": "a", "title": "", "text": "alone"}\n')
+    (task / "queries.jsonl").write_text('{"_id": "q", "text": "who"}\n')
+    (task / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n")
+    words = ("--set", f"data.source={task}", "--out", tmp_path / "run")
+    assert "2 items" in refused("train", small / "small.toml", *words)
+
+
+def test_no_dev_split_to_evaluate_on(refused, small, tmp_path):
+    task = shutil.copytree(small / "task", tmp_path / "task")
+    dev, test = (task / "qrels" / f"{split}.tsv" for split in ("dev", "test"))
+    test.write_text(test.read_text() + dev.read_text().split("\n", 1)[1])
+    dev.unlink()
+    words = ("--set", f"data.source={task}", "--set", "eval_every=2", "--out", tmp_path / "run")
+    assert "dev split" in refused("train", small / "small.toml", *words)
+
+
+def test_folders(refused, small, tmp_path):
+    kept = tmp_path / "run"
+    kept.mkdir()
+    (kept / "precious").touch()
+    assert f"negcache resume {kept}" in refused("train", small / "small.toml", "--out", kept)
+    assert [path.name for path in kept.iterdir()] == ["precious"]
+    for command in ("resume", "evaluate", "search"):
+        assert "config.json" in refused(command, kept)
+    (kept / "config.json").write_text("{")
+    assert "JSON in" in refused("resume", kept)
+
+
+def test_a_run_without_checkpoint_or_split(call, refused, small, tmp_path):
+    run = tmp_path / "run"
+    assert call("train", small / "small.toml", "--out", run).exit_code == 0
+    assert "'nosuch'" in refused("evaluate", run, "--split", "nosuch")
+    for path in (run / "checkpoints").rglob("*.*"):
+        path.unlink()
+    for path in (run / "checkpoints").iterdir():
+        path.rmdir()
+    assert "a run with a checkpoint" in refused("search", run, "word1")
+
+
+def test_data_with_a_wrong_name(refused, tmp_path):
+    assert "wordnet-sense" in refused("data", "wordnet-sens", tmp_path / "out")

@@ -1,0 +1,219 @@
+"""Identity tests: no statistics, no tolerance beyond rounding; full softmax is the only truth."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from roster import problem
+
+import negcache as nc
+from negcache import reference
+from negcache.conformance import check_estimator
+from negcache.functional.draws import given, pool, use_columns
+from negcache.functional.estimators import corrected, pinned, softmax_loss
+
+
+def random(*shape, seed=0, grad=False):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+@pytest.mark.parametrize("estimator", [corrected, pinned])
+def test_all_negatives_are_cross_entropy(estimator):
+    check_estimator(estimator, 5 * random(4, 30))
+
+
+def test_an_estimator_with_a_wrong_weight_is_caught():
+    with pytest.raises(AssertionError, match="cross-entropy"):
+        check_estimator(
+            lambda logits, draw: logits + 0 * draw.log_weight.nan_to_num(neginf=0),
+            5 * random(4, 30),
+        )
+
+
+def loss_of(sampler, estimator, queries, items, request, seed=0):
+    """One draw's loss per query with gradient to queries and items, as SoftmaxLoss computes it."""
+    draw = sampler.draw(request, torch.Generator().manual_seed(seed))
+    if draw.columns is None:
+        logits = request.score(queries, items[draw.ids])
+    else:
+        logits = request.score.paired(queries, items[draw.ids][draw.columns])
+    positive = request.score.paired(queries, items[request.positives][:, None])[:, 0]
+    return softmax_loss(positive, estimator(logits, draw)), draw, positive, logits
+
+
+def gradients(losses, *leaves):
+    return torch.autograd.grad(losses.sum(), leaves, retain_graph=True)
+
+
+@pytest.mark.parametrize("num_negatives", [1, 4, 32])
+def test_fresh_cache_every_draw_is_exact_in_value(num_negatives):
+    """Pinned = corrected = surrogate gradient, and the value is -log p+, draw by draw."""
+    request, items, cache = problem()
+    queries = request.queries.clone().requires_grad_()
+    items = items.clone().requires_grad_()
+    sampler = nc.CachedSoftmax(cache, num_negatives)
+    truth = reference.full_softmax_losses(
+        request.score(request.queries, items), request.positives, request.exclude
+    )
+    for seed in range(5):
+        one, draw, positive, logits = loss_of(sampler, corrected, queries, items, request, seed)
+        other, *_ = loss_of(sampler, pinned, queries, items, request, seed)
+        published = reference.surrogate(positive, logits, draw.log_z)
+        torch.testing.assert_close(one, truth, atol=1e-10, rtol=0)
+        torch.testing.assert_close(other, truth, atol=1e-10, rtol=0)
+        expected = gradients(published, queries, items)
+        for losses in (one, other):
+            for ours, theirs in zip(gradients(losses, queries, items), expected, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+def test_stale_cache_pinned_is_the_surrogate():
+    request, items, cache = problem(drift=0.4)
+    queries, items = request.queries.clone().requires_grad_(), items.clone().requires_grad_()
+    losses, draw, positive, logits = loss_of(
+        nc.CachedSoftmax(cache, 3), pinned, queries, items, request
+    )
+    value = torch.nn.functional.softplus(draw.log_z - positive)
+    torch.testing.assert_close(losses, value, atol=1e-10, rtol=0)
+    published = reference.surrogate(positive, logits, draw.log_z)
+    for ours, theirs in zip(
+        gradients(losses, queries, items), gradients(published, queries, items), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("build", [nc.Uniform, nc.CachedSoftmax])
+def test_weights_give_the_partition_at_any_staleness(build):
+    """sum_y q_y exp(s_y + w_y) = Z- to 1e-12, w = -log q, s fresh."""
+    request, items, cache = problem(drift=0.5)
+    log_q = build(cache, 1).log_prob(request, torch.arange(len(items)))
+    logits = request.score(request.queries, items)
+    terms = (log_q + (logits - log_q)).masked_fill(log_q == -torch.inf, -torch.inf)
+    torch.testing.assert_close(
+        torch.logsumexp(terms, 1), reference.log_partition(request, items), atol=1e-12, rtol=0
+    )
+
+
+def test_expected_surrogate_is_the_full_gradient():
+    """One draw, every pick weighted by its law: the full softmax gradient to 1e-12."""
+    request, items, _cache = problem(num_items=40)
+    items = items.clone().requires_grad_()
+    logits = request.score(request.queries, items)
+    law = reference.softmax_law(request, items.detach())
+    positive = logits.gather(1, request.positives[:, None])[:, 0]
+    log_z = reference.log_partition(request, items.detach())
+    share = torch.sigmoid(positive - log_z).detach()
+    expected = ((1 - share) * ((law * logits).sum(1) - positive)).sum()
+    truth = reference.full_softmax_losses(logits, request.positives, request.exclude).sum()
+    ours, theirs = (torch.autograd.grad(x, items, retain_graph=True)[0] for x in (expected, truth))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+def test_pooled_draws_are_unbiased_by_enumeration(drift):
+    """Two queries, one draw each over 6 items: the expectation over all 36 pools is Z-."""
+    request, items, cache = problem(drift, num_items=6)
+    exclude = nc.Exclusion.from_pairs(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+    request = nc.Request(request.queries[:2], request.score, torch.tensor([0, 1]), exclude)
+    everything = torch.arange(6)
+    log_q = nc.CachedSoftmax(cache, 1).log_prob(request, everything)
+    logits = request.score(request.queries, items)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for first, second in itertools.product(range(6), range(6)):
+        chance = (log_q[0, first] + log_q[1, second]).exp()
+        if chance == 0:
+            continue
+        own = use_columns(torch.tensor([[first], [second]]), torch.zeros(2, 1, dtype=torch.float64))
+        pooled = pool(own, log_q[:, own.ids], exclude)
+        expected += chance * (logits[:, pooled.ids] + pooled.log_weight).exp().sum(1)
+    torch.testing.assert_close(
+        expected.log(), reference.log_partition(request, items), atol=1e-12, rtol=0
+    )
+
+
+def test_merged_duplicates_equal_unmerged():
+    """c copies with weight w are one entry with weight w + log c: value and gradient."""
+    logits = random(1, 3, grad=True)
+    twice = logits[:, [0, 1, 1, 1, 2]]
+    weight = torch.tensor([[0.1, 0.2, 0.2, 0.2, 0.3]], dtype=torch.float64)
+    merged = logits + torch.tensor([[0.1, 0.2 + math.log(3), 0.3]], dtype=torch.float64)
+    positive = torch.zeros(1, dtype=torch.float64)
+    one, other = softmax_loss(positive, twice + weight), softmax_loss(positive, merged)
+    torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        *gradients(one, logits), *gradients(other, logits), atol=1e-12, rtol=0
+    )
+
+
+def test_given_negatives_beside_a_sampler_are_exact_head_and_unbiased_tail():
+    """Head with weight 0 plus the expectation of the tail is Z-, whatever the head."""
+    request, items, _cache = problem(drift=0.5)
+    negatives = torch.tensor([[3, 4, -1], [9, 9, 8], [5, 6, 7], [-1, -1, -1], [10, 11, 12]])
+    head = given(negatives, request.exclude, torch.float64)
+    mine = negatives >= 0
+    rows = torch.arange(5)[:, None].expand_as(negatives)[mine]
+    rest = request.exclude.and_also(rows, negatives[mine])
+    tail = nc.Request(request.queries, request.score, request.positives, rest)
+    logits = request.score(request.queries, items)
+    own = logits[:, head.ids].gather(1, head.columns) + head.log_weight
+    both = torch.logaddexp(torch.logsumexp(own, 1), reference.log_partition(tail, items))
+    torch.testing.assert_close(both, reference.log_partition(request, items), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", [corrected, pinned])
+def test_gradcheck_and_no_gradient_to_the_law(estimator):
+    log_z, share = (
+        random(3, seed=2, grad=True),
+        random(3, 4, seed=3).log_softmax(1).requires_grad_(),
+    )
+    weight = random(3, 4, seed=4, grad=True)
+    draw = nc.Draw(torch.arange(4), None, weight.detach(), log_z.detach(), share.detach())
+    positive, logits = random(3, seed=5, grad=True), random(3, 4, seed=6, grad=True)
+    if estimator is corrected:  # pinned stops the gradient of its own value: not a plain function
+        assert torch.autograd.gradcheck(
+            lambda p, s: softmax_loss(p, estimator(s, draw)), (positive, logits)
+        )
+    softmax_loss(positive, estimator(logits, draw)).sum().backward()
+    assert logits.grad is not None
+    assert log_z.grad is None
+    assert share.grad is None
+    assert weight.grad is None
+
+
+def test_learned_temperature_gets_the_full_softmax_derivative():
+    """In expectation over all picks of one draw, on a fresh cache."""
+    request, items, _cache = problem(num_items=40)
+    score = nc.DotScore(0.3, learn_temperature=True).double()
+    logits = score(request.queries, items)
+    truth = reference.full_softmax_losses(logits, request.positives, request.exclude).sum()
+    law = reference.softmax_law(request, items)
+    log_z = reference.log_partition(request, items)
+    positive = logits.gather(1, request.positives[:, None])[:, 0]
+    total = torch.zeros((), dtype=torch.float64)
+    for pick in range(40):
+        share = torch.zeros(5, 1, dtype=torch.float64)
+        draw = nc.Draw(torch.tensor([pick]), None, share, log_z, share)
+        losses = softmax_loss(positive, pinned(logits[:, [pick]], draw))
+        total = total + (law[:, pick] * losses).sum()
+    ours, theirs = (
+        torch.autograd.grad(x, score.log_scale, retain_graph=True)[0] for x in (total, truth)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", [corrected, pinned])
+def test_an_all_masked_query_has_loss_zero_and_no_gradient(estimator):
+    request, items, cache = problem(num_items=6)
+    rows, ids = torch.zeros(6, dtype=torch.long), torch.arange(6)
+    barred = nc.Request(
+        request.queries, request.score, request.positives, request.exclude.and_also(rows, ids)
+    )
+    queries = request.queries.clone().requires_grad_()
+    losses, *_ = loss_of(nc.CachedSoftmax(cache, 2), estimator, queries, items, barred)
+    losses.sum().backward()
+    assert losses[0] == 0
+    assert torch.isfinite(losses).all()
+    assert (queries.grad[0] == 0).all()
+    assert (queries.grad[1:] != 0).any()

@@ -1,0 +1,286 @@
+"""The loss a user calls: what is encoded, what is remembered, what is saved."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import negcache as nc
+
+N, D, B = 300, 8, 16
+
+
+class CountingTower(nn.Module):
+    """A real tower that counts the rows it encodes, with and without gradient."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(nn.Dropout(dropout), nn.Linear(D, D))
+        self.with_gradient, self.without = [], []
+
+    def forward(self, features):
+        (self.with_gradient if torch.is_grad_enabled() else self.without).append(len(features))
+        return self.net(features)
+
+
+class Setting:
+    """Towers, cache and loss of a small corpus, with known positives."""
+
+    def __init__(self, sampler, *, rho=0.1, dropout=0.0, estimator=nc.corrected, seed=0, fill=True):
+        torch.manual_seed(seed)
+        self.corpus = torch.randn(N, D)
+        self.query_tower, self.item_tower = nn.Linear(D, D), CountingTower(dropout)
+        self.cache = nc.DenseCache(N, D, rho=rho)
+        self.known = nc.KnownPositives.from_pairs(
+            torch.arange(B).repeat(3), torch.arange(3 * B), num_queries=B
+        )
+        self.loss = nc.SoftmaxLoss(
+            self.item_tower, self.corpus, sampler(self.cache), nc.DotScore(0.1),
+            cache=self.cache, known_positives=self.known, estimator=estimator, seed=seed,
+        )  # fmt: skip
+        if fill:
+            self.loss.fill_cache()
+        parameters = [*self.query_tower.parameters(), *self.loss.parameters()]
+        self.optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=0.01)
+        self.data = torch.Generator().manual_seed(seed)
+
+    def step(self, negatives=None):
+        features = torch.randn(B, D, generator=self.data)
+        loss = self.loss(
+            self.query_tower(features), torch.arange(B), torch.arange(B), negatives=negatives
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.loss.step()
+        return loss.detach()
+
+    def state(self):
+        return copy.deepcopy(
+            [x.state_dict() for x in (self.query_tower, self.loss, self.optimizer)]
+            + [self.data.get_state()]
+        )
+
+    def load(self, state):
+        for part, saved in zip((self.query_tower, self.loss, self.optimizer), state, strict=False):
+            part.load_state_dict(saved)
+        self.data.set_state(state[3])
+
+
+def shared(cache):
+    return nc.SharedDraws(nc.CachedSoftmax(cache, 2))
+
+
+SAMPLERS = {
+    "shared": shared,
+    "cached": lambda cache: nc.CachedSoftmax(cache, 4),
+    "uniform": lambda cache: nc.SharedDraws(nc.Uniform(cache, 4)),
+    "in_batch": lambda cache: nc.InBatch(),
+    "full": nc.FullSoftmax,
+}
+
+
+def test_each_distinct_item_is_encoded_once_and_the_refresh_is_counted():
+    setting = Setting(shared)
+    setting.loss.report()
+    setting.item_tower.with_gradient.clear()
+    setting.item_tower.without.clear()
+    draws = []
+    own = setting.loss.sampler.draw
+    setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
+    for _ in range(5):
+        setting.step()
+        distinct = len(torch.cat([torch.arange(B), draws[-1].ids]).unique())
+        report = setting.loss.report()
+        assert setting.item_tower.with_gradient.pop() == distinct == report.encoded_grad
+        assert setting.item_tower.without.pop() == N * 0.1 == report.encoded_nograd
+        assert not setting.item_tower.with_gradient
+        assert not setting.item_tower.without
+
+
+def test_the_cache_is_filled_before_the_first_step():
+    setting = Setting(shared, fill=False)
+    assert not setting.cache.valid.any()
+    setting.step()
+    assert setting.cache.valid.all()
+    assert setting.loss.report().encoded_nograd == N + N * 0.1
+
+
+def test_a_sampler_without_cache_keeps_none():
+    setting = Setting(SAMPLERS["uniform"])
+    setting.step()
+    assert setting.item_tower.without == []
+    assert not setting.cache.valid.any()
+
+
+def test_write_back_is_detached_and_the_rows_stay_when_the_encoder_moves():
+    setting = Setting(shared, rho=0.0)
+    features = torch.randn(B, D)
+    loss = setting.loss(setting.query_tower(features), torch.arange(B), torch.arange(B))
+    before = setting.cache.table.clone()
+    assert not setting.cache.table.requires_grad
+    loss.backward(retain_graph=True)
+    with torch.no_grad():
+        for parameter in setting.item_tower.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(setting.cache.table, before)
+    fresh = setting.loss.score.embed(setting.item_tower(setting.corpus)).detach()
+    assert not torch.allclose(setting.cache.table[:B], fresh[:B])
+
+
+def test_refreshed_rows_equal_a_direct_encode_with_the_new_weights_without_dropout():
+    setting = Setting(shared, rho=0.1, dropout=0.5)
+    setting.item_tower.train()
+    setting.step()
+    refreshed = (setting.cache.written == 0).sum()
+    assert refreshed == N  # all written in step 0: filled, drawn or refreshed
+    setting.step()
+    last = setting.cache.written == 1
+    setting.item_tower.eval()
+    direct = setting.loss.score.embed(setting.item_tower(setting.corpus)).detach()
+    close = torch.isclose(setting.cache.table, direct, atol=1e-6).all(1)
+    assert (close & last).sum() >= N * 0.1  # the refreshed ones; drawn rows saw dropout
+    setting.item_tower.train()
+
+
+def test_modes_are_restored_after_the_refresh():
+    setting = Setting(shared, dropout=0.5)
+    setting.item_tower.net[0].eval()  # one frozen part
+    setting.step()
+    assert setting.item_tower.training
+    assert not setting.item_tower.net[0].training
+
+
+def test_nothing_is_written_in_evaluation():
+    setting = Setting(shared)
+    before = setting.cache.written.clone(), setting.cache.table.clone()
+    setting.loss.eval()
+    setting.cache.tick()
+    with torch.no_grad():
+        setting.loss(torch.randn(B, D), torch.arange(B), torch.arange(B))
+    assert torch.equal(setting.cache.written, before[0])
+    assert torch.equal(setting.cache.table, before[1])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_resume_equals_never_having_stopped(name):
+    straight = Setting(SAMPLERS[name])
+    for _ in range(10):
+        straight.step()
+    saved = straight.state()
+    losses = [straight.step() for _ in range(50)]
+    resumed = Setting(SAMPLERS[name], seed=99)
+    resumed.corpus.copy_(straight.corpus)
+    resumed.load(saved)
+    assert all(torch.equal(loss, resumed.step()) for loss in losses)
+    for ours, theirs in zip(resumed.loss.parameters(), straight.loss.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(resumed.cache.table, straight.cache.table)
+    assert torch.equal(resumed.cache.written, straight.cache.written)
+
+
+def test_state_dict_without_the_generator_would_not_resume():
+    straight = Setting(shared)
+    saved = straight.state()
+    wrong = torch.Generator().manual_seed(5).get_state()
+    saved[1]["_extra_state"]["generator"] = wrong
+    losses = [straight.step() for _ in range(3)]
+    resumed = Setting(shared)
+    resumed.load(saved)
+    assert not all(torch.equal(loss, resumed.step()) for loss in losses)
+
+
+def test_own_negatives_count_once_and_are_left_out_of_the_draw():
+    """With the full softmax for the rest, own negatives change nothing at all."""
+    plain, beside = Setting(SAMPLERS["full"]), Setting(SAMPLERS["full"])
+    negatives = torch.full((B, 3), -1)
+    negatives[:, 0], negatives[:, 1] = torch.arange(100, 100 + B), torch.arange(100, 100 + B)
+    negatives[:, 2] = torch.arange(B)  # each query's own positive: masked
+    torch.testing.assert_close(beside.step(negatives), plain.step(), atol=1e-5, rtol=0)
+
+
+def test_known_positives_are_never_drawn():
+    setting = Setting(SAMPLERS["cached"])
+    seen = []
+    own = setting.loss.sampler.draw
+    setting.loss.sampler.draw = lambda *args: seen.append(own(*args)) or seen[-1]
+    for _ in range(20):
+        setting.step()
+    barred = {(b, b + shift) for b in range(B) for shift in (0, B, 2 * B)}
+    for draw in seen:
+        drawn = draw.ids[draw.columns]
+        assert not {(b, int(i)) for b in range(B) for i in drawn[b]} & barred
+
+
+def test_learned_temperature_trains():
+    setting = Setting(shared)
+    setting.loss.score.log_scale.requires_grad_(True)
+    optimizer = torch.optim.SGD([setting.loss.score.log_scale], lr=0.1)
+    before = setting.loss.score.log_scale.item()
+    setting.loss(torch.randn(B, D), torch.arange(B), torch.arange(B)).backward()
+    optimizer.step()
+    assert setting.loss.score.log_scale.item() != before
+
+
+def test_report_is_plain_and_staleness_is_zero_on_a_fresh_cache():
+    setting = Setting(shared)
+    setting.step()
+    report = setting.loss.report()
+    assert report.staleness == pytest.approx(0.0, abs=1e-9)
+    assert 1 <= report.effective_sample_size <= 2 * B
+    assert set(report.seconds) == {"draw", "encode", "loss", "write", "refresh"}
+    setting.step()
+    assert setting.loss.report().staleness > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"positives": torch.full((B,), N)}, "positives between 0 and 299"),
+        ({"positives": torch.full((B,), -1)}, "positives between 0 and 299"),
+        ({"negatives": torch.full((B, 2), N)}, "negatives between -1 and 299"),
+        ({"query_ids": None}, "query_ids with known_positives"),
+        ({"queries": torch.randn(B + 1, D)}, "embedded queries"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_bad_input_to_forward(arguments, message):
+    setting = Setting(shared)
+    call = {
+        "queries": torch.randn(B, D),
+        "positives": torch.arange(B),
+        "query_ids": torch.arange(B),
+    }
+    forward = nc.SoftmaxLoss.forward
+    forward = getattr(forward, "__wrapped__", forward)
+    with pytest.raises(nc.InputError, match=message):
+        forward(setting.loss, **call | arguments)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nc.Uniform(torch.zeros(5), 6), "between 1 and the 5 items"),
+        (lambda: nc.Uniform(torch.zeros(5), 0), "between 1 and the 5 items"),
+        (lambda: nc.CachedSoftmax(nc.DenseCache(5, 2), 6), "between 1 and the 5 cached items"),
+        (lambda: nc.SharedDraws(nc.InBatch()), "has_density"),
+        (lambda: nc.DotScore(0.0), "temperature > 0"),
+        (
+            lambda: nc.SoftmaxLoss(nn.Linear(2, 2), torch.zeros(1, 2), nc.InBatch(), nc.DotScore()),
+            "at least 2 items",
+        ),
+        (
+            lambda: nc.SoftmaxLoss(
+                nn.Linear(2, 2),
+                torch.zeros(5, 2),
+                nc.CachedSoftmax(nc.DenseCache(5, 2), 1),
+                nc.DotScore(),
+            ),
+            "pass the cache it reads",
+        ),
+    ],
+)
+def test_bad_input_at_the_door(build, message):
+    with pytest.raises(nc.InputError, match=message):
+        build()

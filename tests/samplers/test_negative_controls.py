@@ -1,0 +1,137 @@
+"""The laws fail on samplers that are broken on purpose, each the way a public library was."""
+
+import math
+
+import pytest
+import torch
+from roster import problem
+
+import negcache as nc
+from negcache.conformance import check_sampler
+from negcache.functional.draws import use_columns
+from negcache.protocols import Draw
+
+
+class Broken:
+    """A cached sampler whose draw is spoilt afterwards."""
+
+    has_density = True
+    reads_cache = True
+
+    def __init__(self, cache, spoil):
+        self.inner, self.spoil = nc.CachedSoftmax(cache, 6), spoil
+
+    def draw(self, request, generator):
+        return self.spoil(self.inner.draw(request, generator), request, self.inner.cache)
+
+    def log_prob(self, request, ids, log_z=None):
+        return self.inner.log_prob(request, ids, log_z)
+
+
+def keep_the_positive(draw, request, cache):
+    drawn = draw.ids[draw.columns].clone()
+    drawn[:, 0] = request.positives
+    return use_columns(drawn, draw.log_weight, draw.log_z, draw.log_share)
+
+
+def wrong_sign(draw, request, cache):
+    return Draw(draw.ids, draw.columns, -draw.log_weight, draw.log_z, draw.log_share)
+
+
+def forget_the_number_of_draws(draw, request, cache):
+    weight = draw.log_weight + math.log(6)
+    return Draw(draw.ids, draw.columns, weight, draw.log_z, draw.log_share)
+
+
+def mix_the_rows(draw, request, cache):
+    return Draw(draw.ids, draw.columns.roll(1, 0), draw.log_weight.roll(1, 0))
+
+
+def weights_with_gradient(draw, request, cache):
+    return Draw(draw.ids, draw.columns, draw.log_weight.clone().requires_grad_())
+
+
+def noise_of_its_own(draw, request, cache):
+    drawn = draw.ids[draw.columns]
+    swap = torch.rand(drawn.shape) < 0.5
+    return use_columns(torch.where(swap, drawn.roll(1, 1), drawn), draw.log_weight.roll(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "law"),
+    [
+        (keep_the_positive, "positives never count"),
+        (wrong_sign, r"w = -log\(m q\)"),
+        (forget_the_number_of_draws, r"w = -log\(m q\)"),
+        (mix_the_rows, "positives never count|w = -log"),
+        (weights_with_gradient, "no gradient"),
+        (noise_of_its_own, "equal generators|w = -log"),
+    ],
+)
+def test_a_broken_draw_is_caught(spoil, law):
+    request, items, cache = problem()
+    with pytest.raises(AssertionError, match=law):
+        check_sampler(Broken(cache, spoil), request, items)
+
+
+class UniformThatClaimsSoftmax(Broken):
+    """Samples uniformly but reports the softmax: the fault of public RF-softmax code."""
+
+    def __init__(self, cache):
+        super().__init__(cache, lambda draw, *_: draw)
+        self.uniform = nc.Uniform(cache, 6)
+
+    def draw(self, request, generator):
+        drawn = self.uniform.draw(request, generator)
+        items = drawn.ids[drawn.columns]
+        log_q = self.log_prob(request, drawn.ids).gather(1, drawn.columns)
+        return use_columns(items, -log_q - math.log(6))
+
+
+def test_draws_that_do_not_follow_the_reported_law_are_caught():
+    request, items, cache = problem()
+    with pytest.raises(AssertionError, match="draws follow the reported law"):
+        check_sampler(UniformThatClaimsSoftmax(cache), request, items)
+
+
+def test_a_biased_partition_is_caught():
+    request, items, cache = problem()
+    plain = nc.SharedDraws(nc.Uniform(cache, 6))
+
+    class Unweighted:
+        has_density = False
+        reads_cache = False
+
+        def draw(self, request, generator):
+            draw = plain.draw(request, generator)
+            dead = draw.log_weight == -torch.inf
+            return Draw(
+                draw.ids, None, torch.zeros_like(draw.log_weight).masked_fill(dead, -torch.inf)
+            )
+
+    with pytest.raises(AssertionError, match="unbiased"):
+        check_sampler(Unweighted(), request, items)
+
+
+def test_noise_that_ignores_the_place_in_the_batch_is_caught():
+    request, items, cache = problem()
+
+    class LocalNoise(Broken):
+        def draw(self, request, generator):
+            alone = nc.Request(request.queries, request.score, request.positives, request.exclude)
+            return self.inner.draw(alone, generator)
+
+    with pytest.raises(AssertionError, match="two processes draw what one draws"):
+        check_sampler(LocalNoise(cache, lambda draw, *_: draw), request, items)
+
+
+def test_unwritten_rows_that_act_as_negatives_are_caught():
+    request, items, _cache = problem()
+    empty = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
+    empty.write(torch.arange(100), items[:100])
+    zero_rows_valid = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
+    zero_rows_valid.write(torch.arange(len(items)), empty.table)  # the fault: zeros count
+    honest = nc.CachedSoftmax(empty, 6).log_prob(request, torch.arange(len(items))).exp()
+    faulty = nc.CachedSoftmax(zero_rows_valid, 6).log_prob(request, torch.arange(len(items))).exp()
+    assert (honest[:, 100:] == 0).all()
+    assert (faulty[:, 100:-3] > 0).all()
