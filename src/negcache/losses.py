@@ -23,6 +23,7 @@ from negcache.protocols import (
     Known,
     Request,
     Sampler,
+    Score,
     StepReport,
 )
 from negcache.shapes import Float, Int, Tensor

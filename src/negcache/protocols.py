@@ -94,9 +94,12 @@ class Score(Protocol):
         ...
 
     def __call__(
-        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "M D"]
+        self,
+        queries: Float[Tensor, "B D"],
+        items: Float[Tensor, "M D"],
+        out: Float[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
-        """Every query against every item."""
+        """Every query against every item; into ``out``, without gradient, where that is given."""
         ...
 
     def paired(

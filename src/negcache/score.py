@@ -54,11 +54,19 @@ class DotScore(nn.Module):
         return F.normalize(rows, dim=-1) if self.normalize else rows
 
     def forward(
-        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "M D"]
+        self,
+        queries: Float[Tensor, "B D"],
+        items: Float[Tensor, "M D"],
+        out: Float[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
-        """Every query against every item; both as ``embed`` made them."""
+        """Every query against every item; both as ``embed`` made them.
+
+        Args:
+            out: memory to write the logits to, as in torch; without gradient only.
+        """
         with torch.autocast(queries.device.type, enabled=False):
-            return self._bend((queries * self.scale) @ items.to(queries.dtype).T)
+            columns = items.to(queries.dtype).T
+            return self._bend(torch.mm(queries * self.scale, columns, out=out))
 
     def paired(
         self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]

@@ -111,7 +111,7 @@ def data(
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder of its runs.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each method.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each method.")] = 600,
 ) -> None:
     """The main job on real data: three kinds of negatives over 117,659 items, compared."""
     from negcache.cli.demo import run_demo

@@ -44,14 +44,19 @@ class Found(NamedTuple):
 
 
 def masked_blocks(request: Request, cache: Cache) -> Iterator[tuple[int, Float[Tensor, "B c"]]]:
-    """Scores of every query against consecutive cached rows; -inf where a row may not stand."""
+    """Scores of every query against consecutive cached rows; -inf where a row may not stand.
+
+    A block's memory is used again for the next one, and never for gradients.
+    """
     order = request.exclude.ids.argsort()
     ids, rows = request.exclude.ids[order], request.exclude.rows[order]
     valid, all_valid = cache.valid, bool(cache.valid.all())
     budget = BLOCK_SCORES.get(request.queries.device.type, BLOCK_SCORES["cpu"])
     cells = max(1, budget // (CELL * max(len(request.queries), 1)))
+    memory = request.queries.new_empty(len(request.queries) * cells * CELL)
     for first, block in cache.chunks(cells * CELL):
-        logits = request.score(request.queries, block)
+        out = memory[: len(request.queries) * len(block)].view(-1, len(block))
+        logits = request.score(request.queries, block, out=out)
         last = first + len(block)
         if not all_valid:
             logits.masked_fill_(~valid[first:last], -torch.inf)
@@ -74,8 +79,10 @@ def cell_log_masses(request: Request, cache: Cache) -> Float[Tensor, "B cells"]:
 
 def _log_mass_(logits: Float[Tensor, "B cells CELL"]) -> Float[Tensor, "B cells"]:
     """``logsumexp(logits, 2)`` in place of its input; in base 2, which CPUs do 2.6 x faster."""
-    peak = logits.amax(dim=2, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
-    mass = logits.sub_(peak).mul_(LOG2_E).exp2_().sum(dim=2)
+    floor = torch.finfo(logits.dtype).min / 2  # a cell without mass: -inf - floor is still -inf
+    peak = logits.amax(dim=2, keepdim=True).clamp_min_(floor)
+    relative = torch.add(peak * -LOG2_E, logits, alpha=LOG2_E, out=logits)
+    mass = relative.exp2_().sum(dim=2)
     return mass.log_().add_(peak.squeeze(2))
 
 
