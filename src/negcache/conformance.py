@@ -5,13 +5,15 @@ seeds and wide margins (chi-square p > 1e-4, |z| < 4.5): a failing seed is a fin
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from negcache import reference
 from negcache.exclusion import Exclusion
 from negcache.functional.estimators import softmax_loss
-from negcache.protocols import Cache, DensitySampler, Draw, Estimator, Request, Sampler
+from negcache.protocols import Cache, DensitySampler, Draw, Estimator, Request, Sampler, Score
+from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -72,6 +74,24 @@ def check_cache(build: Callable[[], Cache], rho: float) -> None:
     copy.load_state_dict(cache.state_dict())
     assert torch.equal(copy.rows(everything), cache.rows(everything)), "state_dict holds the rows"
     assert torch.equal(copy.due(), cache.due()), "state_dict holds the schedule"
+
+
+def check_index(
+    search: Callable[[Tensor, Tensor, Score, int], tuple[Tensor, Tensor]],
+) -> None:
+    """An exact index returns what a full sort returns, ties by the smaller id.
+
+    Args:
+        search: (queries [B, D], items [N, D], score, k) -> (scores [B, k], ids [B, k]), best first.
+    """
+    noise, score = torch.Generator().manual_seed(0), DotScore(normalize=False)
+    small = partial(torch.randint, -3, 4, generator=noise, dtype=torch.float64)
+    items, queries = small((400, 6)), small((7, 6))  # whole numbers: no rounding, ties everywhere
+    truth = score(queries, items).sort(dim=1, descending=True, stable=True)
+    for k in (1, 7, 400):
+        scores, ids = search(queries, items, score, k)
+        assert torch.allclose(scores, truth.values[:, :k]), "the k best scores, best first"
+        assert torch.equal(ids, truth.indices[:, :k]), "their ids, ties by the smaller id"
 
 
 def check_estimator(estimator: Estimator, logits: Float[Tensor, "B N"]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from negcache.cache import DenseCache
 from negcache.cli.retriever import Retriever
-from negcache.data import Judgements, Task, open_task
+from negcache.data import Task, open_task
 from negcache.errors import InputError
 from negcache.functional.estimators import corrected, pinned
 from negcache.losses import SoftmaxLoss
@@ -57,7 +57,7 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
     ).to(device)
     retriever = Retriever(task, query_tower, item_tower, score, config.data.max_tokens)
     loss_fn = _loss(config, task, retriever, device)
-    train = _learnable(task)
+    train = task.learnable("train")
     parts = Parts(
         queries=task.queries,
         pairs=(train.queries, train.items),
@@ -69,13 +69,6 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         evaluate=(lambda: retriever.evaluate("dev").means) if "dev" in task.splits else None,
     )
     return parts, retriever
-
-
-def _learnable(task: Task) -> Judgements:
-    """The training pairs whose two texts both have a token."""
-    pairs = task.judgements("train").positives()
-    seen = (task.queries.lengths(pairs.queries) > 0) & (task.corpus.lengths(pairs.items) > 0)
-    return pairs.only(seen)
 
 
 def _tower(config: Config, task: Task) -> nn.Module:
@@ -142,7 +135,7 @@ def _sampler(config: SamplerConfig, task: Task, cache: Cache | None) -> Sampler:
         case "uniform":
             return wrap(Uniform(task.corpus, config.num_negatives))
         case "in_batch":
-            items = _learnable(task).items
+            items = task.learnable("train").items
             counts = torch.bincount(items, minlength=len(task.corpus))
             return InBatch((counts / counts.sum()).log())
         case "full":

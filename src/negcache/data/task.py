@@ -68,7 +68,7 @@ class Task:
             batch_size: pairs in a batch.
             generator: decides the order; one permutation is drawn from it.
         """
-        pairs = self._learnable(split)
+        pairs = self.learnable(split)
         if not 1 <= batch_size <= len(pairs):
             raise InputError(
                 f"a batch size from 1 to the {len(pairs)} positive pairs of split {split}",
@@ -85,7 +85,8 @@ class Task:
             rows = pairs.queries[chosen]
             yield Batch(queries=self.queries[rows], positives=pairs.items[chosen], query_ids=rows)
 
-    def _learnable(self, split: str) -> Judgements:
+    def learnable(self, split: str) -> Judgements:
+        """The positive pairs of a split whose two texts both have a token."""
         pairs = self.judgements(split).positives()
         has_tokens = (self.queries.lengths(pairs.queries) > 0) & (
             self.corpus.lengths(pairs.items) > 0
