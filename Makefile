@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Where torch comes from, as pip options: on Linux PyPI's build brings CUDA with it.
+PIP_TORCH ?=
 # Two test processes of one thread each: torch with more threads than cores is many times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -11,7 +13,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 $(PIP_TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[run,dev]'
 	touch $@
 

@@ -55,7 +55,7 @@ def test_a_free_vector_per_item_trains():
     table = nc.IdTable(50, 8)
     cache = nc.DenseCache(50, 8, rho=0.1)
     sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 1))
-    loss_fn = nc.SoftmaxLoss(table, torch.arange(50), sampler, nc.DotScore(0.1), cache=cache)
+    loss_fn = nc.SoftmaxLoss(table, torch.arange(50), sampler, nc.DotScore(0.1))
     optimizer = torch.optim.Adam(table.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(50, 8, generator=generator)

@@ -29,6 +29,7 @@ class Exclusion:
     @staticmethod
     def from_pairs(rows: Int[Tensor, "P"], ids: Int[Tensor, "P"], num_rows: int) -> "Exclusion":
         """Build the table from (query row, item id) pairs in any order, repeats allowed."""
+        rows, ids = rows.long(), ids.long()  # narrower products would overflow
         span = int(ids.max()) + 1 if ids.numel() else 1
         keys = torch.unique(rows * span + ids)  # sorted by row, then by id
         counts = torch.bincount(keys // span, minlength=num_rows)

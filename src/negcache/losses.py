@@ -27,7 +27,7 @@ from negcache.protocols import (
     StepReport,
 )
 from negcache.shapes import Float, Int, Tensor
-from negcache.towers import without_dropout
+from negcache.towers import finite, without_dropout
 from negcache.trace import Trace
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
@@ -43,9 +43,9 @@ class SoftmaxLoss(nn.Module):
     Args:
         item_tower: maps ``corpus[ids]`` to embeddings [M, D].
         corpus: features of every item by id; a tensor will do.
-        sampler: proposes negatives.
+        sampler: proposes negatives; the cache it reads, if any, is filled before the first step
+            and kept up to date.
         score: the one score; its parameters train with the loss.
-        cache: kept up to date if the sampler reads one; filled before the first step.
         estimator: ``corrected`` or ``pinned``.
         known_positives: never drawn for their query; ``query_ids`` are its rows.
         seed: of the generator behind all draws.
@@ -58,7 +58,6 @@ class SoftmaxLoss(nn.Module):
         sampler: Sampler,
         score: Score,
         *,
-        cache: Cache | None = None,
         estimator: Estimator = corrected,
         known_positives: Known | None = None,
         seed: int = 0,
@@ -68,20 +67,12 @@ class SoftmaxLoss(nn.Module):
             raise InputError(
                 "a corpus of at least 2 items", f"{len(corpus)}", "a softmax needs a negative"
             )
-        if sampler.reads_cache and cache is None:
-            raise InputError(
-                f"a cache for {type(sampler).__name__}", "cache=None", "pass the cache it reads"
-            )
-        if sampler.reads_cache and distributed.world_size() > 1:
-            raise InputError(
-                "one process for a cached sampler",
-                f"{distributed.world_size()} processes",
-                "use a sampler without a cache; caches shared by processes are not built yet",
-            )
+        if sampler.cache is not None:
+            _check_cache(sampler.cache, len(corpus))
         self.item_tower, self.corpus = item_tower, corpus
         self.score: Score = score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
-        self.cache = cache if sampler.reads_cache else None
+        self.cache: Cache | None = sampler.cache
         self.generator = torch.Generator().manual_seed(seed)
         self._trace, self._filled = Trace(), False
 
@@ -105,28 +96,27 @@ class SoftmaxLoss(nn.Module):
             InputError: ids out of range, or query_ids missing.
         """
         self._check(queries, positives, query_ids, negatives)
-        if self.cache is not None and not self._filled:
+        if not self._filled:
             self.fill_cache()
         queries = self.score.embed(queries)
-
         with self._trace.stage("draw"):
             draws = self._draw(queries.detach(), positives, query_ids, negatives)
         with self._trace.stage("encode"):
-            wanted = torch.cat([positives, *(draw.ids for draw, _ in draws)])
-            ids, place = torch.unique(wanted, return_inverse=True)
+            wanted = [positives, *(draw.ids for draw, _ in draws)]
+            ids, place = torch.unique(torch.cat(wanted), return_inverse=True)
             items = self._encode(ids)  # each distinct item once, with gradient
-        with self._trace.stage("loss"):
-            target, *drawn = place.split([len(positives), *(len(draw.ids) for draw, _ in draws)])
-            positive_logits = self.score.paired(queries, items[target].unsqueeze(1)).squeeze(1)
-            terms = [
-                estimator(self._logits(queries, items[where], draw), draw)
-                for where, (draw, estimator) in zip(drawn, draws, strict=True)
-            ]
-            log_terms = torch.cat(terms, dim=1)
-            losses = softmax_loss(positive_logits, log_terms)
-        self._trace.note(losses, log_terms, [draw for draw, _ in draws], len(ids))
-        if torch.is_grad_enabled() and self.training:
+        if self.training and torch.is_grad_enabled():
             self._remember(ids, items.detach())
+        with self._trace.stage("loss"):
+            target, *drawn = (items[where] for where in place.split([len(w) for w in wanted]))
+            positive_logits = self.score.paired(queries, target.unsqueeze(1)).squeeze(1)
+            terms = [
+                estimator(self._logits(queries, rows, draw), draw)
+                for rows, (draw, estimator) in zip(drawn, draws, strict=True)
+            ]
+            losses = softmax_loss(positive_logits, torch.cat(terms, dim=1))
+        if self.training:
+            self._trace.note(losses, torch.cat(terms, dim=1), draws[0][0], len(ids))
         return losses.mean()
 
     @torch.no_grad()
@@ -149,13 +139,12 @@ class SoftmaxLoss(nn.Module):
             batch_size: items encoded at a time.
             progress: wraps the iterable of batch starts, as ``tqdm`` does.
         """
-        if self.cache is None:
-            return
-        empty = (~self.cache.valid).nonzero().squeeze(1)
-        for start in progress(range(0, len(empty), batch_size)):
-            ids = empty[start : start + batch_size]
-            self.cache.write(ids, self._look_at(ids))
-        self._trace.encoded_nograd += len(empty)
+        if self.cache is not None:
+            empty = (~self.cache.valid).nonzero().squeeze(1)
+            for start in progress(range(0, len(empty), batch_size)):
+                ids = empty[start : start + batch_size]
+                self.cache.write(ids, self._look_at(ids))
+            self._trace.encoded_nograd += len(empty)
         self._filled = True
 
     def report(self) -> StepReport:
@@ -193,10 +182,10 @@ class SoftmaxLoss(nn.Module):
             draws.append((own, corrected))
             mine = negatives >= 0
             exclude = exclude.and_also(rows[:, None].expand_as(negatives)[mine], negatives[mine])
-        world = distributed.world_size()
-        first, total = distributed.rank() * len(rows), world * len(rows)
+        first, total = distributed.rank() * len(rows), distributed.world_size() * len(rows)
         request = Request(queries, self.score, positives, exclude, first, total)
-        return [(self.sampler.draw(request, self.generator), self.estimator), *draws]
+        generator = self.generator if self.training else self.generator.clone_state()
+        return [(self.sampler.draw(request, generator), self.estimator), *draws]
 
     def _logits(self, queries: Tensor, drawn: Tensor, draw: Draw) -> Tensor:
         """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
@@ -205,8 +194,8 @@ class SoftmaxLoss(nn.Module):
         return self.score.paired(queries, drawn[draw.columns])
 
     def _encode(self, ids: Tensor) -> Tensor:
-        features = self.corpus[ids.cpu()].to(self.score.scale.device)
-        return self.score.embed(self.item_tower(features))
+        features = _move(self.corpus[ids.cpu()], ids.device)
+        return finite(self.score.embed(self.item_tower(features)), ids)
 
     def _look_at(self, ids: Tensor) -> Tensor:
         """Encode as search will see the items: no gradient, no dropout."""
@@ -224,11 +213,21 @@ class SoftmaxLoss(nn.Module):
         self, queries: Tensor, positives: Tensor, query_ids: Tensor | None, negatives: Tensor | None
     ) -> None:
         """Refuse what cannot be right before anything is encoded."""
-        if queries.ndim != 2 or len(queries) != len(positives):
+        wrong = [
+            f"{name} of shape {tuple(given.shape)}"
+            for name, given, dims in (
+                ("queries", queries, 2),
+                ("positives", positives, 1),
+                ("query_ids", query_ids, 1),
+                ("negatives", negatives, 2),
+            )
+            if given is not None and (given.ndim != dims or len(given) != len(queries))
+        ]
+        if wrong or not len(queries):
             raise InputError(
-                f"embedded queries [B, D] and a positive for each, B = {len(positives)}",
-                f"queries of shape {tuple(queries.shape)}",
-                "pass the query tower's output",
+                "queries [B, D], positives [B], query_ids [B] and negatives [B, h], B at least 1",
+                ", ".join(wrong) or "an empty batch",
+                "pass one row for each query of the batch",
             )
         named = [("positives", positives, 0), ("negatives", negatives, -1)]
         for name, ids, least in named:
@@ -242,3 +241,26 @@ class SoftmaxLoss(nn.Module):
             raise InputError(
                 "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
             )
+
+
+def _check_cache(cache: Cache, num_items: int) -> None:
+    """A cached sampler needs a row for every item, and for now a process of its own."""
+    if cache.num_items != num_items:
+        raise InputError(
+            f"a cache of the corpus' {num_items} items",
+            f"{cache.num_items} rows",
+            "build the cache with len(corpus)",
+        )
+    if distributed.world_size() > 1:
+        raise InputError(
+            "one process for a cached sampler",
+            f"{distributed.world_size()} processes",
+            "use a sampler without a cache; caches shared by processes are not built yet",
+        )
+
+
+def _move(features: Any, device: torch.device) -> Any:
+    """Features as they are, on the device: a tensor, anything with ``to``, or a dict of these."""
+    if isinstance(features, dict):
+        return {name: _move(value, device) for name, value in features.items()}
+    return features.to(device) if hasattr(features, "to") else features

@@ -148,11 +148,15 @@ class Cache(Protocol):
 class Sampler(Protocol):
     """Proposes items for each query and says how much each one stands for."""
 
-    has_density: bool
-    """Whether the sampler is a ``DensitySampler``. False is always safe to declare."""
+    @property
+    def has_density(self) -> bool:
+        """Whether the sampler is a ``DensitySampler``. False is always safe to declare."""
+        ...
 
-    reads_cache: bool
-    """Whether draws depend on cached rows. False: the training step keeps no cache for it."""
+    @property
+    def cache(self) -> Cache | None:
+        """The cache whose rows decide the draw; the training step keeps it. None: there is none."""
+        ...
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw: ...
 
@@ -222,8 +226,9 @@ class StepReport:
     Args:
         loss: mean of the reported loss, -log p+ under the draw's estimate (nats).
         effective_sample_size: mean of (sum v)^2 / sum v^2, v = exp(s + w); between 1 and k.
-        staleness: mean ||cached - fresh||^2 / ||fresh||^2 of the drawn rows; NaN without a cache.
-        masked_hits: share of the draw's (query, item) pairs that were masked as positives.
+        staleness: mean ||cached - fresh||^2 / ||fresh||^2 of the rows encoded with gradient,
+            positives and drawn; NaN without a cache.
+        masked_hits: share of the sampler's (query, item) pairs that may not stand for the query.
         encoded_grad: items encoded with gradient in this step.
         encoded_nograd: items encoded without gradient (refresh, fill) since the last report.
         seconds: wall time per stage of the step (draw, encode, loss, write; then refresh).

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from negcache.errors import InputError
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -72,3 +73,15 @@ def without_dropout(tower: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def finite(rows: Float[Tensor, "M D"], ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+    """The rows themselves; an error that names the ids where one holds NaN or inf."""
+    bad = ids[~rows.detach().isfinite().all(dim=1).to(ids.device)]
+    if len(bad):
+        raise InputError(
+            "finite embeddings",
+            f"NaN or inf in {len(bad)} of {len(rows)} rows, ids {bad[:8].tolist()}",
+            "lower the learning rate, train in float32, or look at these items",
+        )
+    return rows

@@ -21,7 +21,7 @@ class Trace:
         self.losses: Tensor | None = None
         self.terms: Tensor | None = None
         self.staleness: Tensor | None = None
-        self.weights: list[Tensor] = []
+        self.masked: Tensor | None = None
         self.encoded_grad = self.encoded_nograd = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -32,10 +32,10 @@ class Trace:
         yield
         self.seconds[name] += time.perf_counter() - start
 
-    def note(self, losses: Tensor, terms: Tensor, draws: list[Draw], encoded: int) -> None:
-        """Remember one forward pass."""
+    def note(self, losses: Tensor, terms: Tensor, draw: Draw, encoded: int) -> None:
+        """Remember one forward pass: its losses, its terms, the sampler's draw."""
         self.losses, self.terms = losses.detach(), terms.detach()
-        self.weights = [draw.log_weight for draw in draws]
+        self.masked = draw.log_weight == -torch.inf
         self.encoded_grad += encoded
 
     def compare(self, cached: Float[Tensor, "M D"], fresh: Float[Tensor, "M D"]) -> None:
@@ -49,9 +49,7 @@ class Trace:
             loss=_mean(self.losses),
             effective_sample_size=_mean(effective_sample_size(self.terms)),
             staleness=_mean(self.staleness),
-            masked_hits=_mean(torch.cat([w.flatten() for w in self.weights]) == -torch.inf)
-            if self.weights
-            else float("nan"),
+            masked_hits=_mean(self.masked),
             encoded_grad=self.encoded_grad,
             encoded_nograd=self.encoded_nograd,
             seconds=dict(self.seconds),

@@ -37,7 +37,7 @@ class Setting:
         )
         self.loss = nc.SoftmaxLoss(
             self.item_tower, self.corpus, sampler(self.cache), nc.DotScore(0.1),
-            cache=self.cache, known_positives=self.known, estimator=estimator, seed=seed,
+            known_positives=self.known, estimator=estimator, seed=seed,
         )  # fmt: skip
         if fill:
             self.loss.fill_cache()
@@ -241,7 +241,10 @@ def test_report_is_plain_and_staleness_is_zero_on_a_fresh_cache():
         ({"positives": torch.full((B,), -1)}, "positives between 0 and 299"),
         ({"negatives": torch.full((B, 2), N)}, "negatives between -1 and 299"),
         ({"query_ids": None}, "query_ids with known_positives"),
-        ({"queries": torch.randn(B + 1, D)}, "embedded queries"),
+        ({"queries": torch.randn(B + 1, D)}, "positives of shape"),
+        ({"negatives": torch.zeros(B - 1, 2, dtype=torch.long)}, "negatives of shape"),
+        ({"negatives": torch.zeros(B, dtype=torch.long)}, "negatives of shape"),
+        ({"query_ids": torch.arange(B - 1)}, "query_ids of shape"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -274,10 +277,10 @@ def test_bad_input_to_forward(arguments, message):
             lambda: nc.SoftmaxLoss(
                 nn.Linear(2, 2),
                 torch.zeros(5, 2),
-                nc.CachedSoftmax(nc.DenseCache(5, 2), 1),
+                nc.CachedSoftmax(nc.DenseCache(4, 2), 1),
                 nc.DotScore(),
             ),
-            "pass the cache it reads",
+            "a cache of the corpus' 5 items; got 4 rows",
         ),
     ],
 )

@@ -16,7 +16,7 @@ class Broken:
     """A cached sampler whose draw is spoilt afterwards."""
 
     has_density = True
-    reads_cache = True
+    cache = None
 
     def __init__(self, cache, spoil):
         self.inner, self.spoil = nc.CachedSoftmax(cache, 6), spoil
@@ -100,7 +100,7 @@ def test_a_biased_partition_is_caught():
 
     class Unweighted:
         has_density = False
-        reads_cache = False
+        cache = None
 
         def draw(self, request, generator):
             draw = plain.draw(request, generator)

@@ -54,7 +54,7 @@ def test_damage_is_found_named_and_passed_over(three, name, how):
     with pytest.raises(InputError, match=f"damaged file .*step-000000030.*{name}.*--fall-back"):
         three.load()
     assert three.load(fall_back=True)["step"] == 20
-    assert (three.folder / "step-000000030.damaged").is_dir()  # nothing is deleted
+    assert (three.folder / "step-000000030.0.damaged").is_dir()  # nothing is deleted
     assert three.load()["step"] == 20
 
 

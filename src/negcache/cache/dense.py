@@ -65,6 +65,12 @@ class DenseCache:
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember fresh rows of distinct items, written in the current step."""
+        if rows.shape[1] != self.table.shape[1]:
+            raise InputError(
+                f"rows of the cache's {self.table.shape[1]} dimensions",
+                f"{rows.shape[1]}",
+                "give the cache the output dimensions of the item tower",
+            )
         self.table[ids] = rows.detach().to(self.table.dtype)
         self.written[ids] = self.clock
 

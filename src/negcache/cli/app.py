@@ -38,12 +38,15 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="New run folder; default runs/CONFIG.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse untidy data; the same as data.strict=true.")
+    ] = False,
 ) -> None:
     """Train a retriever as a config says, into a new run folder."""
     from negcache.cli.runs import start
     from negcache.training import load_config
 
-    settings = load_config(config, set_ or ())
+    settings = load_config(config, [*(set_ or ()), *(["data.strict=true"] if strict else [])])
     _train(start(settings, out or Path("runs") / config.stem))
 
 
@@ -100,11 +103,15 @@ def search(
 def data(
     name: Annotated[str, typer.Argument(help="wordnet-sense, wordnet-reverse, go or debian.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    allow_other_version: Annotated[
+        bool,
+        typer.Option("--allow-other-version", help="Take a package whose checksum is another."),
+    ] = False,
 ) -> None:
     """Write a task as a BEIR folder."""
     from negcache.data import write_beir
 
-    write_beir(name, out)
+    write_beir(name, out, allow_other_version=allow_other_version)
     typer.echo(f"{name} written to {out}")
 
 

@@ -1,7 +1,7 @@
 """From the words of a config to classes: the only place where "uniform" becomes ``Uniform``."""
 
+import difflib
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from negcache.data import Task, open_task
 from negcache.errors import InputError
 from negcache.functional.estimators import corrected, pinned
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Cache, Sampler
+from negcache.protocols import Sampler
 from negcache.samplers import CachedSoftmax, FullSoftmax, InBatch, SharedDraws, Uniform
 from negcache.score import DotScore
 from negcache.towers import StaticTower
@@ -65,7 +65,6 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         loss_fn=loss_fn,
         optimizer=_optimizer(config.optimizer, query_tower, loss_fn),
         fingerprint=task.fingerprint,
-        check_items=retriever.encode_items,
         evaluate=(lambda: retriever.evaluate("dev").means) if "dev" in task.splits else None,
     )
     return parts, retriever
@@ -92,15 +91,11 @@ def _loss(config: Config, task: Task, retriever: Retriever, device: torch.device
             f'"{config.sampler.name}", shared {config.sampler.shared}'.lower(),
             'set sampler.estimator to "corrected"',
         )
-    cache = None
-    if config.sampler.name == "cached":
-        cache = _cache(config.cache, len(task.corpus), config.tower.dim, device)
     return SoftmaxLoss(
         retriever.item_tower,
         task.corpus,
-        _sampler(config.sampler, task, cache),
+        _sampler(config, task, device),
         retriever.score,
-        cache=cache,
         estimator=ESTIMATORS[config.sampler.estimator],
         known_positives=task.known_positives("train"),
         seed=config.seed,
@@ -125,18 +120,45 @@ def _cache(config: CacheConfig, num_items: int, dim: int, device: torch.device) 
     return DenseCache(num_items, dim, rho=rho, dtype=dtype, device=device)
 
 
-def _sampler(config: SamplerConfig, task: Task, cache: Cache | None) -> Sampler:
+def _sampler(config: Config, task: Task, device: torch.device) -> Sampler:
     """The word becomes a class."""
-    wrap: Callable[[Any], Sampler] = SharedDraws if config.shared else lambda sampler: sampler
-    match config.name:
-        case "cached":
-            assert cache is not None
-            return wrap(CachedSoftmax(cache, config.num_negatives))
-        case "uniform":
-            return wrap(Uniform(task.corpus, config.num_negatives))
-        case "in_batch":
-            items = task.learnable("train").items
-            counts = torch.bincount(items, minlength=len(task.corpus))
-            return InBatch((counts / counts.sum()).log())
-        case "full":
-            return FullSoftmax(task.corpus)
+    word = config.sampler.name
+    if word not in SAMPLERS:
+        *others, last = map(repr, SAMPLERS)
+        raise InputError(
+            f"config key sampler.name to be {', '.join(others)} or {last}",
+            repr(word),
+            f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
+        )
+    return SAMPLERS[word](config, task, device)
+
+
+def _cached(config: Config, task: Task, device: torch.device) -> Sampler:
+    cache = _cache(config.cache, len(task.corpus), config.tower.dim, device)
+    return _shared(config, CachedSoftmax(cache, config.sampler.num_negatives))
+
+
+def _uniform(config: Config, task: Task, device: torch.device) -> Sampler:
+    return _shared(config, Uniform(task.corpus, config.sampler.num_negatives))
+
+
+def _in_batch(config: Config, task: Task, device: torch.device) -> Sampler:
+    counts = torch.bincount(task.learnable("train").items, minlength=len(task.corpus))
+    return InBatch((counts / counts.sum()).log().to(device))
+
+
+def _full(config: Config, task: Task, device: torch.device) -> Sampler:
+    return FullSoftmax(task.corpus)
+
+
+def _shared(config: Config, sampler: Sampler) -> Sampler:
+    return SharedDraws(sampler) if config.sampler.shared else sampler
+
+
+SAMPLERS: dict[str, Callable[[Config, Task, torch.device], Sampler]] = {
+    "cached": _cached,
+    "uniform": _uniform,
+    "in_batch": _in_batch,
+    "full": _full,
+}
+"""The words of ``sampler.name``; a new sampler adds one."""

@@ -32,6 +32,11 @@ def start(config: Config, folder: Path) -> Run:
             f"{folder}",
             f"choose another --out, or go on with it: negcache resume {folder}",
         )
+    if Path(config.data.source).exists():  # found again from wherever the run is resumed
+        source = str(Path(config.data.source).resolve())
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"source": source})}
+        )
     run = _open(config, folder)
     with room_for(folder):
         folder.mkdir(parents=True)
@@ -75,9 +80,9 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     out = run.folder / "evaluation"
     with room_for(out):
         out.mkdir(exist_ok=True)
-        write_run(out / f"{split}.trec", result.ranking)
         values = {"step": run.trainer.step, "split": split, **result.means}
         (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
+        write_run(out / f"{split}.trec", result.ranking)
     return result.means
 
 

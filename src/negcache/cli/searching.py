@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -53,11 +54,11 @@ def open_searcher(run: Run) -> Searcher:
 
 def show(console: Console, found: list[tuple[float, str, str]], asked: str) -> None:
     """A table of what was found."""
-    table = Table(title=asked, title_justify="left", expand=False)
+    table = Table(title=Text(asked), title_justify="left", expand=False)
     table.add_column("score", justify="right")
     table.add_column("entry")
     for score, name, text in found:
-        table.add_row(f"{score:.2f}", text or name)
+        table.add_row(f"{score:.2f}", Text(text or name))
     console.print(table, markup=False)
 
 

@@ -73,7 +73,7 @@ def check_sha256(name: str, expected: str, got: str) -> None:
         raise InputError(
             f"{name} with sha256 {expected}",
             f"sha256 {got}; the registry may have moved on",
-            "pass allow_other_version=True to take it, and expect other counts and scores",
+            "allow it (--allow-other-version, allow_other_version=True), and expect other counts",
         )
 
 

@@ -14,12 +14,12 @@ def write_run(path: Path, ranking: Ranking, tag: str = "negcache") -> None:
         ranking: what was found; names must hold no white space, as the format has no quotes.
         tag: name of the run, the last column.
     """
-    with path.open("w", encoding="utf-8") as file:
+    for name in {*ranking.query_names, *(item for items in ranking.item_names for item in items)}:
+        if len(name.split()) != 1:
+            expected = "names without white space in a TREC run file"
+            raise InputError(expected, repr(name), "rename it in the dataset")
+    aside = path.with_suffix(".writing")
+    with aside.open("w", encoding="utf-8") as file:
         for query, item, rank, score in ranking.entries():
-            if len(query.split()) != 1 or len(item.split()) != 1:
-                raise InputError(
-                    "names without white space in a TREC run file",
-                    f"query {query!r}, item {item!r}",
-                    "rename them in the dataset",
-                )
             file.write(f"{query} Q0 {item} {rank} {score!r} {tag}\n")
+    aside.rename(path)

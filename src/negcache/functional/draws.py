@@ -30,7 +30,7 @@ def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw
         log_prob: log q_b(j) for every query and every drawn id.
     """
     assert draw.columns is not None
-    alive = draw.log_weight > -torch.inf
+    alive = draw.log_weight != -torch.inf  # a NaN stays alive, to be seen
     seen = torch.bincount(draw.columns[alive], minlength=len(draw.ids)).to(log_prob.dtype)
     per_query = alive.sum(1).to(log_prob.dtype)
     log_expected = torch.logsumexp(log_prob + per_query.log()[:, None], dim=0)
@@ -42,13 +42,15 @@ def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw
 def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype) -> Draw:
     """The user's own negatives, each with weight 0: they stand for themselves alone.
 
-    Padding (-1), excluded items and repeats within a row get weight -inf.
+    Padding (-1), excluded items and repeats within a row get weight -inf, and cost no encoding.
     """
     rows = torch.arange(len(negatives), device=negatives.device)[:, None].expand_as(negatives)
     ordered = negatives.sort(dim=1).values
     repeat = torch.zeros_like(ordered, dtype=torch.bool)
     repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    ids = ordered.clamp_min(0)
-    dead = repeat | (ordered < 0) | exclude.contains(rows, ids)
+    dead = repeat | (ordered < 0) | exclude.contains(rows, ordered.clamp_min(0))
+    ids = torch.unique(ordered[~dead])
+    width = negatives.shape[1] if len(ids) else 0
+    columns = torch.searchsorted(ids, ordered.contiguous()).clamp_(max=max(len(ids) - 1, 0))
     weight = torch.zeros(ordered.shape, dtype=dtype, device=ids.device)
-    return use_columns(ids, weight.masked_fill(dead, -torch.inf))
+    return Draw(ids, columns[:, :width], weight.masked_fill(dead, -torch.inf)[:, :width])

@@ -24,7 +24,6 @@ class CachedSoftmax:
     """
 
     has_density = True
-    reads_cache = True
 
     def __init__(self, cache: Cache, num_negatives: int) -> None:
         if not 1 <= num_negatives <= cache.num_items:

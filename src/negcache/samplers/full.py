@@ -15,7 +15,7 @@ class FullSoftmax:
     """
 
     has_density = False
-    reads_cache = False
+    cache = None
 
     def __init__(self, items: Sized) -> None:
         self.num_items = len(items)

@@ -19,7 +19,7 @@ class Given:
     """
 
     has_density = False
-    reads_cache = False
+    cache = None
 
     def __init__(self, negatives: Int[Tensor, "B h"]) -> None:
         self.negatives = negatives

@@ -12,25 +12,25 @@ class InBatch:
     """Other positives of the batch stand for each query; nothing more is encoded.
 
     With popularities, ``w_bj = log c_bj - log((B - 1) pi_j)``: unbiased for Z- if batches are
-    drawn from pi and pi reaches every item. Without, w = 0: the plain in-batch softmax, which
-    estimates no partition function. The query's own positive is always present, not sampled, and
-    is left uncorrected. Source: Yi et al., RecSys 2019; Khrylchenko et al. 2025.
+    drawn from pi and pi reaches every item. Without, w_bj = log c_bj: the plain in-batch softmax,
+    which estimates no partition function. The query's own positive is always present, not sampled,
+    and is left uncorrected. Source: Yi et al., RecSys 2019; Khrylchenko et al. 2025.
 
     Args:
         log_popularity: log pi of every item [N]: its share of training positives; None: plain.
     """
 
     has_density = False
-    reads_cache = False
+    cache = None
 
     def __init__(self, log_popularity: Float[Tensor, "N"] | None = None) -> None:
         self.log_popularity = log_popularity
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         ids, counts = torch.unique(request.positives, return_counts=True)
-        weight = torch.zeros(len(ids), dtype=request.queries.dtype, device=ids.device)
+        weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
         if self.log_popularity is not None:
             log_pi = self.log_popularity.to(weight)[ids]
-            weight = counts.to(weight).log() - math.log(max(len(request.positives) - 1, 1)) - log_pi
+            weight = weight - math.log(max(len(request.positives) - 1, 1)) - log_pi
         barred = request.exclude.mask(ids)  # the query's own positive is among them
         return Draw(ids, None, weight.expand(barred.shape).masked_fill(barred, -torch.inf))

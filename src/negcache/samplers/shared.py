@@ -28,7 +28,7 @@ class SharedDraws:
                 "a sampler with has_density", type(sampler).__name__, "use it without SharedDraws"
             )
         self.sampler = cast(DensitySampler, sampler)
-        self.reads_cache = sampler.reads_cache
+        self.cache = sampler.cache
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         own = self.sampler.draw(request, generator)

@@ -20,7 +20,7 @@ class Uniform:
     """
 
     has_density = True
-    reads_cache = False
+    cache = None
 
     def __init__(self, items: Sized, num_negatives: int) -> None:
         if not 1 <= num_negatives <= len(items):

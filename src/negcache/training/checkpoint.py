@@ -78,7 +78,8 @@ class Checkpoints:
                 damaged.append(path)
                 continue
             for bad in damaged:
-                bad.rename(bad.with_suffix(".damaged"))
+                earlier = len(list(self.folder.glob(f"{bad.name}*.damaged")))
+                bad.rename(bad.with_name(f"{bad.name}.{earlier}.damaged"))
             return state
         if damaged:
             raise InputError(

@@ -43,10 +43,10 @@ class ScoreConfig(BaseModel):
 
 
 class SamplerConfig(BaseModel):
-    """num_negatives: draws per query; shared: every query sees the draws of the whole batch."""
+    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch."""
 
     model_config = STRICT
-    name: Literal["cached", "uniform", "in_batch", "full"] = "cached"
+    name: str = "cached"
     num_negatives: int = Field(default=1, ge=1)
     shared: bool = True
     estimator: Literal["corrected", "pinned"] = "corrected"
@@ -93,7 +93,7 @@ class Config(BaseModel):
     batch_size: int = Field(default=128, ge=1)
     accumulation: int = Field(default=1, ge=1)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
     eval_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=50, ge=1)

@@ -44,8 +44,6 @@ class Parts:
         loss_fn: owns the item tower, the score, the cache and the sampler.
         optimizer: over the parameters of both.
         fingerprint: of the data; a run resumes on equal data only.
-        check_items: raises an InputError that names items with NaN or inf embeddings; called when
-            a loss is not finite.
         evaluate: measures the dev split; None where there is none.
     """
 
@@ -55,7 +53,6 @@ class Parts:
     loss_fn: Loss
     optimizer: torch.optim.Optimizer
     fingerprint: str
-    check_items: Callable[[], object]
     evaluate: Callable[[], dict[str, float]] | None = None
 
     def batch(self, numbers: Int[Tensor, "B"], device: torch.device) -> Batch:

@@ -33,9 +33,6 @@ def train_step(
                 check_finite(rows, batch.query_ids, "queries", step)
             with named(step), accelerator.autocast():
                 loss = parts.loss_fn(rows, batch.positives, batch.query_ids, batch.negatives)
-            if not loss.isfinite():
-                with named(step):
-                    parts.check_items()  # names the items, if it is the item tower
             check_finite(loss[None, None], batch.positives, "the loss of items", step)
             with timed(seconds, "backward"):
                 accelerator.backward(loss)

@@ -90,10 +90,11 @@ class Trainer:
                     log.flush(self.step, self.order.place(self._position - 1)[0])
                 if self.parts.evaluate and _due(self.step, config.eval_every):
                     log.write(self.step, self.parts.evaluate(), "dev/")
-                if last or received or _due(self.step, config.checkpoint_every):
+                stop = list(received)  # read once: a signal during the save waits for the next step
+                if last or stop or _due(self.step, config.checkpoint_every):
                     self._save(log)
-                if received and not last:
-                    return received[0]
+                if stop and not last:
+                    return stop[0]
         return None
 
     @property
