@@ -1,5 +1,6 @@
 """The house as it is promised: imports go down, the sampler to copy stays short."""
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -28,6 +29,13 @@ def test_the_sampler_to_copy_is_short():
     assert len(inspect.getsource(uniform).splitlines()) <= 80
 
 
-def test_files_stay_small():
+def test_files_and_functions_stay_small():
     for file in (ROOT / "src").rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 300, file
+        text = file.read_text()
+        assert len(text.splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.end_lineno - node.body[0].lineno + 1  # a signature may take its lines
+                positional = [a for a in node.args.args if a.arg != "self"]
+                assert body <= 40, f"{file.name}: {node.name} has {body} lines"
+                assert len(positional) <= 6, f"{file.name}: {node.name}"

@@ -154,7 +154,8 @@ def _check_form(draw: Draw, request: Request, num_items: int) -> None:
     assert ((draw.ids >= 0) & (draw.ids < num_items)).all(), "ids are items"
     assert len(draw.log_weight) == len(request.positives), "a row of weights for every query"
     assert (draw.log_weight < torch.inf).all(), "weights are finite or -inf, never nan or inf"
-    assert not draw.log_weight.requires_grad, "a draw carries no gradient"
+    for field in (draw.log_weight, draw.log_z, draw.log_share):
+        assert field is None or not field.requires_grad, "a draw carries no gradient"
 
 
 def _check_positives_never_count(draw: Draw, request: Request) -> None:
@@ -169,6 +170,9 @@ def _check_density(sampler: DensitySampler, draw: Draw, request: Request, num_it
     log_q = sampler.log_prob(request, torch.arange(num_items))
     barred = request.exclude.mask(torch.arange(num_items))
     assert (log_q[barred] == -torch.inf).all(), "excluded items have probability 0"
+    if sampler.cache is not None:
+        never = ~sampler.cache.valid
+        assert (log_q[:, never] == -torch.inf).all(), "rows never written have probability 0"
     total = log_q.exp().sum(dim=1)[~barred.all(dim=1)]
     assert torch.allclose(total, torch.ones_like(total), atol=1e-5), "probabilities sum to 1"
     assert draw.columns is not None, "a sampler with density draws for each query"

@@ -73,3 +73,11 @@ sys.modules.update(pyarrow=None, tokenizers=None, rich=None, platformdirs=None)
 from negcache.data import Bags, Judgements, KnownPositives, TokenFile
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_narrow_ids_do_not_overflow():
+    known = KnownPositives.from_pairs(
+        torch.tensor([99_999], dtype=torch.int32), torch.tensor([99_999], dtype=torch.int32)
+    )
+    assert known.items.tolist() == [99_999]
+    assert known.offsets[-2:].tolist() == [0, 1]

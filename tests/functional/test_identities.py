@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from roster import problem
+from roster import ROSTER, problem
 
 import negcache as nc
 from negcache import reference
-from negcache.conformance import check_estimator
+from negcache.conformance import check_estimator, check_sampler
 from negcache.functional.draws import given, pool, use_columns
 from negcache.functional.estimators import corrected, pinned, softmax_loss
 
@@ -86,13 +86,24 @@ def test_stale_cache_pinned_is_the_surrogate():
 
 @pytest.mark.parametrize("build", [nc.Uniform, nc.CachedSoftmax])
 def test_weights_give_the_partition_at_any_staleness(build):
-    """sum_y q_y exp(s_y + w_y) = Z- to 1e-12, w = -log q, s fresh."""
+    """w = -log(m q), q the true law; sum_y q_y exp(s_y + w_y) = Z- to 1e-12, s fresh."""
     request, items, cache = problem(drift=0.5)
-    log_q = build(cache, 1).log_prob(request, torch.arange(len(items)))
+    if build is nc.CachedSoftmax:
+        law = reference.softmax_law(request, cache.table)
+    else:
+        allowed = (~request.exclude.mask(torch.arange(len(items)))).double()
+        law = allowed / allowed.sum(1, keepdim=True)
+    sampler = build(cache, 200)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    chances = 200 * law[:, draw.ids].gather(1, draw.columns)
+    torch.testing.assert_close(draw.log_weight, -chances.log(), atol=1e-10, rtol=0)
+
+    log_q = sampler.log_prob(request, torch.arange(len(items)))
+    torch.testing.assert_close(log_q.exp(), law, atol=1e-12, rtol=0)
     logits = request.score(request.queries, items)
-    terms = (log_q + (logits - log_q)).masked_fill(log_q == -torch.inf, -torch.inf)
+    terms = law * (logits - log_q).exp().nan_to_num(posinf=0.0)
     torch.testing.assert_close(
-        torch.logsumexp(terms, 1), reference.log_partition(request, items), atol=1e-12, rtol=0
+        terms.sum(1).log(), reference.log_partition(request, items), atol=1e-12, rtol=0
     )
 
 
@@ -162,24 +173,24 @@ def test_given_negatives_beside_a_sampler_are_exact_head_and_unbiased_tail():
     torch.testing.assert_close(both, reference.log_partition(request, items), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("estimator", [corrected, pinned])
-def test_gradcheck_and_no_gradient_to_the_law(estimator):
-    log_z, share = (
-        random(3, seed=2, grad=True),
-        random(3, 4, seed=3).log_softmax(1).requires_grad_(),
-    )
-    weight = random(3, 4, seed=4, grad=True)
-    draw = nc.Draw(torch.arange(4), None, weight.detach(), log_z.detach(), share.detach())
+def test_gradcheck():
+    weight = random(3, 4, seed=4)
+    draw = nc.Draw(torch.arange(4), None, weight)
     positive, logits = random(3, seed=5, grad=True), random(3, 4, seed=6, grad=True)
-    if estimator is corrected:  # pinned stops the gradient of its own value: not a plain function
-        assert torch.autograd.gradcheck(
-            lambda p, s: softmax_loss(p, estimator(s, draw)), (positive, logits)
-        )
-    softmax_loss(positive, estimator(logits, draw)).sum().backward()
-    assert logits.grad is not None
-    assert log_z.grad is None
-    assert share.grad is None
-    assert weight.grad is None
+    assert torch.autograd.gradcheck(
+        lambda p, s: softmax_loss(p, corrected(s, draw)), (positive, logits)
+    )
+
+
+@pytest.mark.parametrize("case", ROSTER, ids=lambda case: case.name)
+def test_no_gradient_flows_into_a_law_also_under_a_learned_score(case):
+    request, _, cache = problem()
+    score = nc.DotScore(0.3, learn_temperature=True).double()
+    learned = nc.Request(request.queries, score, request.positives, request.exclude)
+    draw = case.build(cache).draw(learned, torch.Generator().manual_seed(0))
+    fields = [f for f in (draw.log_weight, draw.log_z, draw.log_share) if f is not None]
+    assert not any(field.requires_grad for field in fields)
+    assert not cache.table.requires_grad
 
 
 def test_learned_temperature_gets_the_full_softmax_derivative():
@@ -217,3 +228,42 @@ def test_an_all_masked_query_has_loss_zero_and_no_gradient(estimator):
     assert torch.isfinite(losses).all()
     assert (queries.grad[0] == 0).all()
     assert (queries.grad[1:] != 0).any()
+
+
+def test_in_batch_log_q_is_unbiased_by_enumeration():
+    """One query, two others whose positives are drawn from pi: all 36 batches, duplicates too."""
+    request, items, _ = problem(num_items=6)
+    pi = torch.tensor([0.3, 0.25, 0.2, 0.1, 0.1, 0.05], dtype=torch.float64)
+    sampler = nc.InBatch(pi.log())
+    logits = request.score(request.queries[:1], items)
+    expected = torch.zeros((), dtype=torch.float64)
+    for others in itertools.product(range(6), range(6)):
+        positives = torch.tensor([0, *others])
+        exclude = nc.Exclusion.from_pairs(torch.arange(3), positives, 3)
+        batch = nc.Request(request.queries[:3], request.score, positives, exclude)
+        draw = sampler.draw(batch, torch.Generator())
+        chance = pi[list(others)].prod()
+        expected += chance * (logits[0, draw.ids] + draw.log_weight[0]).exp().sum()
+    torch.testing.assert_close(expected.log(), logits[0, 1:].logsumexp(0), atol=1e-12, rtol=0)
+
+
+def test_plain_in_batch_counts_every_occurrence():
+    request, _, _ = problem()
+    positives = torch.tensor([0, 1, 2, 1, 1])
+    exclude = nc.Exclusion.from_pairs(torch.arange(5), positives, 5)
+    batch = nc.Request(request.queries, request.score, positives, exclude)
+    draw = nc.InBatch().draw(batch, torch.Generator())
+    assert draw.ids.tolist() == [0, 1, 2]
+    torch.testing.assert_close(draw.log_weight[0].exp().tolist(), [0.0, 3.0, 1.0])
+
+
+@pytest.mark.parametrize("build", [nc.Uniform, nc.CachedSoftmax])
+def test_a_query_without_any_item_left_takes_no_part_in_a_pool(build):
+    request, items, cache = problem(num_items=40)
+    rows, ids = torch.full((40,), 2), torch.arange(40)
+    request = nc.Request(
+        request.queries, request.score, request.positives, request.exclude.and_also(rows, ids)
+    )
+    sampler = nc.SharedDraws(build(cache, 6))
+    assert (sampler.draw(request, torch.Generator()).log_weight[2] == -torch.inf).all()
+    check_sampler(sampler, request, items, rounds=2000)

@@ -114,6 +114,101 @@ def test_a_sampler_without_cache_keeps_none():
     assert not setting.cache.valid.any()
 
 
+def test_every_encoded_row_is_written_back_in_the_step_that_encoded_it():
+    setting = Setting(shared, rho=0.0)
+    draws = []
+    own = setting.loss.sampler.draw
+    setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
+    for clock in range(3):
+        before = setting.cache.table.clone()
+        fresh = setting.loss.score.embed(setting.item_tower.net(setting.corpus)).detach()
+        setting.step()
+        encoded = torch.cat([torch.arange(B), draws[-1].ids]).unique()
+        others = torch.ones(N, dtype=torch.bool)
+        others[encoded] = False
+        torch.testing.assert_close(setting.cache.table[encoded], fresh[encoded])
+        assert torch.equal(setting.cache.table[others], before[others])
+        assert (setting.cache.written[encoded] == clock).all()
+
+
+def test_the_full_softmax_is_cross_entropy_with_its_gradient_to_the_temperature():
+    setting = Setting(SAMPLERS["full"])
+    score = setting.loss.score
+    score.log_scale.requires_grad_(True)
+    queries = setting.query_tower(torch.randn(B, D))
+    positives, rows = torch.arange(B), torch.arange(B)
+    loss = setting.loss(queries, positives, rows)
+    logits = score(score.embed(queries), score.embed(setting.item_tower(setting.corpus)))
+    barred = setting.known.exclusion(rows, positives).mask(torch.arange(N))
+    barred[rows, positives] = False  # other known positives are no negatives
+    truth = nn.functional.cross_entropy(logits.masked_fill(barred, -torch.inf), positives)
+    torch.testing.assert_close(loss, truth)
+    ours, theirs = (torch.autograd.grad(x, score.log_scale)[0] for x in (loss, truth))
+    torch.testing.assert_close(ours, theirs)
+    report = setting.loss.report()
+    assert report.masked_hits == pytest.approx(3 / N)
+    assert report.loss == pytest.approx(truth.item(), abs=1e-4)
+
+
+def test_own_negatives_beside_pinned_draws_are_exact_on_a_fresh_cache():
+    setting = Setting(SAMPLERS["cached"], estimator=nc.pinned)
+    exact = Setting(SAMPLERS["full"])
+    negatives = torch.randint(3 * B, N, (B, 5), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(setting.step(negatives), exact.step(), atol=1e-4, rtol=0)
+
+
+def test_padding_costs_no_encoding():
+    setting = Setting(SAMPLERS["in_batch"])
+    setting.step(torch.full((B, 4), -1))
+    assert setting.loss.report().encoded_grad == B
+
+
+@pytest.mark.parametrize("where", ["fill", "refresh", "draw"])
+def test_one_item_that_is_not_finite_is_named_and_never_cached(where):
+    setting = Setting(shared, rho=1.0 if where == "refresh" else 0.0, fill=where != "fill")
+    setting.corpus[200] = torch.nan
+    if where == "draw":
+        other = setting.loss.sampler
+        draw = nc.Draw(torch.tensor([200]), None, torch.zeros(B, 1))
+        other.draw = lambda *_: draw
+    with pytest.raises(nc.InputError, match=r"NaN or inf in 1 .* ids \[200\]"):
+        setting.step()
+    assert setting.cache.table.isfinite().all()
+
+
+def test_evaluation_leaves_the_noise_of_training_alone():
+    one, other = Setting(shared), Setting(shared)
+    other.loss.eval()
+    with torch.no_grad():
+        other.loss(torch.randn(B, D), torch.arange(B), torch.arange(B))
+    other.loss.train()
+    assert torch.equal(one.step(), other.step())
+    assert one.loss.report().encoded_grad == other.loss.report().encoded_grad
+
+
+def test_a_corpus_may_give_a_dictionary_of_features():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(D, D)
+
+        def forward(self, features):
+            return self.net(features["rows"])
+
+    class Corpus:
+        rows = torch.randn(N, D)
+
+        def __len__(self):
+            return N
+
+        def __getitem__(self, ids):
+            return {"rows": self.rows[ids]}
+
+    cache = nc.DenseCache(N, D)
+    loss_fn = nc.SoftmaxLoss(Named(), Corpus(), shared(cache), nc.DotScore())
+    assert loss_fn(torch.randn(B, D), torch.arange(B)).isfinite()
+
+
 def test_write_back_is_detached_and_the_rows_stay_when_the_encoder_moves():
     setting = Setting(shared, rho=0.0)
     features = torch.randn(B, D)
@@ -121,6 +216,7 @@ def test_write_back_is_detached_and_the_rows_stay_when_the_encoder_moves():
     before = setting.cache.table.clone()
     assert not setting.cache.table.requires_grad
     loss.backward(retain_graph=True)
+    loss.backward()  # a second pass through the graph does not touch the cache
     with torch.no_grad():
         for parameter in setting.item_tower.parameters():
             parameter.add_(1.0)

@@ -7,7 +7,7 @@ import torch
 from roster import problem
 
 import negcache as nc
-from negcache.conformance import check_sampler
+from negcache.conformance import check_cache, check_sampler
 from negcache.functional.draws import use_columns
 from negcache.protocols import Draw
 
@@ -125,13 +125,29 @@ def test_noise_that_ignores_the_place_in_the_batch_is_caught():
         check_sampler(LocalNoise(cache, lambda draw, *_: draw), request, items)
 
 
-def test_unwritten_rows_that_act_as_negatives_are_caught():
-    request, items, _cache = problem()
-    empty = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
-    empty.write(torch.arange(100), items[:100])
-    zero_rows_valid = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
-    zero_rows_valid.write(torch.arange(len(items)), empty.table)  # the fault: zeros count
-    honest = nc.CachedSoftmax(empty, 6).log_prob(request, torch.arange(len(items))).exp()
-    faulty = nc.CachedSoftmax(zero_rows_valid, 6).log_prob(request, torch.arange(len(items))).exp()
-    assert (honest[:, 100:] == 0).all()
-    assert (faulty[:, 100:-3] > 0).all()
+class ZeroRowsValid(nc.DenseCache):
+    """Every row counts from the start, as in the public code: zeros are negatives."""
+
+    @property
+    def valid(self):
+        return torch.ones(len(self), dtype=torch.bool)
+
+
+def test_a_cache_whose_unwritten_rows_are_valid_is_caught():
+    with pytest.raises(AssertionError, match="never written is not valid"):
+        check_cache(lambda: ZeroRowsValid(37, 3, rho=0.1), 0.1)
+
+
+def test_a_sampler_that_draws_unwritten_rows_is_caught():
+    request, items, _ = problem()
+    caches = [
+        kind(len(items), items.shape[1], dtype=torch.float64)
+        for kind in (nc.DenseCache, ZeroRowsValid)
+    ]
+    for cache in caches:
+        cache.write(torch.arange(100), items[:100])
+    check_sampler(nc.CachedSoftmax(caches[0], 6), request, items, unbiased=False)
+    broken = Broken(caches[0], lambda draw, *_: draw)
+    broken.cache, broken.inner = caches[0], nc.CachedSoftmax(caches[1], 6)
+    with pytest.raises(AssertionError, match="rows never written"):
+        check_sampler(broken, request, items, unbiased=False)

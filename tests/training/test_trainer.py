@@ -83,3 +83,52 @@ def test_several_processes_are_refused(config, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     with pytest.raises(InputError, match="one process; got 2"):
         make_accelerator(config())
+
+
+def test_accumulation_refreshes_once_per_optimizer_step(start, lines):
+    run = start(accumulation=2)
+    run.trainer.run()
+    cache = run.trainer.parts.loss_fn.cache
+    assert cache.clock == run.trainer.step == 12
+    last = [line for line in lines(run.folder) if "loss" in line][-1]
+    assert last["encoded_nograd_total"] == 240 + 12 * 5
+    assert last["encoded_grad_per_step"] > 32  # two forward passes
+
+
+def test_a_learned_temperature_learns_and_a_fixed_one_stays(start):
+    for learn in (True, False):
+        run = start(f"learn-{learn}", score={"learn_temperature": learn})
+        before = run.retriever.score.log_scale.item()
+        run.trainer.run()
+        assert (run.retriever.score.log_scale.item() != before) is learn
+
+
+def test_known_positives_reach_the_loss(start):
+    run = start()
+    known = run.trainer.parts.loss_fn.known_positives
+    pairs = run.retriever.task.judgements("train").positives()
+    listed = known.exclusion(pairs.queries, pairs.items)
+    assert listed.contains(torch.arange(len(pairs.items)), pairs.items).all()
+    assert len(known) == len(run.retriever.task.queries)
+
+
+def test_in_batch_negatives_know_their_popularity(start):
+    run = start(sampler={"name": "in_batch"})
+    share = run.trainer.parts.loss_fn.sampler.log_popularity.exp()
+    items = run.retriever.task.learnable("train").items
+    torch.testing.assert_close(share, torch.bincount(items, minlength=240) / len(items))
+
+
+def test_one_item_that_is_not_finite_stops_the_run_before_it_is_saved(start):
+    run = start(checkpoint_every=1)
+    run.trainer.parts.loss_fn.fill_cache()
+    tower, corpus = run.retriever.item_tower, run.retriever.task.corpus
+    only = set(corpus[torch.tensor([200])].tokens.tolist())
+    with torch.no_grad():
+        tower.tokens.weight[list(only)] = torch.nan
+    with pytest.raises(InputError, match=r"NaN or inf .* at step \d+"):
+        run.trainer.run()
+    state = run.trainer.checkpoints.load()
+    assert (
+        state is None or state["parts"]["loss"]["_extra_state"]["cache"]["table"].isfinite().all()
+    )
