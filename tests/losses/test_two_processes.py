@@ -11,7 +11,8 @@ import sys, torch, torch.distributed as dist, negcache as nc
 torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+    meet = f"file://{folder}/meet{world}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
 torch.manual_seed(0)
 corpus, queries, positives = torch.randn(200, 4), torch.randn(8, 4), torch.arange(8)
 loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
