@@ -1,4 +1,4 @@
-"""Slow, exact, float64, loops welcome: the truth that tests, diagnostics and docs share."""
+"""Slow, exact, float64, loops welcome: the truth that tests and docs share."""
 
 import math
 
