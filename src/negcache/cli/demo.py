@@ -25,7 +25,7 @@ LABELS = {
     "uniform": "uniform: 128 random entries a step",
     "cached": "negative cache: 128 likely entries a step",
 }
-SAMPLES = ("bank : they pulled the canoe up on the bank", "star : she was the star of the show")
+SAMPLES = ("mercury : the mercury in the thermometer rose", "court : the tennis court was wet")
 BASE: dict[str, Any] = {
     "data": {"source": "wordnet-sense"},
     "tower": {"dim": 64, "width": 256},
