@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
 
+from benchmarks.record import append_rows, conclude, hardware
+
 STEPS = 240
 CONFIG = """\
 steps = {steps}
@@ -141,7 +143,11 @@ def main(kills: int = 20, seed: int = 0) -> dict[str, object]:
     return {"kills": done, "equal": equal, "inside_checkpoint_write": inside, "seconds": seconds}
 
 
+def keep(figures: dict[str, object]) -> None:
+    """Add the figures to the record and print them as the last line."""
+    append_rows("soak", [figures | hardware()])
+    conclude("soak", figures)
+
+
 if __name__ == "__main__":
-    figures = json.dumps(main())
-    (Path(__file__).parent / "results" / "soak.json").write_text(figures + "\n")
-    print(figures)
+    keep(main())

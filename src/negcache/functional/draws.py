@@ -1,5 +1,7 @@
 """Rules that build draws: per-query draws in columns, pooled draws, given negatives."""
 
+import math
+
 import torch
 
 from negcache.exclusion import Exclusion
@@ -22,7 +24,7 @@ def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw
     """Let each query's draws stand for every query of the batch.
 
     The weight of item j is ``log c_j - log(expected count of j in the pool)``, ``c_j`` the count
-    seen and ``sum_b m_b q_b(j)`` the count expected; equal for all queries, -inf where j may not
+    seen and ``sum_b m q_b(j)`` the count expected; equal for all queries, -inf where j may not
     stand for one. Unbiased for every Z_b-.
 
     Args:
@@ -32,8 +34,7 @@ def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw
     assert draw.columns is not None
     alive = draw.log_weight != -torch.inf  # a NaN stays alive, to be seen
     seen = torch.bincount(draw.columns[alive], minlength=len(draw.ids)).to(log_prob.dtype)
-    per_query = alive.sum(1).to(log_prob.dtype)
-    log_expected = torch.logsumexp(log_prob + per_query.log()[:, None], dim=0)
+    log_expected = math.log(alive.shape[1]) + torch.logsumexp(log_prob, dim=0)
     weight = torch.where(seen > 0, seen.log() - log_expected, -torch.inf)
     barred = exclude.mask(draw.ids)
     return Draw(draw.ids, None, weight.expand_as(barred).masked_fill(barred, -torch.inf))
