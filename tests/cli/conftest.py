@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
+from isolation import clean_process  # noqa: F401, an autouse fixture
 from typer.testing import CliRunner
 
 from benchmarks.soak import write_task
@@ -28,15 +28,6 @@ def small(tmp_path_factory) -> Path:
     source = write_task(folder / "task")
     (folder / "small.toml").write_text(CONFIG.format(source=source))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def clean_process(monkeypatch, tmp_path_factory):
-    """Prepared tasks are kept apart; every test has an Accelerate of its own."""
-    monkeypatch.setenv("NEGCACHE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
+from isolation import clean_process  # noqa: F401, an autouse fixture
 
 from benchmarks.soak import write_task
 from negcache.cli import runs
@@ -13,15 +13,6 @@ from negcache.training.config import parse_config
 @pytest.fixture(scope="session")
 def task_folder(tmp_path_factory):
     return write_task(tmp_path_factory.mktemp("small") / "task")
-
-
-@pytest.fixture(autouse=True)
-def clean_process(monkeypatch, tmp_path_factory):
-    """Prepared tasks are kept apart; every test has an Accelerate of its own."""
-    monkeypatch.setenv("NEGCACHE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

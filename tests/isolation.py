@@ -1,0 +1,13 @@
+"""What keeps one test's preparations and Accelerate state from another's."""
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch, tmp_path_factory):
+    """Prepared tasks are kept apart; every test has an Accelerate of its own."""
+    monkeypatch.setenv("NEGCACHE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
