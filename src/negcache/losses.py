@@ -114,9 +114,10 @@ class SoftmaxLoss(nn.Module):
                 estimator(self._logits(queries, rows, draw), draw)
                 for rows, (draw, estimator) in zip(drawn, draws, strict=True)
             ]
-            losses = softmax_loss(positive_logits, torch.cat(terms, dim=1))
+            log_terms = torch.cat(terms, dim=1)
+            losses = softmax_loss(positive_logits, log_terms)
         if self.training:
-            self._trace.note(losses, torch.cat(terms, dim=1), draws[0][0], len(ids))
+            self._trace.note(losses, log_terms, draws[0][0], len(ids))
         return losses.mean()
 
     @torch.no_grad()
