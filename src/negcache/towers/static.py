@@ -1,13 +1,10 @@
-"""Small towers. Any ``nn.Module`` that maps features to (B, D) is a tower; these are ready-made."""
+"""Small towers that train on two cores."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from negcache.errors import InputError
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -61,27 +58,3 @@ class IdTable(nn.Module):
 
     def forward(self, ids: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         return self.rows(ids)
-
-
-@contextmanager
-def without_dropout(tower: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a block; every submodule gets its own mode back."""
-    modes = [(module, module.training) for module in tower.modules()]
-    tower.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def finite(rows: Float[Tensor, "M D"], ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-    """The rows themselves; an error that names the ids where one holds NaN or inf."""
-    bad = ids[~rows.detach().isfinite().all(dim=1).to(ids.device)]
-    if len(bad):
-        raise InputError(
-            "finite embeddings",
-            f"NaN or inf in {len(bad)} of {len(rows)} rows, ids {bad[:8].tolist()}",
-            "lower the learning rate, train in float32, or look at these items",
-        )
-    return rows

@@ -1,0 +1,9 @@
+"""Ready-made towers. Any ``nn.Module`` that maps features to (B, D) is a tower.
+
+``towers.transformer`` needs the extra ``transformers`` and is imported from there alone.
+"""
+
+from negcache.towers.running import finite, without_dropout
+from negcache.towers.static import Bags, IdTable, StaticTower
+
+__all__ = ["Bags", "IdTable", "StaticTower", "finite", "without_dropout"]
