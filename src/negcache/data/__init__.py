@@ -12,6 +12,10 @@ from negcache.data.known_positives import KnownPositives
 from negcache.data.tokens import TokenFile, write_tokens
 
 if TYPE_CHECKING:
+    from negcache.data.columns import Columns
+    from negcache.data.entities import Entities
+    from negcache.data.interaction_log import open_interactions
+    from negcache.data.interactions import Interactions
     from negcache.data.open import open_task
     from negcache.data.task import Task
     from negcache.data.texts import TextTable
@@ -21,11 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "Bags",
+    "Columns",
+    "Entities",
+    "Interactions",
     "Judgements",
     "KnownPositives",
     "Task",
     "TextTable",
     "TokenFile",
+    "open_interactions",
     "open_task",
     "write_beir",
     "write_tokens",
@@ -33,8 +41,12 @@ __all__ = [
 
 _HOMES = {
     "BUILT_IN": "wordnet",
+    "Columns": "columns",
+    "Entities": "entities",
+    "Interactions": "interactions",
     "Task": "task",
     "TextTable": "texts",
+    "open_interactions": "interaction_log",
     "open_task": "open",
     "write_beir": "write",
 }

@@ -3,7 +3,17 @@
 ``towers.transformer`` needs the extra ``transformers`` and is imported from there alone.
 """
 
+from negcache.towers.features import FeatureTower, WeightedBags, WeightedBagTower
 from negcache.towers.running import finite, without_dropout
 from negcache.towers.static import Bags, IdTable, StaticTower
 
-__all__ = ["Bags", "IdTable", "StaticTower", "finite", "without_dropout"]
+__all__ = [
+    "Bags",
+    "FeatureTower",
+    "IdTable",
+    "StaticTower",
+    "WeightedBagTower",
+    "WeightedBags",
+    "finite",
+    "without_dropout",
+]
