@@ -18,11 +18,42 @@ class Case:
     unbiased: bool = True
 
 
+def popularity(num_items: int) -> torch.Tensor:
+    """1/rank counts: the first items are the popular ones."""
+    return 1 / torch.arange(1, num_items + 1).double()
+
+
+def subset(cache: nc.DenseCache) -> nc.SubsetCache:
+    """Half of the items, with the rows that the dense cache has."""
+    half = nc.SubsetCache(len(cache), DIM, len(cache) // 2, dtype=torch.float64)
+    half.write(torch.arange(len(cache)), cache.table)
+    return half
+
+
+def mixture(cache: nc.DenseCache, scored: float = 1.0) -> nc.Mixture:
+    return nc.Mixture(nc.CachedSoftmax(cache, 4, scored=scored), nc.Uniform(cache, 2))
+
+
 ROSTER = [
     Case("uniform", lambda cache: nc.Uniform(cache, 6)),
     Case("cached", lambda cache: nc.CachedSoftmax(cache, 6)),
     Case("shared_uniform", lambda cache: nc.SharedDraws(nc.Uniform(cache, 6))),
     Case("shared_cached", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6))),
+    Case("subset", lambda cache: nc.CachedSoftmax(subset(cache), 6), unbiased=False),
+    Case("flat", lambda cache: nc.CachedSoftmax(cache, 6, power=0.5)),
+    Case("scored", lambda cache: nc.CachedSoftmax(cache, 6, scored=0.67)),
+    Case("shared_scored", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6, scored=0.34))),
+    Case("distinct", lambda cache: nc.CachedDistinct(cache, 6)),
+    Case("head_tail", lambda cache: nc.HeadTail(cache, 3, 3)),
+    Case("hard", lambda cache: nc.HeadTail(cache, 6, 0), unbiased=False),
+    Case("popularity", lambda cache: nc.Popularity(popularity(len(cache)), 6)),
+    Case(
+        "shared_popularity", lambda cache: nc.SharedDraws(nc.Popularity(popularity(len(cache)), 6))
+    ),
+    Case("mixture", mixture),
+    Case("shared_mixture", lambda cache: nc.SharedDraws(mixture(cache))),
+    Case("scored_mixture", lambda cache: nc.SharedDraws(mixture(cache, scored=0.34))),
+    Case("rest", lambda cache: nc.CachedRest(cache, 20), unbiased=False),
     Case("full", lambda cache: nc.FullSoftmax(cache)),
     Case("in_batch", lambda cache: nc.InBatch(torch.zeros(len(cache))), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),

@@ -4,6 +4,7 @@ Each check raises ``AssertionError`` naming the law that is broken. Statistical 
 seeds and wide margins (chi-square p > 1e-4, |z| < 4.5): a failing seed is a finding.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -54,25 +55,31 @@ def check_cache(build: Callable[[], Cache], rho: float) -> None:
     cache = build()
     assert not cache.valid.any(), "a row never written is not valid"
     num_items = cache.num_items
-    everything = torch.arange(num_items)
+    held = cache.ids(torch.arange(cache.num_rows))
+    assert len(held.unique()) == len(held), "an item has one slot"
+    assert torch.equal(cache.slots(held), torch.arange(cache.num_rows)), "slots and ids agree"
+    assert abs(cache.coverage - len(held) / num_items) < 1e-12, "coverage is the share held"
     rows = torch.randn(num_items, 3, requires_grad=True)
-    cache.write(everything, rows)
-    stored = cache.rows(everything)
+    cache.write(torch.arange(num_items), rows)
+    stored = cache.rows(cache.slots(held))
     assert not stored.requires_grad, "a cache holds no gradient"
-    assert torch.equal(stored, rows.detach().to(stored.dtype)), "rows come back as written"
+    assert torch.equal(stored, rows.detach()[held].to(stored.dtype)), "rows come back as written"
     chunked = torch.cat([block for _, block in cache.chunks(7)])
-    assert torch.equal(chunked, stored), "chunks are the rows in order of id"
-    last_seen = torch.zeros(num_items, dtype=torch.long)
+    assert torch.equal(chunked, stored), "chunks are the rows in order of slot"
+    last_seen = torch.zeros(cache.num_rows, dtype=torch.long)
     for step in range(1, 3 * int(1 / rho) + 1 if rho else 1):
         due = cache.due()
         assert len(due.unique()) == len(due), "due items are distinct"
-        cache.write(due, stored[due].float())
+        cache.write(due, rows[due])
         cache.tick()
-        last_seen[due] = step
+        last_seen[cache.slots(due)] = step
+        assert cache.valid.all(), "due items are valid once they are written"
         assert step - int(last_seen.min()) <= -(-1 // rho), "no row is older than ceil(1 / rho)"
     copy = build()
     copy.load_state_dict(cache.state_dict())
-    assert torch.equal(copy.rows(everything), cache.rows(everything)), "state_dict holds the rows"
+    slots = torch.arange(cache.num_rows)
+    assert torch.equal(copy.rows(slots), cache.rows(slots)), "state_dict holds the rows"
+    assert torch.equal(copy.ids(slots), cache.ids(slots)), "state_dict holds the items"
     assert torch.equal(copy.due(), cache.due()), "state_dict holds the schedule"
 
 
@@ -154,7 +161,8 @@ def _check_form(draw: Draw, request: Request, num_items: int) -> None:
     assert ((draw.ids >= 0) & (draw.ids < num_items)).all(), "ids are items"
     assert len(draw.log_weight) == len(request.positives), "a row of weights for every query"
     assert (draw.log_weight < torch.inf).all(), "weights are finite or -inf, never nan or inf"
-    for field in (draw.log_weight, draw.log_z, draw.log_share):
+    rest = (draw.rest.log_mass, draw.rest.mean, draw.rest.inclusion) if draw.rest else ()
+    for field in (draw.log_weight, draw.log_z, draw.log_share, *rest):
         assert field is None or not field.requires_grad, "a draw carries no gradient"
 
 
@@ -167,18 +175,19 @@ def _check_positives_never_count(draw: Draw, request: Request) -> None:
 
 
 def _check_density(sampler: DensitySampler, draw: Draw, request: Request, num_items: int) -> None:
-    log_q = sampler.log_prob(request, torch.arange(num_items))
+    log_q = sampler.log_prob(request, torch.arange(num_items), draw.law)
     barred = request.exclude.mask(torch.arange(num_items))
     assert (log_q[barred] == -torch.inf).all(), "excluded items have probability 0"
     if sampler.cache is not None:
-        never = ~sampler.cache.valid
+        never = sampler.cache.ids((~sampler.cache.valid).nonzero().squeeze(1))
         assert (log_q[:, never] == -torch.inf).all(), "rows never written have probability 0"
     total = log_q.exp().sum(dim=1)[~barred.all(dim=1)]
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-5), "probabilities sum to 1"
+    assert (total < 1 + 1e-5).all(), "probabilities sum to 1, or less by the masked hits"
     assert draw.columns is not None, "a sampler with density draws for each query"
+    assert draw.columns.shape[1] == sampler.num_negatives, "num_negatives draws for each query"
     own = log_q.gather(1, _drawn(draw))
     alive = draw.log_weight > -torch.inf
-    wanted = -(own + torch.tensor(float(own.shape[1])).log())
+    wanted = -(own + math.log(own.shape[1] * sampler.coverage))
     assert torch.allclose(draw.log_weight[alive], wanted[alive], atol=1e-4), "w = -log(m q)"
 
 
@@ -197,21 +206,25 @@ def _check_place_in_the_batch(sampler: Sampler, whole: Draw, request: Request, s
 def _check_frequencies(
     sampler: DensitySampler, request: Request, num_items: int, seed: int, rounds: int
 ) -> None:
+    """Counts of every item, and of masked hits, against the laws that the draws report."""
     generator, rows = torch.Generator().manual_seed(seed), len(request.positives)
-    counts = torch.zeros(rows, num_items, dtype=torch.long)
-    tiled = tile(request, 50)
+    counts = torch.zeros(rows, num_items + 1, dtype=torch.long)
+    expected = torch.zeros(rows, num_items + 1, dtype=torch.float64)
+    tiled, everything = tile(request, 50), torch.arange(num_items)
     for _ in range(max(1, rounds // 50)):
         draw = sampler.draw(tiled, generator)
-        drawn = _drawn(draw).view(50, rows, -1)
-        alive = (draw.log_weight > -torch.inf).view(drawn.shape)
+        alive = draw.log_weight > -torch.inf
+        drawn = torch.where(alive, _drawn(draw), num_items).view(50, rows, -1)
         for row in range(rows):
-            counts[row] += torch.bincount(drawn[:, row][alive[:, row]], minlength=num_items)
-    law = sampler.log_prob(request, torch.arange(num_items)).exp()
-    assert (counts[law == 0] == 0).all(), "items of probability 0 are never drawn"
+            counts[row] += torch.bincount(drawn[:, row].flatten(), minlength=num_items + 1)
+        law = sampler.log_prob(tiled, everything, draw.law)[:rows].double().exp()
+        hits = (1 - law.sum(dim=1, keepdim=True)).clamp_min(0)
+        hits[hits < 1e-6] = 0  # rounding
+        expected += torch.cat([law, hits], dim=1) * (50 * drawn.shape[2])
+    assert (counts[expected == 0] == 0).all(), "items of probability 0 are never drawn"
     for row in range(rows):
-        if law[row].sum() > 0.5:
-            p = chi_square_p(counts[row], law[row] * counts[row].sum())
-            assert p > 1e-4, f"draws follow the reported law (row {row}, p = {p:.1e})"
+        p = chi_square_p(counts[row], expected[row])
+        assert p > 1e-4, f"draws follow the reported law (row {row}, p = {p:.1e})"
 
 
 def _check_partition(
@@ -224,7 +237,10 @@ def _check_partition(
         logits = request.score(request.queries, items[draw.ids])
         if draw.columns is not None:
             logits = logits.gather(1, draw.columns)
-        estimates.append(torch.logsumexp(logits + draw.log_weight, dim=1))
+        terms = logits + draw.log_weight
+        if draw.rest is not None:
+            terms = torch.cat([terms, draw.rest.log_mass[:, None]], dim=1)
+        estimates.append(torch.logsumexp(terms, dim=1))
     truth = reference.log_partition(request, items)
     ratio = (torch.stack(estimates).double() - truth).exp()
     ratio = ratio[:, truth > -torch.inf]

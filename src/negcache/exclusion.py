@@ -54,6 +54,11 @@ class Exclusion:
         pairs = torch.cat([self.rows, rows]), torch.cat([self.ids, ids])
         return Exclusion.from_pairs(*pairs, num_rows=self.num_rows)
 
+    def renumbered(self, numbers: Int[Tensor, "E"]) -> "Exclusion":
+        """This table with other numbers for its entries; entries numbered -1 are left out."""
+        kept = numbers >= 0
+        return Exclusion.from_pairs(self.rows[kept], numbers[kept], self.num_rows)
+
     def slice(self, start: int, stop: int) -> "Exclusion":
         """The table of queries ``start`` to ``stop``."""
         offsets = self.offsets[start : stop + 1]

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from negcache import distributed
+from negcache.door import check_batch
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.draws import given
 from negcache.functional.estimators import corrected, softmax_loss
+from negcache.functional.rest import item_grad_scale, rest_term
 from negcache.protocols import (
     Cache,
     Corpus,
@@ -48,6 +51,8 @@ class SoftmaxLoss(nn.Module):
         score: the one score; its parameters train with the loss.
         estimator: ``corrected`` or ``pinned``.
         known_positives: never drawn for their query; ``query_ids`` are its rows.
+        mini_batch_size: encode at most so many items at a time, and once more in the backward
+            pass, so that memory does not grow with the number of drawn items; None: all at once.
         seed: of the generator behind all draws.
     """
 
@@ -60,9 +65,14 @@ class SoftmaxLoss(nn.Module):
         *,
         estimator: Estimator = corrected,
         known_positives: Known | None = None,
+        mini_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if mini_batch_size is not None and mini_batch_size < 1:
+            raise InputError(
+                "mini_batch_size of 1 or more, or None", f"{mini_batch_size}", "32 suits a CPU"
+            )
         if len(corpus) < 2:
             raise InputError(
                 "a corpus of at least 2 items", f"{len(corpus)}", "a softmax needs a negative"
@@ -73,13 +83,14 @@ class SoftmaxLoss(nn.Module):
         self.score: Score = score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
         self.cache: Cache | None = sampler.cache
+        self.mini_batch_size = mini_batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self._trace, self._filled = Trace(), False
 
     def forward(
         self,
         queries: Float[Tensor, "B D"],
-        positives: Int[Tensor, "B"],
+        positives: Int[Tensor, "B *p"],
         query_ids: Int[Tensor, "B"] | None = None,
         negatives: Int[Tensor, "B h"] | None = None,
     ) -> Float[Tensor, ""]:
@@ -87,7 +98,8 @@ class SoftmaxLoss(nn.Module):
 
         Args:
             queries: outputs of the query tower, with gradient.
-            positives: the target item of each query.
+            positives: the target item of each query; or several, [B, p], padded with -1: the loss
+                of a query is then the mean over its positives, none competing with another.
             query_ids: rows of ``known_positives``; needed when that was given.
             negatives: your own negatives beside the sampled ones, padded with -1; they count with
                 weight 1 and are left out of the sampler's draw.
@@ -95,27 +107,33 @@ class SoftmaxLoss(nn.Module):
         Raises:
             InputError: ids out of range, or query_ids missing.
         """
-        self._check(queries, positives, query_ids, negatives)
+        check_batch(queries, positives, query_ids, negatives, len(self.corpus))
+        if self.known_positives is not None and query_ids is None:
+            raise InputError(
+                "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
+            )
         if not self._filled:
             self.fill_cache()
         queries = self.score.embed(queries)
         with self._trace.stage("draw"):
             draws = self._draw(queries.detach(), positives, query_ids, negatives)
         with self._trace.stage("encode"):
-            wanted = [positives, *(draw.ids for draw, _ in draws)]
+            wanted = [positives.clamp_min(0).flatten(), *(draw.ids for draw, _ in draws)]
             ids, place = torch.unique(torch.cat(wanted), return_inverse=True)
             items = self._encode(ids)  # each distinct item once, with gradient
         if self.training and torch.is_grad_enabled():
             self._remember(ids, items.detach())
         with self._trace.stage("loss"):
             target, *drawn = (items[where] for where in place.split([len(w) for w in wanted]))
-            positive_logits = self.score.paired(queries, target.unsqueeze(1)).squeeze(1)
+            positive_logits = self.score.paired(
+                queries, target.view(len(queries), -1, items.shape[1])
+            )
             terms = [
-                estimator(self._logits(queries, rows, draw), draw)
+                self._terms(queries, rows, draw, estimator)
                 for rows, (draw, estimator) in zip(drawn, draws, strict=True)
             ]
             log_terms = torch.cat(terms, dim=1)
-            losses = softmax_loss(positive_logits, log_terms)
+            losses = _mean_of_positives(softmax_loss(positive_logits, log_terms), positives)
         if self.training:
             self._trace.note(losses, log_terms, draws[0][0], len(ids))
         return losses.mean()
@@ -141,7 +159,7 @@ class SoftmaxLoss(nn.Module):
             progress: wraps the iterable of batch starts, as ``tqdm`` does.
         """
         if self.cache is not None:
-            empty = (~self.cache.valid).nonzero().squeeze(1)
+            empty = self.cache.ids((~self.cache.valid).nonzero().squeeze(1))
             for start in progress(range(0, len(empty), batch_size)):
                 ids = empty[start : start + batch_size]
                 self.cache.write(ids, self._look_at(ids))
@@ -173,10 +191,7 @@ class SoftmaxLoss(nn.Module):
     ) -> list[tuple[Draw, Estimator]]:
         """The sampler's draw, and the user's own negatives, over disjoint items."""
         rows = torch.arange(len(positives), device=positives.device)
-        if self.known_positives is None or query_ids is None:
-            exclude = Exclusion.from_pairs(rows, positives, len(positives))
-        else:
-            exclude = self.known_positives.exclusion(query_ids, positives)
+        exclude = self._exclude(positives, query_ids)
         draws: list[tuple[Draw, Estimator]] = []
         if negatives is not None:
             own = given(negatives, exclude, queries.dtype)
@@ -188,6 +203,23 @@ class SoftmaxLoss(nn.Module):
         generator = self.generator if self.training else self.generator.clone_state()
         return [(self.sampler.draw(request, generator), self.estimator), *draws]
 
+    def _exclude(self, positives: Tensor, query_ids: Tensor | None) -> Exclusion:
+        """The known positives of each query, and its targets of this batch."""
+        several = positives.view(len(positives), -1)
+        rows, columns = (several >= 0).nonzero(as_tuple=True)
+        if self.known_positives is None or query_ids is None:
+            return Exclusion.from_pairs(rows, several[rows, columns], len(several))
+        known = self.known_positives.exclusion(query_ids, several[:, 0])
+        return known if positives.ndim == 1 else known.and_also(rows, several[rows, columns])
+
+    def _terms(self, queries: Tensor, drawn: Tensor, draw: Draw, estimator: Estimator) -> Tensor:
+        """Log-terms of a draw from fresh scores, and of what it leaves to the cache (rest form)."""
+        if draw.rest is None:
+            return estimator(self._logits(queries, drawn, draw), draw)
+        drawn = item_grad_scale(drawn, draw.rest.inclusion)
+        terms = estimator(self._logits(queries, drawn, draw), draw)
+        return torch.cat([terms, rest_term(queries, self.score, draw.rest)], dim=1)
+
     def _logits(self, queries: Tensor, drawn: Tensor, draw: Draw) -> Tensor:
         """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
         if draw.columns is None:
@@ -195,8 +227,16 @@ class SoftmaxLoss(nn.Module):
         return self.score.paired(queries, drawn[draw.columns])
 
     def _encode(self, ids: Tensor) -> Tensor:
-        features = _move(self.corpus[ids.cpu()], ids.device)
-        return finite(self.score.embed(self.item_tower(features)), ids)
+        """Embeddings of items; in mini-batches that are encoded again in the backward pass."""
+        parts = []
+        for chunk in ids.split(self.mini_batch_size or max(len(ids), 1)):
+            features = _move(self.corpus[chunk.cpu()], ids.device)
+            if len(chunk) < len(ids) and torch.is_grad_enabled():
+                rows = checkpoint(self.item_tower, features, use_reentrant=False)
+            else:
+                rows = self.item_tower(features)
+            parts.append(finite(self.score.embed(rows), chunk))
+        return torch.cat(parts)
 
     def _look_at(self, ids: Tensor) -> Tensor:
         """Encode as search will see the items: no gradient, no dropout."""
@@ -207,41 +247,10 @@ class SoftmaxLoss(nn.Module):
         """Write back every row encoded in this step, positives and negatives."""
         if self.cache is not None:
             with self._trace.stage("write"):
-                self._trace.compare(self.cache.rows(ids), rows)
+                slots = self.cache.slots(ids)
+                held = slots >= 0
+                self._trace.compare(self.cache.rows(slots[held]), rows[held])
                 self.cache.write(ids, rows)
-
-    def _check(
-        self, queries: Tensor, positives: Tensor, query_ids: Tensor | None, negatives: Tensor | None
-    ) -> None:
-        """Refuse what cannot be right before anything is encoded."""
-        wrong = [
-            f"{name} of shape {tuple(given.shape)}"
-            for name, given, dims in (
-                ("queries", queries, 2),
-                ("positives", positives, 1),
-                ("query_ids", query_ids, 1),
-                ("negatives", negatives, 2),
-            )
-            if given is not None and (given.ndim != dims or len(given) != len(queries))
-        ]
-        if wrong or not len(queries):
-            raise InputError(
-                "queries [B, D], positives [B], query_ids [B] and negatives [B, h], B at least 1",
-                ", ".join(wrong) or "an empty batch",
-                "pass one row for each query of the batch",
-            )
-        named = [("positives", positives, 0), ("negatives", negatives, -1)]
-        for name, ids, least in named:
-            if ids is not None and not bool(((ids >= least) & (ids < len(self.corpus))).all()):
-                raise InputError(
-                    f"{name} between {least} and {len(self.corpus) - 1}",
-                    f"ids from {int(ids.min())} to {int(ids.max())}",
-                    "ids are row numbers of the corpus",
-                )
-        if self.known_positives is not None and query_ids is None:
-            raise InputError(
-                "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
-            )
 
 
 def _check_cache(cache: Cache, num_items: int) -> None:
@@ -258,6 +267,12 @@ def _check_cache(cache: Cache, num_items: int) -> None:
             f"{distributed.world_size()} processes",
             "use a sampler without a cache; caches shared by processes are not built yet",
         )
+
+
+def _mean_of_positives(losses: Tensor, positives: Tensor) -> Tensor:
+    """[B, p] losses of padded positives -> the mean of each query's own, [B]."""
+    real = positives.view(losses.shape) >= 0
+    return losses.where(real, 0.0).sum(dim=1) / real.sum(dim=1)
 
 
 def _move(features: Any, device: torch.device) -> Any:

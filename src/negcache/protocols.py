@@ -25,18 +25,23 @@ class Request:
     Args:
         queries: embedded queries, detached.
         score: the one score shared by sampler, estimator, search and evaluation.
-        positives: the target item of each query.
-        exclude: what may not stand for each query; always holds its target.
+        positives: the target item of each query; several in a row padded with -1, [B, p].
+        exclude: what may not stand for each query; always holds its targets.
         first_row: the place of row 0 in the batch of all processes.
         total_rows: rows of the batch of all processes; None: this is the whole batch.
     """
 
     queries: Float[Tensor, "B D"]
     score: "Score"
-    positives: Int[Tensor, "B"]
+    positives: Int[Tensor, "B *p"]
     exclude: Exclusion
     first_row: int = 0
     total_rows: int | None = None
+
+    @property
+    def targets(self) -> Int[Tensor, "P"]:
+        """The target items of all queries, one after the other, without padding."""
+        return self.positives[self.positives >= 0]
 
     def uniforms(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "B *shape"]:
         """Float64 uniforms in [0, 1) for each query of this process.
@@ -44,10 +49,42 @@ class Request:
         The noise of a query depends on the generator and on the query's place in the *global*
         batch alone, so 1, 2 and 4 processes with equal generators draw the same items.
         """
-        mine = len(self.positives)
+        mine = len(self.queries)
         total = self.first_row + mine if self.total_rows is None else self.total_rows
         noise = torch.rand((total, *shape), generator=generator, dtype=torch.float64)
         return noise[self.first_row : self.first_row + mine].to(self.queries.device)
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a sampler needs to say again by which law it made a draw.
+
+    Args:
+        log_norm: log of the law's normaliser for each query.
+        scored: the cells of the cache that were scored; None: all of them.
+        parts: of a mixture: the laws of its samplers.
+    """
+
+    log_norm: Float[Tensor, "B"] | None = None
+    scored: Int[Tensor, "cells"] | None = None
+    parts: "tuple[Law | None, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The items that were scored from the cache but not encoded (rest form).
+
+    Args:
+        log_mass: log sum of exp(s~ + a) over them, for each query.
+        mean: their mean cached embedding under that softmax: the gradient of ``log_mass`` with
+            respect to the scaled query.
+        inclusion: chance that each item of ``ids`` is encoded at all; the gradient of its role as
+            a negative is divided by it.
+    """
+
+    log_mass: Float[Tensor, "B"]
+    mean: Float[Tensor, "B D"]
+    inclusion: Float[Tensor, "M"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +101,8 @@ class Draw:
         log_weight: -inf where an item may not stand for the query.
         log_z: the sampler's own estimate of log sum exp over the query's negatives (pinned form).
         log_share: log of each draw's share of ``log_z``; shares of a row sum to 1 (pinned form).
+        law: for the sampler's own ``log_prob``.
+        rest: what stands for the items that were scored but not drawn; None: nothing does.
     """
 
     ids: Int[Tensor, "M"]
@@ -71,6 +110,8 @@ class Draw:
     log_weight: Float[Tensor, "B k"]
     log_z: Float[Tensor, "B"] | None = None
     log_share: Float[Tensor, "B k"] | None = None
+    law: Law | None = None
+    rest: Rest | None = None
 
     def __post_init__(self) -> None:
         columns = self.ids.numel() if self.columns is None else self.columns.shape[1]
@@ -110,25 +151,46 @@ class Score(Protocol):
 
 
 @runtime_checkable
-class Cache(Protocol):
+class Rows(Protocol):
+    """Embeddings in numbered slots, each of one item; perhaps not of every item."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def coverage(self) -> float:
+        """Chance that an item has a slot: a row stands for ``1 / coverage`` items. 1: all have."""
+        ...
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool [S]: whether the row has ever been written. Other rows are never negatives."""
+        ...
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        """Consecutive blocks of rows with the slot of their first row; the last may be short."""
+        ...
+
+    def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]: ...
+
+    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        """The slot of each item, -1 where it has none; ``ids`` itself where slot = item id."""
+        ...
+
+    def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The item in each slot."""
+        ...
+
+
+@runtime_checkable
+class Cache(Rows, Protocol):
     """Remembers what items looked like when they were last encoded. Holds no gradient."""
 
     @property
     def num_items(self) -> int: ...
 
-    @property
-    def valid(self) -> Tensor:
-        """Bool [N]: whether the row has ever been written. Other rows are never negatives."""
-        ...
-
-    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        """Consecutive blocks of rows with the id of their first row; the last may be short."""
-        ...
-
-    def rows(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]: ...
-
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Remember fresh rows of distinct items, detached."""
+        """Remember fresh rows of distinct items, detached; items without a slot are passed over."""
         ...
 
     def due(self) -> Int[Tensor, "R"]:
@@ -163,17 +225,36 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class DensitySampler(Sampler, Protocol):
-    """A sampler of independent per-query draws whose law is known: it can be pooled and mixed."""
+    """A sampler of independent per-query draws whose law is known: it can be pooled and mixed.
+
+    Draws have ``log_weight = -log(m q_b(y) coverage)``.
+    """
+
+    @property
+    def num_negatives(self) -> int:
+        """Draws per query, m."""
+        ...
+
+    @property
+    def coverage(self) -> float:
+        """Chance that the law of a draw reaches an item at all. 1: it reaches every item.
+
+        Below 1 the law is itself drawn, without regard to scores: a cache of some of the items, a
+        step that scores some of the rows.
+        """
+        ...
 
     def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], log_z: Tensor | None = None
+        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
     ) -> Float[Tensor, "B M"]:
         """log q_b(y): chance that one draw for query b is y; -inf where b may not draw y.
 
+        Sums to 1 over the items that the law reaches, less the chance of hits that are masked.
+
         Args:
             ids: any items.
-            log_z: the ``log_z`` of this sampler's own draw for the same request, where it gave
-                one; saves a second pass over the cache.
+            law: of this sampler's own draw for the same request: saves a second pass over the
+                cache, and says which law it was where that is drawn too.
         """
         ...
 
@@ -208,13 +289,13 @@ class Batch:
 
     Args:
         queries: features of the queries, as the query tower takes them.
-        positives: item id of each query's target.
+        positives: item id of each query's target; several in a row padded with -1, [B, p].
         query_ids: rows of the known-positives table; None where there is none.
         negatives: the user's own negatives of each query, padded with -1; None: there are none.
     """
 
     queries: Any
-    positives: Int[Tensor, "B"]
+    positives: Int[Tensor, "B *p"]
     query_ids: Int[Tensor, "B"] | None = None
     negatives: Int[Tensor, "B h"] | None = None
 

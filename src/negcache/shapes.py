@@ -8,9 +8,10 @@ letter   meaning
 ``M``    distinct drawn items; each is encoded once for the whole batch
 ``N``    items in the corpus (or classes)
 ``D``    embedding dimensions
-``S``    rows of a cache (``S == N`` for a dense one)
+``S``    rows (slots) of a cache; ``S == N`` for a dense one
 ``E``    (query, item) pairs of an exclusion list
 ``T``    tokens of a batch of texts, laid end to end
+``p``    positives of a query
 ``k``    terms of a sampled partition function
 ======== =====================================================================
 """

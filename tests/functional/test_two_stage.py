@@ -32,7 +32,7 @@ def counts_of(logits, seed, valid=None, draws=DRAWS, rows=20):
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws // rows, 2)
     masses = two_stage.cell_log_masses(request, cache)
     found = two_stage.draw_from_cells(request, cache, masses, noise)
-    return torch.bincount(found.ids.flatten(), minlength=len(logits))
+    return torch.bincount(found.slots.flatten(), minlength=len(logits))
 
 
 def gumbel_counts(logits, seed):
@@ -84,7 +84,7 @@ def test_no_saturation_over_ten_million_equal_logits(seed):
     cache, request = cache_of(torch.zeros(num_items)), request_for()
     masses = two_stage.cell_log_masses(request, cache)
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws, 2)
-    ids = two_stage.draw_from_cells(request, cache, masses, noise).ids.flatten()
+    ids = two_stage.draw_from_cells(request, cache, masses, noise).slots.flatten()
     assert reference.saturation_share(num_items) > 0.4  # what one float32 Gumbel pass would lose
     blocks = torch.bincount(ids * 10 // num_items, minlength=10)
     assert chi_square_p(blocks, torch.full((10,), draws / 10)) > 1e-4

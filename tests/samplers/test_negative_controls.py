@@ -24,8 +24,10 @@ class Broken:
     def draw(self, request, generator):
         return self.spoil(self.inner.draw(request, generator), request, self.inner.cache)
 
-    def log_prob(self, request, ids, log_z=None):
-        return self.inner.log_prob(request, ids, log_z)
+    coverage, num_negatives = 1.0, 6
+
+    def log_prob(self, request, ids, law=None):
+        return self.inner.log_prob(request, ids, law)
 
 
 def keep_the_positive(draw, request, cache):

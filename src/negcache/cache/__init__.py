@@ -1,5 +1,6 @@
 """What items looked like when they were last encoded."""
 
 from negcache.cache.dense import DenseCache
+from negcache.cache.subset import SubsetCache
 
-__all__ = ["DenseCache"]
+__all__ = ["DenseCache", "SubsetCache"]

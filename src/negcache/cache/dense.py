@@ -50,6 +50,20 @@ class DenseCache:
         return len(self.table)
 
     @property
+    def num_rows(self) -> int:
+        return len(self.table)
+
+    @property
+    def coverage(self) -> float:
+        return 1.0
+
+    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        return ids
+
+    def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return slots
+
+    @property
     def valid(self) -> Bool[Tensor, "N"]:
         """Whether the row has ever been written."""
         return self.written >= 0
@@ -59,8 +73,8 @@ class DenseCache:
         for first in range(0, len(self.table), size):
             yield first, self.table[first : first + size]
 
-    def rows(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.table.index_select(0, ids)  # four times faster than table[ids] on a CPU
+    def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        return self.table.index_select(0, slots)  # four times faster than table[ids] on a CPU
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from negcache.exclusion import Exclusion
-from negcache.protocols import Draw
+from negcache.protocols import Draw, Law
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -14,13 +14,16 @@ def use_columns(
     log_weight: Float[Tensor, "B m"],
     log_z: Float[Tensor, "B"] | None = None,
     log_share: Float[Tensor, "B m"] | None = None,
+    law: Law | None = None,
 ) -> Draw:
     """A draw from each query's own items, repeats allowed; every distinct item is listed once."""
     ids, columns = torch.unique(drawn, return_inverse=True)
-    return Draw(ids, columns, log_weight, log_z, log_share)
+    return Draw(ids, columns, log_weight, log_z, log_share, law)
 
 
-def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw:
+def pool(
+    draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion, coverage: float = 1.0
+) -> Draw:
     """Let each query's draws stand for every query of the batch.
 
     The weight of item j is ``log c_j - log(expected count of j in the pool)``, ``c_j`` the count
@@ -30,11 +33,13 @@ def pool(draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion) -> Draw
     Args:
         draw: per-query draws in column form.
         log_prob: log q_b(j) for every query and every drawn id.
+        exclude: what may not stand for each query.
+        coverage: chance that the law reaches an item at all; each reached one stands for more.
     """
     assert draw.columns is not None
     alive = draw.log_weight != -torch.inf  # a NaN stays alive, to be seen
     seen = torch.bincount(draw.columns[alive], minlength=len(draw.ids)).to(log_prob.dtype)
-    log_expected = math.log(alive.shape[1]) + torch.logsumexp(log_prob, dim=0)
+    log_expected = math.log(alive.shape[1] * coverage) + torch.logsumexp(log_prob, dim=0)
     weight = torch.where(seen > 0, seen.log() - log_expected, -torch.inf)
     barred = exclude.mask(draw.ids)
     return Draw(draw.ids, None, weight.expand_as(barred).masked_fill(barred, -torch.inf))

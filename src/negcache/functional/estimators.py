@@ -12,15 +12,19 @@ from negcache.shapes import Float, Tensor
 
 
 def softmax_loss(
-    positive_logits: Float[Tensor, "B"], log_terms: Float[Tensor, "B k"]
-) -> Float[Tensor, "B"]:
-    """-log p+ per query: ``logsumexp([s+, terms]) - s+``.
+    positive_logits: Float[Tensor, "B *p"], log_terms: Float[Tensor, "B k"]
+) -> Float[Tensor, "B *p"]:
+    """-log p+ of each positive against the terms: ``logsumexp([s+, terms]) - s+``.
 
     With every non-positive item as a term this is ``torch.nn.functional.cross_entropy`` over all
-    items. Terms of -inf take no part; a query without any has loss 0.
+    items. Terms of -inf take no part; a query without any has loss 0. Several positives of a query
+    never compete with each other (pick-all-labels).
     """
-    everything = torch.cat([positive_logits[:, None], log_terms], dim=1)
-    return torch.logsumexp(everything, dim=1) - positive_logits
+    empty = (log_terms == -torch.inf).all(dim=1)
+    alive = log_terms.masked_fill(empty[:, None], 0.0)  # a logsumexp of nothing has no gradient
+    log_z = torch.logsumexp(alive, dim=1).masked_fill(empty, -torch.inf)
+    log_z = log_z.reshape(-1, *[1] * (positive_logits.ndim - 1)).expand_as(positive_logits)
+    return torch.logaddexp(positive_logits, log_z) - positive_logits
 
 
 def corrected(logits: Float[Tensor, "B k"], draw: Draw) -> Float[Tensor, "B k"]:

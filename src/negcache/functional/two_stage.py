@@ -1,4 +1,4 @@
-"""Exact draws from a softmax over a whole cache, without a [B, N] tensor.
+"""Exact draws from a softmax over cached rows, without a [B, N] tensor.
 
 Pass 1 walks the cache in blocks and keeps one number per query and *cell* of ``CELL`` rows: the
 log of the cell's mass. A cell is drawn by its mass, then a row inside the cell by its own score.
@@ -6,17 +6,20 @@ P(cell) P(row | cell) is the softmax over all rows, so the law is exact; the noi
 uniforms a draw, far from the saturation of float32 Gumbel noise (at 10^7 rows 45 % of the true
 maxima would be out of its reach). The grid of cells is fixed by row number: a shard of a cache
 that owns whole cells draws what the whole cache would draw.
+
+Everything here speaks of slots, not of items: ``views.within`` translates a request.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from negcache.exclusion import Exclusion
-from negcache.protocols import Cache, Request
+from negcache.protocols import Request, Rows
 from negcache.shapes import Float, Int, Tensor
 
 CELL = 128
@@ -32,49 +35,52 @@ LOG2_E = math.log2(math.e)
 
 
 class Found(NamedTuple):
-    """Drawn items and what the cache thought of them.
+    """Drawn rows and what the cache thought of them.
 
     Args:
-        ids: [B, m]; arbitrary where the query has no item left (``log_z`` is -inf).
-        logits: [B, m] cached scores of the drawn items.
+        slots: [B, m]; arbitrary where the query has no row left (its mass is 0).
+        logits: [B, m] cached scores of the drawn rows.
     """
 
-    ids: Int[Tensor, "B m"]
+    slots: Int[Tensor, "B m"]
     logits: Float[Tensor, "B m"]
 
 
-def masked_blocks(request: Request, cache: Cache) -> Iterator[tuple[int, Float[Tensor, "B c"]]]:
+def masked_blocks(request: Request, rows: Rows) -> Iterator[tuple[int, Float[Tensor, "B c"]]]:
     """Scores of every query against consecutive cached rows; -inf where a row may not stand.
 
     A block's memory is used again for the next one, and never for gradients.
     """
     order = request.exclude.ids.argsort()
-    ids, rows = request.exclude.ids[order], request.exclude.rows[order]
-    valid, all_valid = cache.valid, bool(cache.valid.all())
+    barred, queries = request.exclude.ids[order], request.exclude.rows[order]
+    valid, all_valid = rows.valid, bool(rows.valid.all())
     budget = BLOCK_SCORES.get(request.queries.device.type, BLOCK_SCORES["cpu"])
     cells = max(1, budget // (CELL * max(len(request.queries), 1)))
     memory = request.queries.new_empty(len(request.queries) * cells * CELL)
-    for first, block in cache.chunks(cells * CELL):
+    for first, block in rows.chunks(cells * CELL):
         out = memory[: len(request.queries) * len(block)].view(-1, len(block))
         logits = request.score(request.queries, block, out=out)
         last = first + len(block)
         if not all_valid:
             logits.masked_fill_(~valid[first:last], -torch.inf)
-        lo, hi = torch.searchsorted(ids, torch.tensor([first, last], device=ids.device)).tolist()
-        logits[rows[lo:hi], ids[lo:hi] - first] = -torch.inf
+        ends = torch.tensor([first, last], device=barred.device)
+        lo, hi = torch.searchsorted(barred, ends).tolist()
+        logits[queries[lo:hi], barred[lo:hi] - first] = -torch.inf
         yield first, logits
 
 
 @torch.no_grad()
-def cell_log_masses(request: Request, cache: Cache) -> Float[Tensor, "B cells"]:
+def cell_log_masses(request: Request, rows: Rows) -> Float[Tensor, "B cells"]:
     """Stage one: logsumexp of the cached scores in each cell of ``CELL`` rows, float32 at least."""
-    masses = []
-    for _, logits in masked_blocks(request, cache):
-        short = -logits.shape[1] % CELL
-        if short:  # the last block: whole cells only
-            logits = F.pad(logits, (0, short), value=-torch.inf)
-        masses.append(_log_mass_(logits.unflatten(1, (-1, CELL))))
-    return torch.cat(masses, dim=1)
+    return torch.cat([mass_of_cells_(logits) for _, logits in masked_blocks(request, rows)], dim=1)
+
+
+def mass_of_cells_(logits: Float[Tensor, "B c"]) -> Float[Tensor, "B cells"]:
+    """The log-masses of one block's cells; the block's memory is spent."""
+    short = -logits.shape[1] % CELL
+    if short:  # the last block: whole cells only
+        logits = F.pad(logits, (0, short), value=-torch.inf)
+    return _log_mass_(logits.unflatten(1, (-1, CELL)))
 
 
 def _log_mass_(logits: Float[Tensor, "B cells CELL"]) -> Float[Tensor, "B cells"]:
@@ -89,7 +95,7 @@ def _log_mass_(logits: Float[Tensor, "B cells CELL"]) -> Float[Tensor, "B cells"
 @torch.no_grad()
 def draw_from_cells(
     request: Request,
-    cache: Cache,
+    rows: Rows,
     log_masses: Float[Tensor, "B cells"],
     noise: Float[Tensor, "B m 2"],
 ) -> Found:
@@ -97,33 +103,49 @@ def draw_from_cells(
     num_queries, per_query = noise.shape[:2]
     cells = invert_cdf(log_masses, noise[..., 0].contiguous()).flatten()
     queries = torch.arange(num_queries, device=cells.device).repeat_interleave(per_query)
-    parts = [
-        _draw_in_cell(request, cache, *part)
-        for part in zip(
-            queries.split(GATHER // CELL),
-            cells.split(GATHER // CELL),
-            noise[..., 1].flatten().split(GATHER // CELL),
-            strict=True,
-        )
-    ]
-    ids, logits = (
-        torch.cat(column).view(num_queries, per_query) for column in zip(*parts, strict=True)
-    )
-    return Found(ids, logits)
+    parts = []
+    for some, where, noises in zip(
+        queries.split(GATHER // CELL),
+        cells.split(GATHER // CELL),
+        noise[..., 1].flatten().split(GATHER // CELL),
+        strict=True,
+    ):
+        slots, logits = _score_cells(request, rows, some, where)
+        place = invert_cdf(logits, noises[:, None])
+        parts.append((slots.gather(1, place), logits.gather(1, place)))
+    slots, logits = (torch.cat(c).view(num_queries, per_query) for c in zip(*parts, strict=True))
+    return Found(slots, logits)
 
 
-def _draw_in_cell(
-    request: Request, cache: Cache, queries: Tensor, cells: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One row of ``cells[i]`` for query ``queries[i]``, each [n]."""
-    ids = cells[:, None] * CELL + torch.arange(CELL, device=cells.device)
-    inside = ids.clamp(max=cache.num_items - 1)
-    rows = cache.rows(inside.flatten()).view(*ids.shape, -1)
-    logits = request.score.paired(request.queries[queries], rows)
-    logits.masked_fill_((ids >= cache.num_items) | ~cache.valid[inside], -torch.inf)
+@torch.no_grad()
+def take_away(
+    request: Request, rows: Rows, log_masses: Float[Tensor, "B cells"], slots: Int[Tensor, "B h"]
+) -> tuple[Request, Float[Tensor, "B cells"]]:
+    """The request and its cell masses once each query's ``slots`` may no longer be drawn.
+
+    Only the cells of these rows are scored anew.
+    """
+    queries = torch.arange(len(slots), device=slots.device).repeat_interleave(slots.shape[1])
+    exclude = request.exclude.and_also(queries, slots.flatten())
+    request, cells = replace(request, exclude=exclude), slots.flatten() // CELL
+    log_masses = log_masses.clone()
+    size = GATHER // CELL
+    for some, where in zip(queries.split(size), cells.split(size), strict=True):
+        log_masses[some, where] = torch.logsumexp(_score_cells(request, rows, some, where)[1], 1)
+    return request, log_masses
+
+
+def _score_cells(
+    request: Request, rows: Rows, queries: Tensor, cells: Tensor
+) -> tuple[Int[Tensor, "n CELL"], Float[Tensor, "n CELL"]]:
+    """The slots of ``cells[i]`` and their scores for query ``queries[i]``; -inf where barred."""
+    slots = cells[:, None] * CELL + torch.arange(CELL, device=cells.device)
+    inside = slots.clamp(max=rows.num_rows - 1)
+    table = rows.rows(inside.flatten()).view(*slots.shape, -1)
+    logits = request.score.paired(request.queries[queries], table)
+    logits.masked_fill_((slots >= rows.num_rows) | ~rows.valid[inside], -torch.inf)
     _mask_excluded(logits, request.exclude, queries, cells)
-    place = invert_cdf(logits, noise[:, None])
-    return inside.gather(1, place).squeeze(1), logits.gather(1, place).squeeze(1)
+    return inside, logits
 
 
 def _mask_excluded(

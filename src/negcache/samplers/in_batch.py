@@ -27,10 +27,11 @@ class InBatch:
         self.log_popularity = log_popularity
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        ids, counts = torch.unique(request.positives, return_counts=True)
+        ids, counts = torch.unique(request.targets, return_counts=True)
         weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
         if self.log_popularity is not None:
             log_pi = self.log_popularity.to(weight)[ids]
-            weight = weight - math.log(max(len(request.positives) - 1, 1)) - log_pi
+            others = len(request.targets) * (1 - 1 / len(request.queries))
+            weight = weight - math.log(max(others, 1)) - log_pi
         barred = request.exclude.mask(ids)  # the query's own positive is among them
         return Draw(ids, None, weight.expand(barred.shape).masked_fill(barred, -torch.inf))

@@ -32,4 +32,5 @@ class SharedDraws:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         own = self.sampler.draw(request, generator)
-        return pool(own, self.sampler.log_prob(request, own.ids, own.log_z), request.exclude)
+        log_prob = self.sampler.log_prob(request, own.ids, own.law)
+        return pool(own, log_prob, request.exclude, self.sampler.coverage)

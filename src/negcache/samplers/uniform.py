@@ -7,7 +7,7 @@ import torch
 
 from negcache.errors import InputError
 from negcache.functional.draws import use_columns
-from negcache.protocols import Draw, Request
+from negcache.protocols import Draw, Law, Request
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -20,6 +20,7 @@ class Uniform:
     """
 
     has_density = True
+    coverage = 1.0
     cache = None
 
     def __init__(self, items: Sized, num_negatives: int) -> None:
@@ -51,7 +52,7 @@ class Uniform:
         return use_columns(drawn, weight[:, None].expand(drawn.shape))
 
     def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], log_z: Tensor | None = None
+        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
     ) -> Float[Tensor, "B M"]:
         """-log(allowed items) where the query may draw the id."""
         log_q = -(self.num_items - request.exclude.counts).to(request.queries.dtype).log()

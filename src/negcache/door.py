@@ -1,0 +1,46 @@
+"""Refuse what cannot be right before anything is encoded."""
+
+from negcache.errors import InputError
+from negcache.shapes import Tensor
+
+
+def check_batch(
+    queries: Tensor,
+    positives: Tensor,
+    query_ids: Tensor | None,
+    negatives: Tensor | None,
+    num_items: int,
+) -> None:
+    """Shapes, and ids within the corpus. Raises InputError."""
+    _check_shapes(queries, positives, query_ids, negatives)
+    if positives.ndim == 2 and not bool((positives >= 0).any(dim=1).all()):
+        raise InputError("a positive for every query", "a row of -1", "leave the query out")
+    named = [("positives", positives, 1 - positives.ndim), ("negatives", negatives, -1)]
+    for name, ids, least in named:
+        if ids is not None and not bool(((ids >= least) & (ids < num_items)).all()):
+            raise InputError(
+                f"{name} between {least} and {num_items - 1}",
+                f"ids from {int(ids.min())} to {int(ids.max())}",
+                "ids are row numbers of the corpus",
+            )
+
+
+def _check_shapes(
+    queries: Tensor, positives: Tensor, query_ids: Tensor | None, negatives: Tensor | None
+) -> None:
+    wrong = [
+        f"{name} of shape {tuple(given.shape)}"
+        for name, given, dims in (
+            ("queries", queries, (2,)),
+            ("positives", positives, (1, 2)),
+            ("query_ids", query_ids, (1,)),
+            ("negatives", negatives, (2,)),
+        )
+        if given is not None and (given.ndim not in dims or len(given) != len(queries))
+    ]
+    if wrong or not len(queries):
+        raise InputError(
+            "queries [B, D], positives [B] or [B, p], query_ids [B], negatives [B, h], B >= 1",
+            ", ".join(wrong) or "an empty batch",
+            "pass one row for each query of the batch",
+        )
