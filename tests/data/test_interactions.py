@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -58,6 +58,7 @@ def test_the_last_is_for_testing_and_the_one_before_for_dev(log):
     assert data.items.find(["w", "nothing", "x"]).tolist() == [3, -1, 0]
 
 
+@settings(deadline=None)
 @given(
     triples=st.lists(
         st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 3)),

@@ -17,7 +17,6 @@ from negcache.data.columns import id_column, read_columns
 from negcache.errors import InputError
 from negcache.shapes import Int, Tensor
 
-
 UNKNOWN: tuple[str, str] = ("", "unknown")
 """The meaning of code 0."""
 
