@@ -1,4 +1,4 @@
-"""``negcache``: train, resume, evaluate, search, data, demo."""
+"""``negcache``: train, resume, evaluate, compare, search, data, demo."""
 
 import warnings
 from pathlib import Path
@@ -78,6 +78,21 @@ def evaluate(
     for name, value in means.items():
         typer.echo(f"{name:8}{value:.4f}")
     typer.echo(f"written to {run / 'evaluation' / split}.json and .trec")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs; first the baseline.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default comparison/ beside the first.")
+    ] = None,
+    measure: Annotated[str, typer.Option(help="What the differences are tested on.")] = "mrr10",
+) -> None:
+    """Compare runs of the same data: a table, a paired test over queries, learning curves."""
+    from negcache.cli.compare import compare
+
+    compare(runs, split, measure, out)
 
 
 @app.command()

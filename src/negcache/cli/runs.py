@@ -52,6 +52,13 @@ def reopen(folder: Path, *, fall_back: bool = False) -> Run:
         folder: of the run.
         fall_back: take the checkpoint before, where the newest is damaged.
     """
+    run = _open(read_config(folder), folder)
+    run.trainer.restore(fall_back=fall_back)
+    return run
+
+
+def read_config(folder: Path) -> Config:
+    """The config that a run was started with."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError("a run folder with config.json", f"{folder}", "check the path")
@@ -59,9 +66,7 @@ def reopen(folder: Path, *, fall_back: bool = False) -> Run:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"JSON in {path}", str(error), "restore the file") from error
-    run = _open(parse_config(values), folder)
-    run.trainer.restore(fall_back=fall_back)
-    return run
+    return parse_config(values)
 
 
 def trained(folder: Path) -> Run:
