@@ -1,4 +1,4 @@
-"""``negcache``: train, resume, evaluate, compare, search, data, demo."""
+"""``negcache``: train, resume, evaluate, compare, search, export, data, demo."""
 
 import warnings
 from pathlib import Path
@@ -112,6 +112,19 @@ def search(
         prompt(console, searcher, k, "Type a query.")
     else:
         show(console, searcher.find(text, k), text)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+) -> None:
+    """Write the trained transformers as folders that sentence-transformers loads."""
+    from negcache.cli.export import export_run
+    from negcache.cli.runs import trained
+
+    for folder in export_run(trained(run), out):
+        typer.echo(f'written; to use it: SentenceTransformer("{folder}")')
 
 
 @app.command()

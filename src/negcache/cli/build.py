@@ -1,7 +1,9 @@
 """From the words of a config to classes: the only place where "uniform" becomes ``Uniform``."""
 
 import difflib
+import hashlib
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -10,13 +12,15 @@ from torch import nn
 from negcache.cache import DenseCache
 from negcache.cli.retriever import Retriever
 from negcache.data import Task, open_task
+from negcache.data.mined import read_mined_negatives
 from negcache.errors import InputError
 from negcache.functional.estimators import corrected, pinned
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Sampler
+from negcache.protocols import Corpus, Sampler
 from negcache.samplers import CachedSoftmax, FullSoftmax, InBatch, SharedDraws, Uniform
 from negcache.score import DotScore
-from negcache.towers import StaticTower
+from negcache.shapes import Tensor
+from negcache.towers import Bags, StaticTower
 from negcache.training import Config, Parts
 from negcache.training.config import CacheConfig, OptimizerConfig, SamplerConfig
 
@@ -29,7 +33,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_task(config: Config) -> Task:
-    """Open the data of a run."""
+    """Open the data of a run; a tower that cannot be read is refused before."""
+    if config.tower.kind == "transformer":
+        _transformer_tower().check_folder(str(config.tower.folder), config.tower.pooling)
     data = config.data
     return open_task(
         data.source, max_tokens=data.max_tokens, vocab_size=data.vocab_size, strict=data.strict
@@ -48,30 +54,115 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     device = accelerator.device
-    query_tower = _tower(config, task).to(device)
-    item_tower = query_tower if config.tower.shared else _tower(config, task).to(device)
     score = DotScore(
         config.score.temperature,
         learn_temperature=config.score.learn_temperature,
         normalize=config.score.normalize,
     ).to(device)
-    retriever = Retriever(task, query_tower, item_tower, score, config.data.max_tokens)
-    loss_fn = _loss(config, task, retriever, device)
-    train = task.learnable("train")
+    sides = TOWERS[config.tower.kind](config, task)
+    for tower in (sides.query_tower, sides.item_tower):
+        tower.to(device)
+    retriever = Retriever(
+        task, sides.query_tower, sides.item_tower, score, sides.queries, sides.items, sides.read
+    )
+    loss_fn = _loss(config, retriever, sides.dim, device)
+    train, negatives = task.learnable("train"), _negatives(config, task)
     parts = Parts(
-        queries=task.queries,
+        queries=sides.queries,
         pairs=(train.queries, train.items),
-        query_tower=query_tower,
+        query_tower=sides.query_tower,
         loss_fn=loss_fn,
-        optimizer=_optimizer(config.optimizer, query_tower, loss_fn),
-        fingerprint=task.fingerprint,
+        optimizer=_optimizer(config.optimizer, sides.query_tower, loss_fn),
+        fingerprint=_fingerprint(task, negatives),
         evaluate=(lambda: retriever.evaluate("dev").means) if "dev" in task.splits else None,
+        negatives=negatives,
     )
     return parts, retriever
 
 
-def _tower(config: Config, task: Task) -> nn.Module:
-    return StaticTower(task.vocab_size, config.tower.dim, config.tower.width)
+class Sides(NamedTuple):
+    """Two towers, what they read by row of the task, and how a text becomes what they read."""
+
+    query_tower: nn.Module
+    item_tower: nn.Module
+    queries: Corpus
+    items: Corpus
+    read: Callable[[str], Any]
+    dim: int
+
+
+def _static(config: Config, task: Task) -> Sides:
+    def make() -> StaticTower:
+        return StaticTower(task.vocab_size, config.tower.dim, config.tower.width)
+
+    def read(text: str) -> Bags:
+        ids = task.tokenizer.encode(text, add_special_tokens=False).ids[: config.data.max_tokens]
+        return Bags(torch.tensor(ids, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+
+    query_tower = make()
+    item_tower = query_tower if config.tower.shared else make()
+    return Sides(query_tower, item_tower, task.queries, task.corpus, read, config.tower.dim)
+
+
+def _transformer(config: Config, task: Task) -> Sides:
+    from negcache.towers.text_corpus import TextCorpus
+
+    keys, load = config.tower, _transformer_tower().load
+
+    def make(prompt: str) -> Any:
+        return load(
+            str(keys.folder),
+            pooling=keys.pooling,
+            prompt=prompt,
+            max_length=keys.max_length,
+            normalize=config.score.normalize,
+            gradient_checkpointing=keys.gradient_checkpointing,
+            train_layers=keys.train_layers,
+        )
+
+    query_tower = make(keys.query_prompt)
+    item_tower = query_tower if keys.shared else make(keys.item_prompt)
+    queries = TextCorpus(task.query_text, query_tower, prompt=keys.query_prompt)
+    items = TextCorpus(task.corpus_text, item_tower, prompt=keys.item_prompt)
+    return Sides(
+        query_tower, item_tower, queries, items, lambda text: queries.tokens([text]), item_tower.dim
+    )
+
+
+TOWERS: dict[str, Callable[[Config, Task], Sides]] = {
+    "static": _static,
+    "transformer": _transformer,
+}
+"""The words of ``tower.kind``."""
+
+
+def _transformer_tower() -> Any:
+    """The class; it needs an extra of its own, and is slow to import."""
+    try:
+        from negcache.towers.transformer import TransformerTower
+    except ImportError as error:
+        raise InputError(
+            'sentence-transformers for tower.kind "transformer"',
+            str(error),
+            'pip install "negcache[transformers]"',
+        ) from error
+    return TransformerTower
+
+
+def _negatives(config: Config, task: Task) -> Tensor | None:
+    """The mined negatives of every query, if there is a file of them."""
+    data = config.data
+    if data.negatives is None:
+        return None
+    most = data.negatives_per_query
+    return read_mined_negatives(data.negatives, task, most=most, strict=data.strict)[0]
+
+
+def _fingerprint(task: Task, negatives: Tensor | None) -> str:
+    """Names all that a run learns from."""
+    if negatives is None:
+        return task.fingerprint
+    return hashlib.sha256(task.fingerprint.encode() + negatives.numpy().tobytes()).hexdigest()
 
 
 def _optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Optimizer:
@@ -83,7 +174,7 @@ def _optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Opti
     )
 
 
-def _loss(config: Config, task: Task, retriever: Retriever, device: torch.device) -> SoftmaxLoss:
+def _loss(config: Config, retriever: Retriever, dim: int, device: torch.device) -> SoftmaxLoss:
     """The loss with its sampler and, where the sampler reads one, its cache."""
     if config.sampler.estimator == "pinned" and _is_pooled(config.sampler):
         raise InputError(
@@ -93,11 +184,12 @@ def _loss(config: Config, task: Task, retriever: Retriever, device: torch.device
         )
     return SoftmaxLoss(
         retriever.item_tower,
-        task.corpus,
-        _sampler(config, task, device),
+        retriever.items,
+        _sampler(config, retriever.task, dim, device),
         retriever.score,
         estimator=ESTIMATORS[config.sampler.estimator],
-        known_positives=task.known_positives("train"),
+        known_positives=retriever.task.known_positives("train"),
+        mini_batch_size=config.tower.mini_batch_size or None,
         seed=config.seed,
     )
 
@@ -120,8 +212,8 @@ def _cache(config: CacheConfig, num_items: int, dim: int, device: torch.device) 
     return DenseCache(num_items, dim, rho=rho, dtype=dtype, device=device)
 
 
-def _sampler(config: Config, task: Task, device: torch.device) -> Sampler:
-    """The word becomes a class."""
+def _sampler(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
+    """The word becomes a class; dim: of the embeddings."""
     word = config.sampler.name
     if word not in SAMPLERS:
         *others, last = map(repr, SAMPLERS)
@@ -130,24 +222,24 @@ def _sampler(config: Config, task: Task, device: torch.device) -> Sampler:
             repr(word),
             f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
         )
-    return SAMPLERS[word](config, task, device)
+    return SAMPLERS[word](config, task, dim, device)
 
 
-def _cached(config: Config, task: Task, device: torch.device) -> Sampler:
-    cache = _cache(config.cache, len(task.corpus), config.tower.dim, device)
+def _cached(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
+    cache = _cache(config.cache, len(task.corpus), dim, device)
     return _shared(config, CachedSoftmax(cache, config.sampler.num_negatives))
 
 
-def _uniform(config: Config, task: Task, device: torch.device) -> Sampler:
+def _uniform(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
     return _shared(config, Uniform(task.corpus, config.sampler.num_negatives))
 
 
-def _in_batch(config: Config, task: Task, device: torch.device) -> Sampler:
+def _in_batch(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
     counts = torch.bincount(task.learnable("train").items, minlength=len(task.corpus))
     return InBatch((counts / counts.sum()).log().to(device))
 
 
-def _full(config: Config, task: Task, device: torch.device) -> Sampler:
+def _full(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
     return FullSoftmax(task.corpus)
 
 
@@ -155,7 +247,7 @@ def _shared(config: Config, sampler: Sampler) -> Sampler:
     return SharedDraws(sampler) if config.sampler.shared else sampler
 
 
-SAMPLERS: dict[str, Callable[[Config, Task, torch.device], Sampler]] = {
+SAMPLERS: dict[str, Callable[[Config, Task, int, torch.device], Sampler]] = {
     "cached": _cached,
     "uniform": _uniform,
     "in_batch": _in_batch,

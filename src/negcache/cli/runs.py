@@ -32,11 +32,7 @@ def start(config: Config, folder: Path) -> Run:
             f"{folder}",
             f"choose another --out, or go on with it: negcache resume {folder}",
         )
-    if Path(config.data.source).exists():  # found again from wherever the run is resumed
-        source = str(Path(config.data.source).resolve())
-        config = config.model_copy(
-            update={"data": config.data.model_copy(update={"source": source})}
-        )
+    config = _with_whole_paths(config)
     run = _open(config, folder)
     with room_for(folder):
         folder.mkdir(parents=True)
@@ -89,6 +85,23 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
         (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
         write_run(out / f"{split}.trec", result.ranking)
     return result.means
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Files and folders by their whole path: found from wherever the run is resumed."""
+    data, tower = config.data, config.tower
+    return config.model_copy(
+        update={
+            "data": data.model_copy(
+                update={"source": _whole(data.source), "negatives": _whole(data.negatives)}
+            ),
+            "tower": tower.model_copy(update={"folder": _whole(tower.folder)}),
+        }
+    )
+
+
+def _whole(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
 def _open(config: Config, folder: Path) -> Run:

@@ -60,7 +60,7 @@ class TextCorpus:
         rows = ids.cpu()
         if not len(rows):
             raise InputError("at least one id", "none", "ask for some texts")
-        features = self._tokens(self._read(rows))
+        features = self.tokens(self._read(rows))
         cut = torch.tensor([bool(one.overflowing) for one in features.encodings])
         if cut.any() and not self._cut.any():
             warnings.warn(
@@ -72,12 +72,8 @@ class TextCorpus:
         self._cut[rows[cut]] = True
         return features.to(ids.device)
 
-    def _read(self, rows: Tensor) -> list[str]:
-        if isinstance(self.texts, Sequence):
-            return [str(self.texts[row]) for row in rows.tolist()]
-        return self.texts.texts(rows)
-
-    def _tokens(self, texts: list[str]) -> Any:
+    def tokens(self, texts: list[str]) -> Any:
+        """Texts that are in no corpus, tokenized as these are."""
         if isinstance(self.tokenizer, TransformerTower):
             return self.tokenizer.tokenize(texts, prompt=self.prompt, max_length=self.max_length)
         return self.tokenizer(
@@ -87,3 +83,8 @@ class TextCorpus:
             max_length=self.max_length,
             return_tensors="pt",
         )
+
+    def _read(self, rows: Tensor) -> list[str]:
+        if isinstance(self.texts, Sequence):
+            return [str(self.texts[row]) for row in rows.tolist()]
+        return self.texts.texts(rows)

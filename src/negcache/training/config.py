@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negcache.errors import InputError
 
@@ -14,23 +14,63 @@ STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DataConfig(BaseModel):
-    """source: a built-in task or a folder; max_tokens: per text; strict: refuse untidy data."""
+    """source: a built-in task or a folder; max_tokens: per text; strict: refuse untidy data.
+
+    negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
+    """
 
     model_config = STRICT
     source: str
     max_tokens: int = Field(default=128, ge=1)
     vocab_size: int = Field(default=16384, ge=2)
     strict: bool = False
+    negatives: str | None = None
+    negatives_per_query: int = Field(default=8, ge=1)
 
 
 class TowerConfig(BaseModel):
-    """dim: of the embeddings; width: of a token vector; shared: one tower for both sides."""
+    """shared: one tower for both sides; mini_batch_size: items encoded at once, 0: all.
+
+    Of kind "static": dim, of the embeddings; width, of a token vector. Of kind "transformer":
+    folder, of the model; the others as ``TransformerTower.load`` takes them.
+    """
 
     model_config = STRICT
-    kind: Literal["static"] = "static"
+    kind: Literal["static", "transformer"] = "static"
+    shared: bool = True
+    mini_batch_size: int = Field(default=0, ge=0)
     dim: int = Field(default=64, ge=1)
     width: int | None = Field(default=None, ge=1)
-    shared: bool = True
+    folder: str | None = None
+    pooling: str | None = None
+    query_prompt: str = ""
+    item_prompt: str = ""
+    max_length: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
+    train_layers: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "TowerConfig":
+        """A key that would do nothing is refused, and a transformer needs its folder."""
+        everywhere, static = {"kind", "shared", "mini_batch_size"}, {"dim", "width"}
+        fields = type(self).model_fields
+        own = static if self.kind == "static" else set(fields) - everywhere - static
+        named = ", ".join(name for name in fields if name in own)
+        for name, field in fields.items():
+            value = getattr(self, name)
+            if name not in everywhere | own and value != field.default:
+                raise InputError(
+                    f'keys of tower.kind "{self.kind}" ({named})',
+                    f"tower.{name} = {value!r}",
+                    f"leave tower.{name} out, or choose the other tower.kind",
+                )
+        if self.kind == "transformer" and self.folder is None:
+            raise InputError(
+                'tower.folder with tower.kind "transformer"',
+                "none",
+                "name the folder of a sentence-transformers or Hugging Face model on this disk",
+            )
+        return self
 
 
 class ScoreConfig(BaseModel):
@@ -160,6 +200,8 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _explain(fault: Any) -> InputError:
     """A pydantic fault in three clauses."""
+    if isinstance(cause := fault.get("ctx", {}).get("error"), InputError):
+        return cause
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return _unknown(key)

@@ -45,6 +45,7 @@ class Parts:
         optimizer: over the parameters of both.
         fingerprint: of the data; a run resumes on equal data only.
         evaluate: measures the dev split; None where there is none.
+        negatives: the user's own of every query, [Q, h] item ids padded with -1.
     """
 
     queries: Corpus
@@ -54,12 +55,14 @@ class Parts:
     optimizer: torch.optim.Optimizer
     fingerprint: str
     evaluate: Callable[[], dict[str, float]] | None = None
+    negatives: Int[Tensor, "Q h"] | None = None
 
     def batch(self, numbers: Int[Tensor, "B"], device: torch.device) -> Batch:
         """The training pairs with these numbers."""
         queries, items = (side[numbers] for side in self.pairs)
         features = self.queries[queries].to(device)
-        return Batch(features, items.to(device), query_ids=queries.to(device))
+        own = None if self.negatives is None else self.negatives[queries].to(device)
+        return Batch(features, items.to(device), queries.to(device), own)
 
     def state_dict(self) -> dict[str, Any]:
         """State of all that learns or draws, the global generator included."""
