@@ -16,7 +16,7 @@ from benchmarks import soak
 from negcache.cli.comparing.history import read_history
 from negcache.cli.comparing.significance import holm, paired_difference
 
-STRANGE = "_uni$x<b>"  # a name that HTML, formulas and legends would misread
+STRANGE = r"_$\q$<b>"  # a name that HTML, formulas and legends would misread
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_the_page_needs_nothing_beside_itself(call, trained, tmp_path):
     prefix = "data:image/png;base64,"
     assert [base64.b64decode(source.removeprefix(prefix)) for source in sources] == pictures
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-    assert "_uni$x&lt;b&gt;" in page
-    assert "<b>" not in page
+    assert STRANGE.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert STRANGE not in page
 
 
 def test_another_split_and_measure(call, trained, tmp_path):
@@ -116,6 +116,29 @@ def test_runs_that_cannot_be_compared(call, refused, small, trained, tmp_path):
     assert f"other data in {tmp_path / 'other'}" in told
     assert "vocab_size 300" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_changed_since(refused, small, trained, tmp_path):
+    task = shutil.copytree(small / "task", tmp_path / "task")
+    qrels = task / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text() + "q19\td3\t1\n")
+    moved = [shutil.copytree(run, tmp_path / run.name) for run in trained]
+    for run in moved:
+        values = json.loads((run / "config.json").read_text())
+        values["data"]["source"] = str(task)
+        (run / "config.json").write_text(json.dumps(values))
+    assert f"the data that {moved[0]} was trained on" in refused("compare", *moved)
+
+
+def test_mined_negatives_are_a_setting(call, small, trained, tmp_path):
+    mined = tmp_path / "mined.jsonl"
+    mined.write_text('{"query-id": "q0", "positive-id": "d0", "negative-ids": ["d1", "d2"]}\n')
+    words = ("--set", f"data.negatives={mined}", "--out", tmp_path / "mined")
+    assert call("train", small / "small.toml", *words).exit_code == 0
+    done = call("compare", trained[0], tmp_path / "mined", "--out", tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    figures = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert dict(figures["rows"])["data.negatives"] == ["None", str(mined)]
 
 
 def test_damaged_runs_are_named(refused, call, trained, tmp_path):

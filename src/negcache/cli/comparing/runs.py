@@ -28,7 +28,7 @@ class Found:
     Args:
         name: of the run, distinct among those compared.
         step: of its newest checkpoint.
-        fingerprint: of the data that it was trained on.
+        fingerprint: of the data that it was trained on, mined negatives included.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Measured:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Found]:
-    """The runs in these folders, in order; their data must be the same."""
+    """The runs in these folders, in order."""
     if len(folders) < 2:
         raise InputError(
             "two runs or more", f"{len(folders)}", "name the folders: compare RUN RUN..."
@@ -72,28 +72,31 @@ def find_runs(folders: Sequence[Path]) -> list[Found]:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    found = [_find(name, folder) for name, folder in zip(names, folders, strict=True)]
-    for run in found[1:]:
-        if run.fingerprint != found[0].fingerprint:
-            raise InputError(
-                f"runs of the same data and data settings as {found[0].folder} ({_data(found[0])})",
-                f"other data in {run.folder} ({_data(run)})",
-                "compare runs of one task with equal max_tokens and vocab_size",
-            )
-    return found
+    return [_find(name, folder) for name, folder in zip(names, folders, strict=True)]
 
 
 def open_data(runs: Sequence[Found], split: str) -> Task:
-    """The task of the runs, as they knew it, with this split."""
-    task = build_task(runs[0].config)
-    if task.fingerprint != runs[0].fingerprint:
-        raise InputError(
-            f"the data that {runs[0].folder} was trained on ({runs[0].fingerprint[:12]})",
-            f"other data in {runs[0].config.data.source} ({task.fingerprint[:12]})",
-            "restore the data, or train anew",
-        )
-    task.judgements(split)
-    return task
+    """The one task of all these runs, with this split; they may differ in mined negatives."""
+    first = build_task(runs[0].config)
+    opened = {_settings(runs[0]): first}
+    for run in runs:
+        data, settings = run.config.data, _settings(run)
+        task = opened[settings] if settings in opened else build_task(run.config)
+        opened[settings] = task
+        if data.negatives is None and task.fingerprint != run.fingerprint:
+            raise InputError(
+                f"the data that {run.folder} was trained on ({run.fingerprint[:12]})",
+                f"other data in {data.source} ({task.fingerprint[:12]})",
+                "restore the data, or train anew",
+            )
+        if task.fingerprint != first.fingerprint:
+            raise InputError(
+                f"runs of the same data and data settings as {runs[0].folder} ({_data(runs[0])})",
+                f"other data in {run.folder} ({_data(run)})",
+                "compare runs of one task with equal max_tokens and vocab_size",
+            )
+    first.judgements(split)
+    return first
 
 
 def is_evaluated(run: Found, split: str) -> bool:
@@ -167,10 +170,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _data(run: Found) -> str:
+def _settings(run: Found) -> tuple[str, int, int]:
     data = run.config.data
-    settings = f"max_tokens {data.max_tokens}, vocab_size {data.vocab_size}"
-    return f"{data.source}, {settings}, {run.fingerprint[:12]}"
+    return data.source, data.max_tokens, data.vocab_size
+
+
+def _data(run: Found) -> str:
+    return "{}, max_tokens {}, vocab_size {}".format(*_settings(run))
 
 
 def _damage(path: Path, how: str) -> InputError:
