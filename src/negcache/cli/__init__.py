@@ -1,1 +1,1 @@
-"""The command line: ``negcache train | resume | evaluate | compare | search | export | data | demo``."""
+"""The command line, ``negcache``: one module per command or group of them."""

@@ -59,6 +59,7 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         learn_temperature=config.score.learn_temperature,
         normalize=config.score.normalize,
     ).to(device)
+    negatives = _negatives(config, task)
     sides = TOWERS[config.tower.kind](config, task)
     for tower in (sides.query_tower, sides.item_tower):
         tower.to(device)
@@ -66,7 +67,7 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         task, sides.query_tower, sides.item_tower, score, sides.queries, sides.items, sides.read
     )
     loss_fn = _loss(config, retriever, sides.dim, device)
-    train, negatives = task.learnable("train"), _negatives(config, task)
+    train = task.learnable("train")
     parts = Parts(
         queries=sides.queries,
         pairs=(train.queries, train.items),

@@ -1,6 +1,7 @@
 """Encoders on disk as sentence-transformers models: read offline, and set up for training."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
+from transformers.utils import logging
 
 from negcache.errors import InputError
 
@@ -39,20 +41,21 @@ def read(folder: Path, pooling: str | None, dtype: torch.dtype) -> SentenceTrans
     """The model in a folder, with the pooling it brings or the one that was named."""
     whole = check_folder(folder, pooling)
     offline: dict[str, Any] = {"local_files_only": True}
+    settings = {"dtype": dtype}
     try:
-        if whole:
-            settings = {"dtype": dtype}
-            model = SentenceTransformer(
-                str(folder), device="cpu", local_files_only=True, model_kwargs=settings
+        with without_bars():
+            if whole:
+                model = SentenceTransformer(
+                    str(folder), device="cpu", local_files_only=True, model_kwargs=settings
+                )
+                _check_own_pooling(model, folder, pooling)
+                return model
+            encoder = Transformer(
+                str(folder),
+                model_kwargs=offline | settings,
+                processor_kwargs=dict(offline),
+                config_kwargs=dict(offline),
             )
-            _check_own_pooling(model, folder, pooling)
-            return model
-        encoder = Transformer(
-            str(folder),
-            model_kwargs=offline | {"dtype": dtype},
-            processor_kwargs=dict(offline),
-            config_kwargs=dict(offline),
-        )
         pool = Pooling(encoder.get_embedding_dimension(), pooling)  # pyright: ignore[reportArgumentType]
         return SentenceTransformer(modules=[encoder, pool], device="cpu")
     except InputError:
@@ -62,6 +65,18 @@ def read(folder: Path, pooling: str | None, dtype: torch.dtype) -> SentenceTrans
         raise InputError(
             "a model that sentence-transformers can load", f"{folder}: {first}", "check the folder"
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Standard error stays with the caller while files are read or written."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_own_pooling(model: SentenceTransformer, folder: Path, pooling: str | None) -> None:

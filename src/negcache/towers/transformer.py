@@ -21,6 +21,7 @@ from negcache.towers.model_folder import (
     set_length,
     set_normalize,
     transformer_of,
+    without_bars,
 )
 
 TEXTS_AT_ONCE = 64  # encoded without gradient; bounds memory when a whole corpus is asked for
@@ -135,7 +136,8 @@ class TransformerTower(nn.Module):
         self.model.default_prompt_name = next(iter(prompts)) if same else None
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
-            self.model.save(f"{aside}/model", create_model_card=False)
+            with without_bars():
+                self.model.save(f"{aside}/model", create_model_card=False)
             os.rename(f"{aside}/model", folder)
         return folder
 
