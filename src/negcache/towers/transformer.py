@@ -56,7 +56,7 @@ class TransformerTower(nn.Module):
         train_layers: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> "TransformerTower":
-        """Read a model from a folder on disk.
+        """Read a model from a folder on disk; in training mode, as any new module.
 
         Args:
             folder: of a sentence-transformers model, or of a plain Hugging Face encoder.
@@ -82,7 +82,7 @@ class TransformerTower(nn.Module):
             freeze_below(model, train_layers)
         if gradient_checkpointing:
             transformer_of(model).auto_model.activation_checkpointing_enable()
-        return TransformerTower(model, prompt=prompt)
+        return TransformerTower(model, prompt=prompt).train()
 
     @staticmethod
     def check_folder(folder: str | Path, pooling: str | None = None) -> None:
