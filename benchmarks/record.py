@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,3 +67,30 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[st
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def bars(name: str, rows: list[dict[str, Any]], *, group: str, label: str, value: str) -> None:
+    """A bar chart for each group of rows, kept as ``results/NAME.png``."""
+    groups = list(dict.fromkeys(row[group] for row in rows))
+    figure = Figure(figsize=(5 * len(groups), 4), layout="constrained")
+    for axes, wanted in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        chosen = [row for row in rows if row[group] == wanted]
+        axes.barh([row[label] for row in chosen], [float(row[value]) for row in chosen])
+        low = min(float(row[value]) for row in chosen)
+        axes.set(title=f"{wanted}", xlabel=value, xlim=(0.9 * low, None))
+    figure.savefig(RESULTS / f"{name}.png", dpi=100)
+
+
+def curves(
+    name: str, panels: dict[str, dict[str, list[tuple[float, float]]]], x: str, y: str, log_x: bool
+) -> None:
+    """A panel of curves (label -> points) for each key, kept as ``results/NAME.png``."""
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for label, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
+        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if log_x else "linear")
+        axes.legend(fontsize="small")
+    figure.savefig(RESULTS / f"{name}.png", dpi=100)

@@ -209,7 +209,7 @@ class SoftmaxLoss(nn.Module):
         rows, columns = (several >= 0).nonzero(as_tuple=True)
         if self.known_positives is None or query_ids is None:
             return Exclusion.from_pairs(rows, several[rows, columns], len(several))
-        known = self.known_positives.exclusion(query_ids, several[:, 0])
+        known = self.known_positives.exclusion(query_ids, several.amax(dim=1))
         return known if positives.ndim == 1 else known.and_also(rows, several[rows, columns])
 
     def _terms(self, queries: Tensor, drawn: Tensor, draw: Draw, estimator: Estimator) -> Tensor:

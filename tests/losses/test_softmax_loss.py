@@ -1,71 +1,11 @@
 """The loss a user calls: what is encoded, what is remembered, what is saved."""
 
-import copy
-
 import pytest
 import torch
+from setting import B, D, N, Setting
 from torch import nn
 
 import negcache as nc
-
-N, D, B = 300, 8, 16
-
-
-class CountingTower(nn.Module):
-    """A real tower that counts the rows it encodes, with and without gradient."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.net = nn.Sequential(nn.Dropout(dropout), nn.Linear(D, D))
-        self.with_gradient, self.without = [], []
-
-    def forward(self, features):
-        (self.with_gradient if torch.is_grad_enabled() else self.without).append(len(features))
-        return self.net(features)
-
-
-class Setting:
-    """Towers, cache and loss of a small corpus, with known positives."""
-
-    def __init__(self, sampler, *, rho=0.1, dropout=0.0, estimator=nc.corrected, seed=0, fill=True):
-        torch.manual_seed(seed)
-        self.corpus = torch.randn(N, D)
-        self.query_tower, self.item_tower = nn.Linear(D, D), CountingTower(dropout)
-        self.cache = nc.DenseCache(N, D, rho=rho)
-        self.known = nc.KnownPositives.from_pairs(
-            torch.arange(B).repeat(3), torch.arange(3 * B), num_queries=B
-        )
-        self.loss = nc.SoftmaxLoss(
-            self.item_tower, self.corpus, sampler(self.cache), nc.DotScore(0.1),
-            known_positives=self.known, estimator=estimator, seed=seed,
-        )  # fmt: skip
-        if fill:
-            self.loss.fill_cache()
-        parameters = [*self.query_tower.parameters(), *self.loss.parameters()]
-        self.optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=0.01)
-        self.data = torch.Generator().manual_seed(seed)
-
-    def step(self, negatives=None):
-        features = torch.randn(B, D, generator=self.data)
-        loss = self.loss(
-            self.query_tower(features), torch.arange(B), torch.arange(B), negatives=negatives
-        )
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.loss.step()
-        return loss.detach()
-
-    def state(self):
-        return copy.deepcopy(
-            [x.state_dict() for x in (self.query_tower, self.loss, self.optimizer)]
-            + [self.data.get_state()]
-        )
-
-    def load(self, state):
-        for part, saved in zip((self.query_tower, self.loss, self.optimizer), state, strict=False):
-            part.load_state_dict(saved)
-        self.data.set_state(state[3])
 
 
 def shared(cache):
@@ -78,6 +18,14 @@ SAMPLERS = {
     "uniform": lambda cache: nc.SharedDraws(nc.Uniform(cache, 4)),
     "in_batch": lambda cache: nc.InBatch(),
     "full": nc.FullSoftmax,
+    "rest": lambda cache: nc.CachedRest(cache, 20),
+    "distinct": lambda cache: nc.CachedDistinct(cache, 3),
+    "head_tail": lambda cache: nc.HeadTail(cache, 2, 2),
+    "scored": lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2, scored=0.5)),
+    "popularity": lambda cache: nc.SharedDraws(nc.Popularity(torch.arange(1, N + 1), 2)),
+    "mixture": lambda cache: nc.SharedDraws(
+        nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(cache, 2))
+    ),
 }
 
 

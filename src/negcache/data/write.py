@@ -9,13 +9,14 @@ from pyarrow import csv
 
 from negcache.data.aside import written_aside
 from negcache.data.cache import cache_folder
+from negcache.data.cities import cities_tables
 from negcache.data.debian import debian_tables
 from negcache.data.go import go_tables
 from negcache.data.tables import Tables
 from negcache.data.wordnet import BUILT_IN, wordnet_tables
 from negcache.errors import InputError
 
-FETCHED = {"go": go_tables, "debian": debian_tables}
+FETCHED = {"go": go_tables, "debian": debian_tables, "cities": cities_tables}
 TASKS = (*BUILT_IN, *FETCHED)
 
 
@@ -25,7 +26,7 @@ def write_beir(
     """Write a task as ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/*.tsv``.
 
     Args:
-        name: ``wordnet-sense``, ``wordnet-reverse``, ``go`` or ``debian``.
+        name: ``wordnet-sense``, ``wordnet-reverse``, ``go``, ``debian`` or ``cities``.
         out: a folder that does not exist yet, or is empty.
         cache_dir: where downloads are kept; None: the user's cache folder.
         allow_other_version: take what the registry offers, whatever its checksum.

@@ -1,0 +1,115 @@
+"""Where encoding is cheap, is a cache still worth its draw, against many uniform negatives?
+
+    python -m benchmarks.cheap_encoder [--tasks go debian] [--share 1.0]
+
+Static towers (token vectors averaged), batch 128, Adam at 3e-3 (the best of three for every method on
+GO, see first_comparison_tuning.csv), equal CPU seconds on one thread, refresh and draw included.
+Uniform with 256 to 4,096 shared negatives against ours; each side's best is chosen on dev with seed 0
+and repeated with two more seeds. MRR@10 over all items, 2,000 held-out queries. The profile of a step
+(wall seconds by stage) says what a cached step is spent on. Resumable per (task, method, seed).
+"""
+
+import argparse
+import statistics
+from typing import Any
+
+import torch
+
+import negcache as nc
+from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
+from benchmarks.retrieval import BATCH, Build, Run, fetched, static
+
+NAME = "cheap_encoder"
+SECONDS = {"go": 40, "debian": 60, "cities": 60, "wordnet-sense": 60}
+SEEDS, RATE, QUERIES = (0, 1, 2), 3e-3, 2000
+
+
+def _uniform(count: int) -> Build:
+    each = count // BATCH
+    return lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, each)), nc.corrected)
+
+
+def _shared(count: int, scored: float = 1.0) -> Build:
+    each = count // BATCH
+    return lambda cache, task: (
+        nc.SharedDraws(nc.CachedSoftmax(cache, each, scored=scored)),
+        nc.corrected,
+    )
+
+
+def _mixture(cached: int, uniform: int, scored: float = 1.0) -> Build:
+    def build(cache, task):
+        parts = (
+            nc.CachedSoftmax(cache, cached // BATCH, scored=scored),
+            nc.Uniform(cache, uniform // BATCH),
+        )
+        return nc.SharedDraws(nc.Mixture(*parts)), nc.corrected
+
+    return build
+
+
+UNIFORM: dict[str, Build] = {f"uniform_{n}": _uniform(n) for n in (256, 1024, 2048, 4096)}
+OURS: dict[str, Build] = {
+    "shared_128": _shared(128),
+    "shared_512": _shared(512),
+    "rest_256": lambda cache, task: (nc.CachedRest(cache, 256), nc.corrected),
+    "scored_quarter_256": _shared(256, 0.25),
+    "scored_tenth_256_uniform_256": _mixture(256, 256, 0.1),
+    "cached_256_uniform_512": _mixture(256, 512),
+}
+METHODS = UNIFORM | OURS
+
+
+def measured(task_name: str, method: str, seed: int, share: float) -> dict[str, Any]:
+    """One run; a finished one is read back."""
+    for row in read_rows(NAME):
+        same = (row["task"], row["method"], int(row["seed"]), float(row["share"]))
+        if same == (task_name, method, seed, share):
+            return row
+    problem = static(fetched(task_name))
+    run = Run(problem, METHODS[method], RATE, seed)
+    *_, figures = run.train(seconds=share * SECONDS[task_name])
+    total = sum(run.stages.values())
+    row: dict[str, Any] = {"task": task_name, "method": method, "seed": seed, "share": share}
+    row |= figures | {f"dev_{k}": v for k, v in run.test("dev", QUERIES).items()}
+    row |= run.test("test", QUERIES)
+    row |= {
+        f"{stage}_share": round(run.stages.get(stage, 0.0) / total, 3)
+        for stage in ("draw", "encode", "loss", "write", "refresh")
+    }
+    row |= hardware()
+    append_rows(NAME, [row])
+    print(task_name, method, seed, row["step"], "steps: dev", row["dev_mrr10"], "test", row["mrr10"],
+          flush=True)  # fmt: skip
+    return row
+
+
+def best(task: str, methods: dict[str, Build], share: float) -> str:
+    """The method with the best dev MRR@10, seed 0."""
+    tried = {m: float(measured(task, m, 0, share)["dev_mrr10"]) for m in methods}
+    return max(tried, key=lambda method: tried[method])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="+", default=list(SECONDS), choices=list(SECONDS))
+    parser.add_argument("--share", type=float, default=1.0, help="of the seconds of each task")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    answer: dict[str, Any] = {}
+    for task in options.tasks:
+        means = {}
+        for side, methods in (("uniform", UNIFORM), ("ours", OURS)):
+            chosen = best(task, methods, options.share)
+            runs = [measured(task, chosen, seed, options.share) for seed in SEEDS]
+            means[side] = statistics.mean(float(run["mrr10"]) for run in runs)
+            answer[f"{task}_best_{side}"] = chosen
+        answer[f"{task}_best_ours_over_best_uniform"] = round(means["ours"] / means["uniform"], 4)
+    rows = [r for r in read_rows(NAME) if r["seed"] == "0" and float(r["share"]) == options.share]
+    bars(NAME, rows, group="task", label="method", value="mrr10")
+    if set(options.tasks) == set(SECONDS) and options.share == 1:
+        conclude(NAME, answer)
+
+
+if __name__ == "__main__":
+    main()

