@@ -144,6 +144,20 @@ def test_only_the_top_layers_get_gradient(folder):
     assert moved == trained
 
 
+def test_a_table_that_all_layers_read_is_frozen_with_them(tmp_path, plain):
+    """MPNet keeps its relative positions beside the layers, not below them."""
+    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    MPNetModel(MPNetConfig(num_hidden_layers=3, vocab_size=30522, **sizes)).save_pretrained(
+        tmp_path / "m"
+    )
+    AutoTokenizer.from_pretrained(plain).save_pretrained(tmp_path / "m")
+    tower = TransformerTower.load(tmp_path / "m", pooling="mean", train_layers=1)
+    assert "model.0.model.encoder.relative_attention_bias.weight" in dict(tower.named_parameters())
+    assert all("encoder.layer.2" in name for name in gradients(tower))
+
+
 def test_gradient_checkpointing_gives_the_same_gradient(folder):
     def dropped(tower):
         torch.manual_seed(3)
