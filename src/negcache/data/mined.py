@@ -64,9 +64,8 @@ def read_mined_negatives(
     untidy["negatives that are positives of their query (left out)"] = int(right.sum())
     keys, repeats = _once(keys[~right])
     untidy["negatives named before for their query (left out)"] = repeats
-    untidy = +untidy
-    report(path.name, untidy, strict=strict)
-    return _table(keys, task, most, path), untidy
+    report(path.name, +untidy, strict=strict)
+    return _table(keys, task, most, path), +untidy
 
 
 def _read(path: Path) -> pa.Table:
