@@ -1,4 +1,4 @@
-"""``negcache``: train, resume, evaluate, compare, search, export, data, demo."""
+"""``negcache``: plan, train, resume, evaluate, compare, search, export, data, demo."""
 
 import warnings
 from pathlib import Path
@@ -48,6 +48,20 @@ def train(
 
     settings = load_config(config, [*(set_ or ()), *(["data.strict=true"] if strict else [])])
     _train(start(settings, out or Path("runs") / config.stem))
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
+    ] = None,
+) -> None:
+    """What a run will take: bytes by part, encodings and flops a step; refuses what cannot fit."""
+    from negcache.cli.plan import plan
+    from negcache.training import load_config
+
+    plan(load_config(config, set_ or ()), Path("runs") / config.stem)
 
 
 @app.command()

@@ -1,10 +1,16 @@
 """Run folders: made once, reopened as often as wanted."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from negcache.cli.build import build, build_task
+from negcache.cli.planning.memory import memory_parts
+from negcache.cli.planning.room import Room, check_fits, room_there
+from negcache.cli.planning.scene import scene_of
 from negcache.cli.retriever import Retriever
 from negcache.errors import InputError
 from negcache.evaluation import write_run
@@ -24,8 +30,16 @@ class Run:
     retriever: Retriever
 
 
-def start(config: Config, folder: Path) -> Run:
-    """Make a new run folder; everything is checked before it exists."""
+def start(
+    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] = room_there
+) -> Run:
+    """Make a new run folder; everything is checked before it exists.
+
+    Args:
+        config: of the run.
+        folder: to be made.
+        room: says how much memory and disk there is; what cannot fit is not begun.
+    """
     if folder.exists():
         raise InputError(
             "a run folder that does not exist yet",
@@ -33,7 +47,7 @@ def start(config: Config, folder: Path) -> Run:
             f"choose another --out, or go on with it: negcache resume {folder}",
         )
     config = _with_whole_paths(config)
-    run = _open(config, folder)
+    run = _open(config, folder, room)
     with room_for(folder):
         folder.mkdir(parents=True)
         text = json.dumps(config.model_dump(), indent=2)
@@ -104,7 +118,12 @@ def _whole(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
-def _open(config: Config, folder: Path) -> Run:
-    accelerator = make_accelerator(config)
-    parts, retriever = build(config, build_task(config), accelerator)
+def _open(
+    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] | None = None
+) -> Run:
+    accelerator, task = make_accelerator(config), build_task(config)
+    if room is not None:
+        scene = scene_of(config, task, accelerator.device)
+        check_fits(memory_parts(scene), room(accelerator.device, folder))
+    parts, retriever = build(config, task, accelerator)
     return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)

@@ -1,0 +1,1 @@
+"""What a run will take, from its config and its data, before anything is allocated."""
