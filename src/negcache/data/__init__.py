@@ -14,13 +14,17 @@ from negcache.data.tokens import TokenFile, write_tokens
 if TYPE_CHECKING:
     from negcache.data.columns import Columns
     from negcache.data.entities import Entities
+    from negcache.data.genes import write_genes
     from negcache.data.interaction_log import open_interactions
     from negcache.data.interactions import Interactions
+    from negcache.data.labels import LabelledPoints
+    from negcache.data.movielens import write_movielens
     from negcache.data.open import open_task
     from negcache.data.task import Task
     from negcache.data.texts import TextTable
     from negcache.data.wordnet import BUILT_IN
     from negcache.data.write import write_beir
+    from negcache.data.xc import XCTask, open_xc, read_xc, write_xc
 
 __all__ = [
     "BUILT_IN",
@@ -30,13 +34,20 @@ __all__ = [
     "Interactions",
     "Judgements",
     "KnownPositives",
+    "LabelledPoints",
     "Task",
     "TextTable",
     "TokenFile",
+    "XCTask",
     "open_interactions",
     "open_task",
+    "open_xc",
+    "read_xc",
     "write_beir",
+    "write_genes",
+    "write_movielens",
     "write_tokens",
+    "write_xc",
 ]
 
 _HOMES = {
@@ -44,11 +55,18 @@ _HOMES = {
     "Columns": "columns",
     "Entities": "entities",
     "Interactions": "interactions",
+    "LabelledPoints": "labels",
     "Task": "task",
     "TextTable": "texts",
+    "XCTask": "xc",
     "open_interactions": "interaction_log",
     "open_task": "open",
+    "open_xc": "xc",
+    "read_xc": "xc",
     "write_beir": "write",
+    "write_genes": "genes",
+    "write_movielens": "movielens",
+    "write_xc": "xc",
 }
 
 

@@ -62,11 +62,11 @@ class FeatureTower(nn.Module):
     def __init__(self, num_rows: int, num_codes: int, dim: int) -> None:
         super().__init__()
         self.rows = nn.Embedding(num_rows, dim)
-        self.codes = nn.EmbeddingBag(num_codes, dim, mode="sum", padding_idx=0)
+        self.codes = nn.Embedding(num_codes, dim, padding_idx=0)
         nn.init.normal_(self.rows.weight, std=dim**-0.5)
         nn.init.normal_(self.codes.weight, std=dim**-0.5)
         with torch.no_grad():
             self.codes.weight[0] = 0
 
     def forward(self, inputs: Int[Tensor, "B _"]) -> Float[Tensor, "B D"]:
-        return self.rows(inputs[:, 0]) + self.codes(inputs[:, 1:])
+        return self.rows(inputs[:, 0]) + self.codes(inputs[:, 1:]).sum(dim=1)
