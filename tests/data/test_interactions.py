@@ -123,8 +123,8 @@ def test_side_features_are_codes_and_0_is_unknown(write, log):
         "items",
         item=["y", "x", "v"],
         colour=["red", None, "blue"],
-        tags=pa.array([["a", "b"], None, ["b"]]),
-        size=[1, 2, 1],
+        tags=pa.array([["a", "b"], None, [None, "b"]]),
+        size=[1, 2, None],
     )
     with pytest.warns(UserWarning) as told:
         data = open_interactions(log, items=items, item_features=["colour", "tags", "size"])
@@ -135,7 +135,7 @@ def test_side_features_are_codes_and_0_is_unknown(write, log):
     assert meaning == [
         [("colour", "red"), ("tags", "a"), ("tags", "b"), ("size", "1")],
         [("size", "2")],
-        [("colour", "blue"), ("tags", "b"), ("size", "1")],
+        [("colour", "blue"), ("tags", "b")],
         [],
         [],
     ]

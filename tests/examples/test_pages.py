@@ -1,0 +1,27 @@
+"""The snippets of two pages of the docs run as they stand, one after the other."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize(
+    ("page", "last"),
+    [
+        ("recommendation", r"Recall@10 0\.\d{3}, NDCG@10"),
+        ("extreme_labels", r"\{'p1': \d+\.\d, .*'psp5': \d+\.\d\}"),
+    ],
+)
+def test_a_page_runs_from_top_to_bottom(page, last, tmp_path):
+    snippets = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    assert len(snippets) >= 3
+    (tmp_path / "page.py").write_text("\n".join(snippets))
+    command = [sys.executable, tmp_path / "page.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(last, done.stdout), done.stdout
