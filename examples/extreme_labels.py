@@ -13,7 +13,7 @@ from negcache.data import open_xc, write_genes
 from negcache.evaluation import encode_all, evaluate_labels, inverse_propensity
 from negcache.towers import WeightedBagTower
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description="Ranks very many labels.")
 parser.add_argument("--folder", help="holds train.txt and test.txt in the XC repository's format")
 parser.add_argument("--epochs", type=int, default=6)
 given = parser.parse_args()

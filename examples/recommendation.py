@@ -13,7 +13,7 @@ from negcache.data import open_interactions, write_movielens
 from negcache.evaluation import Side, evaluate_unseen
 from negcache.towers import FeatureTower
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description="Trains a recommender.")
 parser.add_argument("--log", help="user, item, and where known time and weight")
 parser.add_argument("--items", help="item and categories")
 parser.add_argument("--item-features", nargs="*", default=[], help="columns of --items")
