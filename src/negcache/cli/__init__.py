@@ -1,1 +1,1 @@
-"""The command line, ``negcache``: one module per command or group of them."""
+"""The command line: train, resume, evaluate, compare, plan, search, export, data, demo."""

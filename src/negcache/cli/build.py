@@ -1,6 +1,5 @@
-"""From the words of a config to classes: the only place where "uniform" becomes ``Uniform``."""
+"""From a config to everything a run trains; ``sampling.py`` has the words of samplers."""
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,20 +8,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from negcache.cache import DenseCache
 from negcache.cli.retriever import Retriever
+from negcache.cli.sampling import build_sampler
 from negcache.data import Task, open_task
 from negcache.data.mined import read_mined_negatives
 from negcache.errors import InputError
 from negcache.functional.estimators import corrected, pinned
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Corpus, Sampler
-from negcache.samplers import CachedSoftmax, FullSoftmax, InBatch, SharedDraws, Uniform
+from negcache.protocols import Corpus
 from negcache.score import DotScore
 from negcache.shapes import Tensor
 from negcache.towers import Bags, StaticTower
 from negcache.training import Config, Parts
-from negcache.training.config import CacheConfig, OptimizerConfig, SamplerConfig
+from negcache.training.config import OptimizerConfig
 
 ESTIMATORS = {"corrected": corrected, "pinned": pinned}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -177,81 +175,13 @@ def _optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Opti
 
 def _loss(config: Config, retriever: Retriever, dim: int, device: torch.device) -> SoftmaxLoss:
     """The loss with its sampler and, where the sampler reads one, its cache."""
-    if config.sampler.estimator == "pinned" and _is_pooled(config.sampler):
-        raise InputError(
-            'estimator "pinned" with sampler.name "cached" and sampler.shared false',
-            f'"{config.sampler.name}", shared {config.sampler.shared}'.lower(),
-            'set sampler.estimator to "corrected"',
-        )
     return SoftmaxLoss(
         retriever.item_tower,
         retriever.items,
-        _sampler(config, retriever.task, dim, device),
+        build_sampler(config, retriever.task, dim, device),
         retriever.score,
         estimator=ESTIMATORS[config.sampler.estimator],
         known_positives=retriever.task.known_positives("train"),
         mini_batch_size=config.tower.mini_batch_size or None,
         seed=config.seed,
     )
-
-
-def _is_pooled(config: SamplerConfig) -> bool:
-    return config.name != "cached" or config.shared
-
-
-def _cache(config: CacheConfig, num_items: int, dim: int, device: torch.device) -> DenseCache:
-    rho = config.rho
-    if config.refresh_rows is not None:
-        if config.refresh_rows > num_items:
-            raise InputError(
-                f"cache.refresh_rows of at most the {num_items} items",
-                f"{config.refresh_rows}",
-                "refresh fewer rows",
-            )
-        rho = config.refresh_rows / num_items
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    return DenseCache(num_items, dim, rho=rho, dtype=dtype, device=device)
-
-
-def _sampler(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    """The word becomes a class; dim: of the embeddings."""
-    word = config.sampler.name
-    if word not in SAMPLERS:
-        *others, last = map(repr, SAMPLERS)
-        raise InputError(
-            f"config key sampler.name to be {', '.join(others)} or {last}",
-            repr(word),
-            f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
-        )
-    return SAMPLERS[word](config, task, dim, device)
-
-
-def _cached(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    cache = _cache(config.cache, len(task.corpus), dim, device)
-    return _shared(config, CachedSoftmax(cache, config.sampler.num_negatives))
-
-
-def _uniform(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    return _shared(config, Uniform(task.corpus, config.sampler.num_negatives))
-
-
-def _in_batch(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    counts = torch.bincount(task.learnable("train").items, minlength=len(task.corpus))
-    return InBatch((counts / counts.sum()).log().to(device))
-
-
-def _full(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    return FullSoftmax(task.corpus)
-
-
-def _shared(config: Config, sampler: Sampler) -> Sampler:
-    return SharedDraws(sampler) if config.sampler.shared else sampler
-
-
-SAMPLERS: dict[str, Callable[[Config, Task, int, torch.device], Sampler]] = {
-    "cached": _cached,
-    "uniform": _uniform,
-    "in_batch": _in_batch,
-    "full": _full,
-}
-"""The words of ``sampler.name``; a new sampler adds one."""

@@ -7,13 +7,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from negcache.cli.build import SAMPLERS, build_task
+from negcache.cli.build import build_task
 from negcache.cli.planning.memory import Part, memory_parts
 from negcache.cli.planning.room import Room, check_fits, peak, room_there
 from negcache.cli.planning.samplers import SAMPLER_COSTS
 from negcache.cli.planning.scene import Scene, scene_of
 from negcache.cli.planning.work import Work, work_of
-from negcache.errors import InputError
+from negcache.cli.sampling import check_word
 from negcache.training import Config
 from negcache.training.trainer import make_accelerator
 
@@ -28,11 +28,7 @@ def plan(
         folder: where it would lie.
         room: says how much memory and disk there is.
     """
-    word = config.sampler.name
-    if word not in SAMPLERS:
-        raise InputError(
-            f"config key sampler.name to be one of {', '.join(SAMPLERS)}", repr(word), "correct it"
-        )
+    check_word(config.sampler.name)
     device = make_accelerator(config).device
     scene = scene_of(config, build_task(config), device)
     there = room(device, folder)

@@ -83,13 +83,21 @@ class ScoreConfig(BaseModel):
 
 
 class SamplerConfig(BaseModel):
-    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch."""
+    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch.
+
+    power: of the softmax drawn from; scored: share of the cache scored a step; uniform: further
+    draws per query of a mixture; head: best items of head_tail.
+    """
 
     model_config = STRICT
     name: str = "cached"
     num_negatives: int = Field(default=1, ge=1)
     shared: bool = True
     estimator: Literal["corrected", "pinned"] = "corrected"
+    power: float = Field(default=1.0, gt=0)
+    scored: float = Field(default=1.0, gt=0, le=1)
+    uniform: int = Field(default=1, ge=1)
+    head: int = Field(default=1, ge=1)
 
 
 class CacheConfig(BaseModel):

@@ -102,7 +102,7 @@ def _drawing(scene: Scene) -> Iterator[Part]:
     cells = -(-items // CELL)
     block = min(max(1, budget // (CELL * batch)), cells) * CELL * batch * FLOAT
     masses = batch * cells * (3 * FLOAT + INT)  # blocks, joined; shifted; their float64 sums
-    rows = min(GATHER, batch * scene.config.sampler.num_negatives * CELL) * dim * FLOAT
+    rows = min(GATHER, batch * scene.each * CELL) * dim * FLOAT
     lower = "batch_size"
     yield Part("draw: cell masses", masses, "device", "draw", False, lower)
     yield Part("draw: a block of scores", block, "device", "draw", False, lower)

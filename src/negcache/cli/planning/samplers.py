@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from negcache.training.config import SamplerConfig
+
+
+def _num_negatives(keys: SamplerConfig) -> int:
+    return keys.num_negatives
+
 
 class SamplerCost(NamedTuple):
     """What a sampler keeps, scores and has encoded.
@@ -15,6 +21,7 @@ class SamplerCost(NamedTuple):
             ``sampler.shared`` says so.
         scores_batch: whether the batch's positives are scored for every query.
         bytes_per_item: of anything else it holds.
+        each: draws per query, from the keys of the sampler.
     """
 
     drawn: Callable[[int, int, int], int]
@@ -23,6 +30,7 @@ class SamplerCost(NamedTuple):
     pooled: bool | None = None
     scores_batch: bool = False
     bytes_per_item: int = 0
+    each: Callable[[SamplerConfig], int] = _num_negatives
 
 
 def _own(queries: int, each: int, items: int) -> int:
@@ -36,6 +44,19 @@ SAMPLER_COSTS = {
         lambda queries, each, items: 0, pooled=True, scores_batch=True, bytes_per_item=4
     ),
     "full": SamplerCost(lambda queries, each, items: items, pooled=True),
+    "cached_rest": SamplerCost(_own, keeps_cache=True, passes=2, pooled=True, scores_batch=True),
+    "mixture": SamplerCost(
+        _own, keeps_cache=True, passes=1, each=lambda keys: keys.num_negatives + keys.uniform
+    ),
+    "popularity": SamplerCost(_own, bytes_per_item=24),
+    "distinct": SamplerCost(_own, keeps_cache=True, passes=1, pooled=False),
+    "head_tail": SamplerCost(
+        _own,
+        keeps_cache=True,
+        passes=1,
+        pooled=False,
+        each=lambda keys: keys.num_negatives + keys.head,
+    ),
 }
 """A word without a row is counted as "cached", the sampler that holds the most."""
 

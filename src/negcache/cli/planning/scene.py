@@ -61,10 +61,14 @@ class Scene:
         return self.config.data.negatives_per_query if self.config.data.negatives else 0
 
     @property
+    def each(self) -> int:
+        """m: draws per query."""
+        return self.cost.each(self.config.sampler)
+
+    @property
     def drawn(self) -> int:
         """Items drawn by the sampler a batch, at most."""
-        each = self.config.sampler.num_negatives
-        return self.cost.drawn(self.config.batch_size, each, self.facts.num_items)
+        return self.cost.drawn(self.config.batch_size, self.each, self.facts.num_items)
 
     @property
     def encoded(self) -> int:
@@ -94,7 +98,7 @@ class Scene:
     @property
     def columns(self) -> int:
         """Items that each query is scored against alone, its positive included."""
-        return 1 + self.mined + (0 if self.is_pooled else self.config.sampler.num_negatives)
+        return 1 + self.mined + (0 if self.is_pooled else self.each)
 
 
 def scene_of(config: Config, task: Task, device: torch.device) -> Scene:

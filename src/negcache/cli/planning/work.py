@@ -1,5 +1,6 @@
 """Encodings and matrix flops of one optimizer step."""
 
+import math
 from typing import NamedTuple
 
 from negcache.cli.planning.scene import Scene
@@ -69,7 +70,7 @@ def _draw(scene: Scene) -> int:
     batch, cost = scene.config.batch_size, scene.cost
     if not cost.passes:
         return 0
-    cells = scene.config.sampler.num_negatives * CELL
+    cells = scene.each * CELL
     pooled = scene.drawn if scene.is_pooled else 0
-    scored = cost.passes * scene.facts.num_items + cells + pooled
-    return 2 * batch * scene.tower.dim * scored
+    passed = math.ceil(cost.passes * scene.facts.num_items * scene.config.sampler.scored)
+    return 2 * batch * scene.tower.dim * (passed + cells + pooled)

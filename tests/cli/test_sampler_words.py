@@ -1,0 +1,48 @@
+"""Every word of ``sampler.name`` trains, resumes its draws from the config, and is planned for."""
+
+import pytest
+import torch
+
+from negcache.cli import runs
+from negcache.cli.planning.samplers import SAMPLER_COSTS
+from negcache.cli.planning.scene import scene_of
+from negcache.cli.planning.work import work_of
+from negcache.cli.sampling import PINNABLE, SAMPLERS
+from negcache.errors import InputError
+from negcache.training import load_config
+
+KEYS = {
+    "mixture": ["sampler.uniform=2", "sampler.scored=0.5"],
+    "head_tail": ["sampler.head=2"],
+    "cached": ["sampler.power=0.5"],
+}
+
+
+@pytest.mark.parametrize("word", SAMPLERS)
+def test_a_word_trains_and_encodes_no_more_than_planned(small, tmp_path, word):
+    config = load_config(
+        small / "small.toml", [f"sampler.name={word}", "steps=2", *KEYS.get(word, [])]
+    )
+    run = runs.start(config, tmp_path / "run")
+    planned = work_of(scene_of(run.config, run.retriever.task, torch.device("cpu")))
+    assert run.trainer.run() is None
+    loss = run.trainer.parts.loss_fn
+    batch = run.trainer.parts.batch(torch.arange(config.batch_size), torch.device("cpu"))
+    loss(run.trainer.parts.query_tower(batch.queries), batch.positives, batch.query_ids)
+    slack = 1 if word == "cached_rest" else 0  # a systematic sample may hold one more
+    assert 0 < loss.report().encoded_grad <= planned.items_grad + slack
+
+
+def test_every_word_has_a_cost():
+    assert set(SAMPLER_COSTS) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("word", PINNABLE)
+def test_pinned_needs_draws_of_each_querys_own(small, tmp_path, word):
+    words = [f"sampler.name={word}", "sampler.estimator=pinned", "steps=1"]
+    with pytest.raises(InputError, match="pinned"):
+        runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
+    own = [*words, "sampler.shared=false"]
+    assert (
+        runs.start(load_config(small / "small.toml", own), tmp_path / "run").trainer.run() is None
+    )
