@@ -25,7 +25,7 @@ from negcache.protocols import Estimator, Request, Sampler
 
 NAME, NUM_ITEMS, QUERIES = "estimator_grid", 20_000, 8
 DRAWS, STALENESS, SCALES = (8, 32, 128, 512, 1024), (0.0, 0.1, 0.3), (5, 11, 20)
-REPEATS = 60
+REPEATS = 20
 
 Build = Callable[[nc.DenseCache, int], tuple[Sampler, Estimator]]
 
@@ -94,7 +94,7 @@ def cells(items: torch.Tensor, request: Request) -> Iterator[dict[str, Any]]:
                     key = (method, str(draws), str(stale), str(scale))
                     if key in done or (method.startswith("distinct") and draws > 128):
                         continue
-                    repeats = REPEATS if not method.startswith("distinct") else REPEATS // 3
+                    repeats = REPEATS if not method.startswith("distinct") else REPEATS // 2
                     found = errors(*build(cache, draws), asked, items, repeats)
                     head = dict(zip(("method", "draws", "staleness", "scale"), key, strict=True))
                     yield head | {k: f"{v:.4g}" for k, v in found.items()} | {"repeats": repeats}

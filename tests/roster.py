@@ -54,6 +54,17 @@ ROSTER = [
     Case("shared_mixture", lambda cache: nc.SharedDraws(mixture(cache))),
     Case("scored_mixture", lambda cache: nc.SharedDraws(mixture(cache, scored=0.34))),
     Case("rest", lambda cache: nc.CachedRest(cache, 20), unbiased=False),
+    Case(
+        "thinned",
+        lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6), num_encoded=10),
+    ),
+    Case(
+        "joined",
+        lambda cache: nc.SharedDraws(
+            nc.CachedSoftmax(cache, 6), log_popularity=popularity(len(cache)).log()
+        ),
+        unbiased=False,
+    ),
     Case("full", lambda cache: nc.FullSoftmax(cache)),
     Case("in_batch", lambda cache: nc.InBatch(torch.zeros(len(cache))), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),

@@ -10,7 +10,7 @@ from roster import ROSTER, problem
 import negcache as nc
 from negcache import reference
 from negcache.conformance import check_estimator, check_sampler
-from negcache.functional.draws import given, pool, use_columns
+from negcache.functional.draws import given, share
 from negcache.functional.estimators import corrected, pinned, softmax_loss
 
 
@@ -136,8 +136,8 @@ def test_pooled_draws_are_unbiased_by_enumeration(drift):
         chance = (log_q[0, first] + log_q[1, second]).exp()
         if chance == 0:
             continue
-        own = use_columns(torch.tensor([[first], [second]]), torch.zeros(2, 1, dtype=torch.float64))
-        pooled = pool(own, log_q[:, own.ids], exclude)
+        ids, seen = torch.tensor([first, second]).unique(return_counts=True)
+        pooled = share(ids, seen, torch.logsumexp(log_q[:, ids], dim=0), request)
         expected += chance * (logits[:, pooled.ids] + pooled.log_weight).exp().sum(1)
     torch.testing.assert_close(
         expected.log(), reference.log_partition(request, items), atol=1e-12, rtol=0
@@ -267,3 +267,39 @@ def test_a_query_without_any_item_left_takes_no_part_in_a_pool(build):
     sampler = nc.SharedDraws(build(cache, 6))
     assert (sampler.draw(request, torch.Generator()).log_weight[2] == -torch.inf).all()
     check_sampler(sampler, request, items, rounds=2000)
+
+
+def test_a_pool_joined_by_the_batch_is_unbiased_by_enumeration():
+    """Three queries: all pairs of other positives drawn from pi, all draws of a fixed law."""
+    request, items, cache = problem(drift=0.5, num_items=5)
+    pi = torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1], dtype=torch.float64)
+    sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 1), log_popularity=pi.log())
+    logits = request.score(request.queries[:1], items)
+    log_q = torch.log_softmax(request.score(request.queries[:3], cache.table), 1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for others in itertools.product(range(5), range(5)):
+        positives = torch.tensor([0, *others])
+        exclude = nc.Exclusion.from_pairs(torch.arange(3), positives, 3)
+        batch = nc.Request(request.queries[:3], request.score, positives, exclude)
+        for picks in itertools.product(range(5), repeat=3):
+            chance = pi[list(others)].prod() * log_q[torch.arange(3), list(picks)].sum().exp()
+            sampler.sampler = Forced(torch.tensor(picks)[:, None], log_q)
+            draw = sampler.draw(batch, torch.Generator())
+            expected += chance * (logits[0, draw.ids] + draw.log_weight[0]).exp().sum()
+    torch.testing.assert_close(expected.log(), logits[0, 1:].logsumexp(0), atol=1e-12, rtol=0)
+
+
+class Forced:
+    """Returns the picks it is given, under a law it is told."""
+
+    has_density, cache, coverage, num_negatives = True, None, 1.0, 1
+
+    def __init__(self, picks, log_q):
+        self.picks, self.log_q = picks, log_q
+
+    def draw(self, request, generator):
+        ids, columns = self.picks.unique(return_inverse=True)
+        return nc.Draw(ids, columns, torch.zeros(self.picks.shape, dtype=torch.float64))
+
+    def log_prob(self, request, ids, law=None):
+        return self.log_q[:, ids]

@@ -1,6 +1,6 @@
 """All mathematics of the library as pure functions of tensors."""
 
-from negcache.functional.draws import given, pool, use_columns
+from negcache.functional.draws import given, share, use_columns
 from negcache.functional.estimators import corrected, pinned, softmax_loss
 from negcache.functional.two_stage import CELL, cell_log_masses, draw_from_cells
 
@@ -11,7 +11,7 @@ __all__ = [
     "draw_from_cells",
     "given",
     "pinned",
-    "pool",
+    "share",
     "softmax_loss",
     "use_columns",
 ]

@@ -1,11 +1,9 @@
 """Rules that build draws: per-query draws in columns, pooled draws, given negatives."""
 
-import math
-
 import torch
 
 from negcache.exclusion import Exclusion
-from negcache.protocols import Draw, Law
+from negcache.protocols import Draw, Law, Request
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -21,28 +19,26 @@ def use_columns(
     return Draw(ids, columns, log_weight, log_z, log_share, law)
 
 
-def pool(
-    draw: Draw, log_prob: Float[Tensor, "B M"], exclude: Exclusion, coverage: float = 1.0
+def share(
+    ids: Int[Tensor, "M"],
+    seen: Int[Tensor, "M"],
+    log_expected: Float[Tensor, "M"],
+    request: Request,
 ) -> Draw:
-    """Let each query's draws stand for every query of the batch.
+    """Let the draws of all queries stand for every query of the batch.
 
-    The weight of item j is ``log c_j - log(expected count of j in the pool)``, ``c_j`` the count
-    seen and ``sum_b m q_b(j)`` the count expected; equal for all queries, -inf where j may not
-    stand for one. Unbiased for every Z_b-.
+    The weight of item j is ``log(count seen) - log(count expected)``, equal for all queries, -inf
+    where j may not stand for one. Unbiased for every Z_b-.
 
     Args:
-        draw: per-query draws in column form.
-        log_prob: log q_b(j) for every query and every drawn id.
-        exclude: what may not stand for each query.
-        coverage: chance that the law reaches an item at all; each reached one stands for more.
+        ids: distinct.
+        seen: how often each was drawn, by any query.
+        log_expected: log of how often each was to be expected.
+        request: what was asked.
     """
-    assert draw.columns is not None
-    alive = draw.log_weight != -torch.inf  # a NaN stays alive, to be seen
-    seen = torch.bincount(draw.columns[alive], minlength=len(draw.ids)).to(log_prob.dtype)
-    log_expected = math.log(alive.shape[1] * coverage) + torch.logsumexp(log_prob, dim=0)
-    weight = torch.where(seen > 0, seen.log() - log_expected, -torch.inf)
-    barred = exclude.mask(draw.ids)
-    return Draw(draw.ids, None, weight.expand_as(barred).masked_fill(barred, -torch.inf))
+    barred = request.exclude.mask(ids)
+    weight = (seen.to(log_expected.dtype).log() - log_expected).expand(barred.shape)
+    return Draw(ids, None, weight.masked_fill(barred, -torch.inf))
 
 
 def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype) -> Draw:
