@@ -33,7 +33,7 @@ check: install  ## format, lint, types, import contract
 	$(BIN)/lint-imports
 
 docs: install  ## run every example of the docs and the README
-	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py src
+	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py tests/examples src
 
 bench: install  ## the questions of benchmarks/, results appended
 	$(BIN)/python -m benchmarks.draw_cost

@@ -289,6 +289,30 @@ def test_a_pool_joined_by_the_batch_is_unbiased_by_enumeration():
     torch.testing.assert_close(expected.log(), logits[0, 1:].logsumexp(0), atol=1e-12, rtol=0)
 
 
+def test_averaged_draws_are_unbiased_and_disjoint_ones_add_up():
+    """log c_1 + log c_2 with c_1 + c_2 = 1 for the same items; unchanged for disjoint sets."""
+    request, items, cache = problem(drift=0.5, num_items=12)
+    logits, everything = request.score(request.queries, items), torch.arange(12)
+    truth = reference.log_partition(request, items)
+    laws = [
+        s.log_prob(request, everything) for s in (nc.Uniform(cache, 1), nc.CachedSoftmax(cache, 1))
+    ]
+    terms = [(q.exp() * (logits - q).exp()).nan_to_num(0.0).sum(1).log() for q in laws]
+    weighted = torch.stack([terms[0] + math.log(0.3), terms[1] + math.log(0.7)])
+    torch.testing.assert_close(torch.logsumexp(weighted, 0), truth, atol=1e-12, rtol=0)
+    halves = []
+    for part in (everything[:6], everything[6:]):
+        barred = (
+            torch.arange(5).repeat_interleave(6),
+            everything[~torch.isin(everything, part)].repeat(5),
+        )
+        exclude = request.exclude.and_also(*barred)
+        inside = nc.Request(request.queries, request.score, request.positives, exclude)
+        log_q = nc.CachedSoftmax(cache, 1).log_prob(inside, everything)
+        halves.append((log_q.exp() * (logits - log_q).exp()).nan_to_num(0.0).sum(1).log())
+    torch.testing.assert_close(torch.logaddexp(*halves), truth, atol=1e-12, rtol=0)
+
+
 class Forced:
     """Returns the picks it is given, under a law it is told."""
 

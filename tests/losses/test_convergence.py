@@ -47,6 +47,6 @@ def test_order_of_the_final_losses():
     }
     means = {name: statistics.mean(losses) for name, losses in found.items()}
     noise = max(statistics.stdev(losses) for losses in found.values())
-    print(found)
     assert means["full"] <= means["cache"] + noise
+    assert means["cache"] - means["full"] < 0.05  # 0.023 when first measured; then frozen
     assert means["cache"] + 3 * noise < means["uniform"]
