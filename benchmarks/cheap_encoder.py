@@ -18,7 +18,7 @@ import torch
 
 import negcache as nc
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
-from benchmarks.retrieval import BATCH, Build, Run, fetched, static
+from benchmarks.retrieval import BATCH, Build, Run, fetched, log_popularity, static
 
 NAME = "cheap_encoder"
 SECONDS = {"go": 30, "debian": 30, "cities": 30, "wordnet-sense": 30}
@@ -53,6 +53,10 @@ UNIFORM: dict[str, Build] = {f"uniform_{n}": _uniform(n) for n in (512, 1024, 20
 OURS: dict[str, Build] = {
     "shared_128": _shared(128),
     "shared_512": _shared(512),
+    "shared_128_in_batch": lambda cache, task: (
+        nc.SharedDraws(nc.CachedSoftmax(cache, 1), log_popularity=log_popularity(task)),
+        nc.corrected,
+    ),
     "rest_256": lambda cache, task: (nc.CachedRest(cache, 256), nc.corrected),
     "scored_quarter_256": _shared(256, 0.25),
     "cached_256_uniform_512": _mixture(256, 512),

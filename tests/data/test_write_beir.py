@@ -7,6 +7,7 @@ import pytest
 
 from negcache.data import write_beir
 from negcache.data.beir import beir_tables
+from negcache.data.cities import cities_tables
 from negcache.data.debian import debian_tables
 from negcache.data.go import go_tables
 from negcache.data.pairs import rows_of_pairs
@@ -36,7 +37,9 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
 
 
 def test_an_unknown_name(tmp_path):
-    with pytest.raises(InputError, match="wordnet-sense, wordnet-reverse, go, debian; got 'golf'"):
+    with pytest.raises(
+        InputError, match="wordnet-sense, wordnet-reverse, go, debian, cities; got 'golf'"
+    ):
         write_beir("golf", tmp_path / "golf")
 
 
@@ -87,3 +90,13 @@ def test_debian_is_what_it_was(downloads):
     assert sum(len(batch) for batch in tables.corpus()) == 59_842
     assert sum(len(batch) for batch in tables.queries()) == 59_412
     assert sum(sizes.values()) == 60_593
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_cities_are_what_they_were(downloads):
+    tables = cities_tables(downloads)
+    sizes = {split: judged.num_rows for split, judged in tables.splits().items()}
+    assert sum(len(batch) for batch in tables.corpus()) == 132_683
+    assert sum(len(batch) for batch in tables.queries()) == 558_976
+    assert sizes == {"train": 472_604, "dev": 58_617, "test": 59_234}
