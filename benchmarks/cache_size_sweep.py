@@ -2,7 +2,7 @@
 
     python -m benchmarks.cache_size_sweep [--steps 1000]
 
-GO, static towers, batch 128, 128 shared draws, Adam at 3e-3, two seeds. The cache holds a uniform
+GO, static towers, batch 128, 128 shared draws, Adam at 3e-3, one seed. The cache holds a uniform
 subset of 1/64 ... 1 of the corpus; 128 of its rows move on each step (all, where it holds fewer),
 and each row stands for 1 / fraction items (methods of row weights). ``uniform``: no cache at all.
 Resumable per (fraction, seed).
@@ -17,7 +17,7 @@ import negcache as nc
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Build, Run, fetched, static
 
-NAME, RATE, QUERIES, SEEDS = "cache_size_sweep", 3e-3, 2000, (0, 1)
+NAME, RATE, QUERIES, SEEDS = "cache_size_sweep", 3e-3, 2000, (0,)
 PARTS = (64, 32, 16, 8, 4, 2, 1)
 
 

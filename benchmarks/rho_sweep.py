@@ -8,7 +8,7 @@ are written back, nothing else; then rho = 0.0005 ... 1 of the corpus beside tha
 of 2,000 held-out queries over all items, mean staleness of the rows drawn, oldest and mean distance
 of all cached rows from fresh ones, and the bias of the gradient against the exact softmax (64
 training queries, with respect to the query embeddings, relative to its norm; corrected and pinned).
-GO has 1,000 steps and two seeds, debian 600 and one. Resumable per (task, rho, seed).
+GO has 1,000 steps and two seeds, debian 300 and one. Resumable per (task, rho, seed).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from negcache.protocols import Request
 NAME, RATE, QUERIES = "rho_sweep", 3e-3, 2000
 RHOS = ("frozen", "sampled only", "0.0005", "0.002", "0.01", "0.05", "1")
 SEEDS = {"go": (0, 1), "debian": (0,)}
-STEPS = {"go": 1000, "debian": 600}
+STEPS = {"go": 1000, "debian": 300}
 
 
 class Frozen(nc.DenseCache):
