@@ -21,7 +21,7 @@ from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import BATCH, Build, Run, fetched, log_popularity, static
 
 NAME = "cheap_encoder"
-SECONDS = {"go": 30, "debian": 30, "cities": 20, "wordnet-sense": 20}
+SECONDS = {"go": 30, "debian": 30, "cities": 15, "wordnet-sense": 15}
 SEEDS, RATE, QUERIES = (0, 1), 3e-3, 2000
 
 

@@ -34,6 +34,8 @@ def append_rows(name: str, rows: Iterable[dict[str, Any]]) -> None:
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     new = not path.exists()
+    if not new and list(rows[0]) != (kept := path.read_text().splitlines()[0].split(",")):
+        raise ValueError(f"{path} has the columns {kept}, not {list(rows[0])}: move it away")
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         if new:

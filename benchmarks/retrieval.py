@@ -144,7 +144,7 @@ class Run:
             self.nograd + report.encoded_nograd,
         )
         if report.staleness == report.staleness:  # NaN without a cache
-            self.staleness += (report.staleness - self.staleness) / 50  # of the last 50 steps
+            self.staleness += (report.staleness - self.staleness) / min(self.step, 50)
         for stage, taken in report.seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + taken
 

@@ -53,6 +53,7 @@ class SoftmaxLoss(nn.Module):
         known_positives: never drawn for their query; ``query_ids`` are its rows.
         mini_batch_size: encode at most so many items at a time, and once more in the backward
             pass, so that memory does not grow with the number of drawn items; None: all at once.
+            Not for towers with batch normalisation, whose items depend on each other.
         seed: of the generator behind all draws.
     """
 
@@ -72,6 +73,14 @@ class SoftmaxLoss(nn.Module):
         if mini_batch_size is not None and mini_batch_size < 1:
             raise InputError(
                 "mini_batch_size of 1 or more, or None", f"{mini_batch_size}", "32 suits a CPU"
+            )
+        if mini_batch_size is not None and any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in item_tower.modules()
+        ):
+            raise InputError(
+                "an item tower without batch normalisation for mini_batch_size",
+                type(item_tower).__name__,
+                "leave mini_batch_size out, or normalise each item by itself (LayerNorm)",
             )
         if len(corpus) < 2:
             raise InputError(
@@ -196,7 +205,9 @@ class SoftmaxLoss(nn.Module):
         first, total = distributed.rank() * len(rows), distributed.world_size() * len(rows)
         request = Request(queries, self.score, positives, exclude, first, total)
         generator = self.generator if self.training else self.generator.clone_state()
-        return [(self.sampler.draw(request, generator), self.estimator), *draws]
+        with torch.autocast(queries.device.type, enabled=False):  # laws are float32 at least
+            drawn = self.sampler.draw(request, generator)
+        return [(drawn, self.estimator), *draws]
 
     def _exclude(self, positives: Tensor, query_ids: Tensor | None) -> Exclusion:
         """The known positives of each query, and its targets of this batch."""

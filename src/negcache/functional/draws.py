@@ -22,18 +22,18 @@ def use_columns(
 def share(
     ids: Int[Tensor, "M"],
     seen: Int[Tensor, "M"],
-    log_expected: Float[Tensor, "M"],
+    log_expected: Float[Tensor, "M"] | Float[Tensor, "B M"],
     request: Request,
 ) -> Draw:
     """Let the draws of all queries stand for every query of the batch.
 
-    The weight of item j is ``log(count seen) - log(count expected)``, equal for all queries, -inf
-    where j may not stand for one. Unbiased for every Z_b-.
+    The weight of item j is ``log(count seen) - log(count expected)``, -inf where j may not stand
+    for a query. Unbiased for every Z_b-.
 
     Args:
         ids: distinct.
         seen: how often each was drawn, by any query.
-        log_expected: log of how often each was to be expected.
+        log_expected: log of how often each was to be expected; per query where they differ.
         request: what was asked.
     """
     barred = request.exclude.mask(ids)

@@ -1,7 +1,8 @@
 """The rest form: every cached row stays in the denominator, a few distinct items are encoded.
 
 ``log Z = logaddexp(terms of the encoded items, rest)``, the rest being the cached rows that were
-not encoded. On a fresh cache value and query gradient are exact for every draw; only the item
+not encoded. On a fresh cache value and query gradient are exact for every draw (to rounding: a rest
+below 1e-6 sqrt(S) of the sum is left out); only the item
 side is sampled, and each encoded item's gradient as a negative is divided by its chance to be
 encoded (Horvitz-Thompson).
 """
@@ -52,10 +53,10 @@ def inclusion_chances(demand: Float[Tensor, "S"], count: int) -> Float64[Tensor,
     wanted = int((demand > 0).sum())
     if count >= wanted:
         return (demand > 0).double()
-    largest = demand.topk(count).values
-    left = demand.sum() - largest.cumsum(0) + largest  # demand of row i and all smaller ones
+    ordered = demand.sort(descending=True).values
+    left = ordered.flip(0).cumsum(0).flip(0)[:count]  # demand of row i and all smaller ones
     factor = (count - torch.arange(count, device=demand.device)) / left
-    certain = int((factor * largest > 1).sum())  # these are encoded for sure
+    certain = int((factor * ordered[:count] > 1).sum())  # these are encoded for sure
     return (demand * factor[min(certain, count - 1)]).clamp_(max=1.0)
 
 
@@ -113,6 +114,9 @@ def rest_term(queries: Float[Tensor, "B D"], score: Score, rest: Rest) -> Float[
 def item_grad_scale(
     items: Float[Tensor, "M D"], inclusion: Float[Tensor, "M"]
 ) -> Float[Tensor, "M D"]:
-    """The items themselves, their gradient divided by their chance to be encoded."""
-    factor = inclusion.reciprocal()[:, None]
-    return items * factor + (items * (1 - factor)).detach()
+    """The items themselves, their gradient divided by their chance to be encoded.
+
+    ``e k + sg(e (1 - k))`` would be the same on paper; in float32 it loses e where k is large.
+    """
+    still = items.detach()
+    return still + (items - still) * inclusion.reciprocal()[:, None]

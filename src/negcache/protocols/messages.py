@@ -36,6 +36,12 @@ class Request:
         """The target items of all queries, one after the other, without padding."""
         return self.positives[self.positives >= 0]
 
+    @property
+    def others(self) -> Int[Tensor, "B 1"]:
+        """How many targets the other queries of the batch have, for each query."""
+        own = (self.positives.view(len(self.queries), -1) >= 0).sum(dim=1, keepdim=True)
+        return own.sum() - own
+
     def uniforms(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "B *shape"]:
         """Float64 uniforms in [0, 1) for each query of this process.
 

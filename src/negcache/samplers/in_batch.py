@@ -1,7 +1,5 @@
 """The other queries' positives, with the log-q correction for their popularity."""
 
-import math
-
 import torch
 
 from negcache.protocols import Draw, Request
@@ -31,7 +29,6 @@ class InBatch:
         weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
         if self.log_popularity is not None:
             log_pi = self.log_popularity.to(weight)[ids]
-            others = len(request.targets) * (1 - 1 / len(request.queries))
-            weight = weight - math.log(max(others, 1)) - log_pi
+            weight = weight - log_pi - request.others.clamp_min(1).to(weight).log()
         barred = request.exclude.mask(ids)  # the query's own positive is among them
         return Draw(ids, None, weight.expand(barred.shape).masked_fill(barred, -torch.inf))

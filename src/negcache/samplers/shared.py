@@ -26,8 +26,8 @@ class SharedDraws:
         sampler: any sampler of per-query draws whose density is known.
         num_encoded: keep a random choice of so many of the B x m draws, and weigh them for it:
             fewer negatives than queries; None: all.
-        log_popularity: log pi of every item [N], its share of training positives; None: the
-            batch's positives stand for their own queries alone.
+        log_popularity: log pi of every item [N], its share of training positives, -inf for none;
+            None: the batch's positives stand for their own queries alone.
     """
 
     has_density = False
@@ -67,6 +67,5 @@ class SharedDraws:
         ids, seen = torch.unique(torch.cat([drawn[kept], request.targets]), return_counts=True)
         log_prob = self.sampler.log_prob(request, ids, own.law)
         log_expected = torch.logsumexp(log_prob, dim=0) + log_times
-        others = len(request.targets) * (1 - 1 / len(request.queries))
-        by_batch = self.log_popularity[ids].to(log_expected) + math.log(max(others, 1))
+        by_batch = request.others.to(log_expected).log() + self.log_popularity.to(log_expected)[ids]
         return share(ids, seen, torch.logaddexp(log_expected, by_batch), request)
