@@ -115,6 +115,24 @@ def test_chances_sum_to_the_count(count):
         assert (demand[chances == 1] >= demand[inner].max()).all()
 
 
+@pytest.mark.parametrize(
+    ("demand", "count"),
+    [([100.0, 28.0] + [1e-20] * 1000 + [0.0], 5), ([1 / 3, 0.1, 0.7, 0.05] + [1e-18] * 500, 6)],
+)
+def test_chances_sum_to_the_count_also_where_demand_is_peaked(demand, count):
+    chances = inclusion_chances(torch.tensor(demand, dtype=torch.float64), count)
+    assert chances.sum() == pytest.approx(count)
+
+
+@pytest.mark.parametrize("inclusion", [1.0, 1e-3, 1e-7, 1e-9])
+def test_scaling_a_gradient_leaves_a_float32_value_alone(inclusion):
+    rows = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    scaled = item_grad_scale(rows, torch.full((3,), inclusion))
+    assert torch.equal(scaled, rows)
+    found = torch.autograd.grad(scaled.sum(), rows)[0]
+    torch.testing.assert_close(found, torch.full_like(rows, 1 / inclusion))
+
+
 def test_systematic_draws_each_row_with_its_chance():
     chances = inclusion_chances(torch.arange(1, 31).double(), 7)
     starts = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:-1] + 2.5e-5

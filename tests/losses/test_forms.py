@@ -97,17 +97,84 @@ def test_the_rest_keeps_value_and_query_gradient_exact_on_a_fresh_cache():
 
 
 def test_the_item_side_of_the_rest_is_divided_by_the_chance_to_be_encoded_as_a_negative_only():
-    """A positive that is encoded for sure keeps its gradient; a rare negative gets more of it."""
+    """For the draw that was made: each item's gradient as SoftmaxLoss gives it, by hand."""
     setting = Setting(lambda cache: nc.CachedRest(cache, 10))
-    draws = []
+    draws, rows = [], []
     own = setting.loss.sampler.draw
     setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
-    setting.forward()
-    draw = draws[0]
-    certain = torch.isin(draw.ids, torch.arange(B))
-    assert (draw.rest.inclusion[certain] == 1).all()
-    assert (draw.rest.inclusion[~certain] < 1).any()
-    assert (draw.rest.inclusion > 0).all()
+    encode = setting.loss._encode
+    setting.loss._encode = lambda ids: rows.append((ids, encode(ids))) or rows[-1][1]
+    loss = setting.forward()
+    (ids, items), draw = rows[-1], draws[0]
+    found = torch.autograd.grad(loss, items)[0]
+    chance = torch.ones(N).index_copy(0, draw.ids, draw.rest.inclusion)[ids]
+    assert (chance < 1).any()
+    assert (chance[torch.isin(ids, torch.arange(B))] == 1).all()
+
+    setting.data.manual_seed(0)
+    queries = setting.loss.score.embed(
+        setting.query_tower(torch.randn(B, D, generator=setting.data))
+    ).detach()
+    scale, barred = setting.loss.score.scale.detach(), torch.isinf(draw.log_weight)
+    place = torch.searchsorted(ids, draw.ids)
+    logits = (scale * queries @ items.detach()[place].T).masked_fill(barred, -torch.inf)
+    positive = (scale * queries * items.detach()[:B]).sum(1)
+    everything = torch.cat([positive[:, None], logits, draw.rest.log_mass[:, None]], 1)
+    share = torch.softmax(everything, 1) / B
+    wanted = torch.zeros_like(found)
+    wanted[place] += scale * share[:, 1:-1].T @ queries / draw.rest.inclusion[:, None]
+    wanted[:B] += scale * (share[:, :1] - 1 / B) * queries
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_the_draw_of_a_rest_is_the_same_under_autocast():
+    plain, other = (Setting(lambda cache: nc.CachedRest(cache, 10)) for _ in range(2))
+    draws = []
+    for setting in (plain, other):
+        own = setting.loss.sampler.draw
+        setting.loss.sampler.draw = lambda *args, own=own: draws.append(own(*args)) or draws[-1]
+    plain.forward()
+    queries = other.query_tower(torch.randn(B, D, generator=other.data))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other.loss(queries, torch.arange(B), torch.arange(B))
+    torch.testing.assert_close(draws[0].rest.mean, draws[1].rest.mean, atol=1e-5, rtol=0)
+
+
+def test_in_batch_knows_how_many_positives_the_others_have():
+    """Nine positives against one: each query's estimate of Z- is unbiased over uniform batches."""
+    generator = torch.Generator().manual_seed(0)
+    sampler = nc.InBatch(torch.full((N,), -torch.tensor(float(N)).log().item()))
+    score = nc.DotScore(0.5)
+    queries = score.embed(torch.randn(2, D, generator=generator))
+    items = score.embed(torch.randn(N, D, generator=generator))
+    truth = score(queries, items).exp().sum(1)
+    total, rounds = torch.zeros(2), 1500
+    for _ in range(rounds):
+        positives = torch.full((2, 9), -1)
+        positives[0, 0] = torch.randint(N, (), generator=generator)
+        positives[1] = torch.randperm(N, generator=generator)[:9]
+        rows, columns = (positives >= 0).nonzero(as_tuple=True)
+        exclude = nc.Exclusion.from_pairs(rows, positives[rows, columns], 2)
+        draw = sampler.draw(nc.Request(queries, score, positives, exclude), generator)
+        total += (score(queries, items[draw.ids]) + draw.log_weight).exp().sum(1) / rounds
+    torch.testing.assert_close(total / truth, torch.ones(2), atol=0.1, rtol=0)
+
+
+def test_a_batch_of_one_query_has_no_other_positives():
+    draws = nc.SharedDraws(nc.Uniform(torch.zeros(N), 4), log_popularity=torch.zeros(N) - 5.7)
+    alone = nc.Request(
+        torch.ones(1, D), nc.DotScore(), torch.tensor([3]),
+        nc.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([3]), 1),
+    )  # fmt: skip
+    draw = draws.draw(alone, torch.Generator().manual_seed(0))
+    alive = draw.log_weight[draw.log_weight > -torch.inf]
+    assert alive.exp().sum().item() == pytest.approx(N - 1)
+
+
+def test_mini_batches_refuse_batch_normalisation():
+    tower = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(nc.InputError, match="batch normalisation"):
+        nc.SoftmaxLoss(tower, torch.zeros(5, 2), nc.InBatch(), nc.DotScore(), mini_batch_size=2)
 
 
 def test_a_query_without_any_positive_is_refused():
