@@ -40,9 +40,25 @@ def test_every_word_has_a_cost():
 @pytest.mark.parametrize("word", PINNABLE)
 def test_pinned_needs_draws_of_each_querys_own(small, tmp_path, word):
     words = [f"sampler.name={word}", "sampler.estimator=pinned", "steps=1"]
-    with pytest.raises(InputError, match="pinned"):
-        runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
+    if word == "cached":  # the others have no shared form
+        with pytest.raises(InputError, match="pinned"):
+            runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
     own = [*words, "sampler.shared=false"]
     assert (
         runs.start(load_config(small / "small.toml", own), tmp_path / "run").trainer.run() is None
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sampler.name=distinct", "sampler.power=0.5"],
+        ["sampler.name=uniform", "sampler.scored=0.5"],
+        ["sampler.name=cached", "sampler.uniform=3"],
+        ["sampler.name=cached", "sampler.head=3"],
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(small, tmp_path, words):
+    with pytest.raises(InputError, match="is for"):
+        runs.start(load_config(small / "small.toml", words), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -59,16 +59,27 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
     """
     keys = config.sampler
     check_word(keys.name)
-    own_draws = keys.name in PINNABLE and not keys.shared
+    idle = [key for key, words in USED_BY.items() if keys.name not in words and _is_set(keys, key)]
+    if idle:
+        raise InputError(
+            f"only keys that sampler.name {keys.name!r} uses",
+            ", ".join(f"sampler.{key} {getattr(keys, key)}" for key in idle),
+            "; ".join(f"sampler.{key} is for {' and '.join(USED_BY[key])}" for key in idle),
+        )
+    own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
     if keys.estimator == "pinned" and (not own_draws or keys.power != 1):
         raise InputError(
-            'estimator "pinned" with draws of each query\'s own: sampler.shared false, power 1 and '
-            f"sampler.name one of {', '.join(PINNABLE)}",
+            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with shared '
+            'false and power 1, "distinct" or "head_tail"',
             f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
             'set sampler.estimator to "corrected"',
         )
     place = Place(config, task, dim, device)
     return SAMPLERS[keys.name](place, keys)
+
+
+def _is_set(keys: SamplerConfig, key: str) -> bool:
+    return getattr(keys, key) != SamplerConfig.model_fields[key].default
 
 
 def check_word(word: str) -> None:
@@ -141,3 +152,11 @@ SAMPLERS: dict[str, Callable[[Place, SamplerConfig], Sampler]] = {
 
 PINNABLE = ("cached", "distinct", "head_tail")
 """Samplers whose draws carry an estimate of the partition, unless they are pooled."""
+
+USED_BY = {
+    "power": ("cached", "mixture"),
+    "scored": ("cached", "mixture"),
+    "uniform": ("mixture",),
+    "head": ("head_tail",),
+}
+"""Keys that some samplers use; elsewhere a value is refused, since it would do nothing."""
