@@ -39,7 +39,7 @@ def test_row_weights_are_unbiased_over_all_subsets():
     for held in itertools.combinations(range(6), 3):
         sampler = nc.CachedSoftmax(Chosen(held, items), 1)
         log_q = sampler.log_prob(request, everything)
-        weight = -log_q - math.log(0.5)
+        weight = -log_q - math.log(sampler.coverage)
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
         draw = sampler.draw(request, torch.Generator().manual_seed(0))
         positive = fresh[:, 0]

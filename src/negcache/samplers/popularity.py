@@ -15,7 +15,8 @@ class Popularity:
     """Independent draws with ``q(y) = counts_y^power / sum``, from an alias table, O(1) a draw.
 
     Hits on a query's positives are masked, with m and q unchanged, so the partition stays unbiased
-    over items with a count: give every item one (``counts + 1``) to reach them all. Source: Mikolov et al. 2013 (power 0.75); Walker 1977.
+    over items with a count: give every item one (``counts + 1``) to reach them all.
+    Source: Mikolov et al. 2013 (power 0.75); Walker 1977.
 
     Args:
         counts: how often each item occurs [N], on the queries' device; 0: never drawn.
