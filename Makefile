@@ -35,7 +35,6 @@ check: install  ## format, lint, types, import contract
 docs: install  ## run every example of the docs and the README
 	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py tests/examples src
 
-bench: install  ## the questions of benchmarks/, results appended
-	$(BIN)/python -m benchmarks.draw_cost
-	$(BIN)/python -m benchmarks.first_comparison
-	$(BIN)/python -m benchmarks.soak
+bench: install  ## the questions of benchmarks/, results appended; hours
+	for name in draw_cost estimator_grid memory first_comparison rho_sweep cache_size_sweep \
+		cheap_encoder costly_encoder soak; do $(BIN)/python -m benchmarks.$$name || exit 1; done
