@@ -87,15 +87,24 @@ def measure(task: str, rho: str, seed: int, steps: int) -> None:
 
 
 def verdict() -> dict[str, Any]:
-    """MRR@10 of every rho relative to a cache that is wholly fresh each step."""
+    """MRR@10 of every rho relative to a cache that is wholly fresh each step, over whole seeds."""
     answer: dict[str, Any] = {}
-    for task in SEEDS:
-        means = {}
-        for rho in RHOS:
-            rows = [r for r in read_rows(NAME) if (r["task"], r["rho"]) == (task, rho)]
-            if rows:
-                means[rho] = statistics.mean(float(r["mrr10"]) for r in rows)
-        answer[task] = {rho: round(mean / means["1"], 4) for rho, mean in means.items()}
+    for task, seeds in SEEDS.items():
+        found = {
+            seed: {
+                r["rho"]: float(r["mrr10"])
+                for r in read_rows(NAME)
+                if (r["task"], r["seed"]) == (task, str(seed))
+            }
+            for seed in seeds
+        }
+        whole = [means for means in found.values() if set(means) == set(RHOS)]
+        if whole:
+            fresh = statistics.mean(means["1"] for means in whole)
+            answer[task] = {
+                rho: round(statistics.mean(means[rho] for means in whole) / fresh, 4)
+                for rho in RHOS
+            } | {"seeds": len(whole)}
     return answer
 
 
@@ -116,6 +125,7 @@ def main() -> None:
                 if (r["task"], r["seed"]) == (task, str(seed))
             ]
             for seed in SEEDS[task]
+            if any((r["task"], r["seed"]) == (task, str(seed)) for r in read_rows(NAME))
         }
         for task in options.tasks
         for column in ("mrr10", "corrected_bias")
