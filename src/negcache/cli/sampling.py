@@ -69,8 +69,8 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
     own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
     if keys.estimator == "pinned" and (not own_draws or keys.power != 1):
         raise InputError(
-            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with shared '
-            'false and power 1, "distinct" or "head_tail"',
+            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with '
+            'sampler.shared false and power 1, "distinct" or "head_tail"',
             f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
             'set sampler.estimator to "corrected"',
         )
