@@ -84,7 +84,12 @@ def bars(name: str, rows: list[dict[str, Any]], *, group: str, label: str, value
 
 
 def curves(
-    name: str, panels: dict[str, dict[str, list[tuple[float, float]]]], x: str, y: str, log_x: bool
+    name: str,
+    panels: dict[str, dict[str, list[tuple[float, float]]]],
+    x: str,
+    y: str,
+    log_x: bool,
+    log_y: bool = False,
 ) -> None:
     """A panel of curves (label -> points) for each key, kept as ``results/NAME.png``."""
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
@@ -93,6 +98,7 @@ def curves(
     ):
         for label, points in lines.items():
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
-        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if log_x else "linear")
+        scales = ["log" if log else "linear" for log in (log_x, log_y)]
+        axes.set(title=title, xlabel=x, ylabel=y, xscale=scales[0], yscale=scales[1])
         axes.legend(fontsize="small")
     figure.savefig(RESULTS / f"{name}.png", dpi=100)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import negcache as nc
+from negcache.functional.features import Quartic
 from negcache.protocols import Sampler
 
 
@@ -65,6 +66,12 @@ ROSTER = [
         ),
         unbiased=False,
     ),
+    Case("quadratic", lambda cache: nc.quadratic(cache, 6)),
+    Case("subset_quadratic", lambda cache: nc.quadratic(subset(cache), 6), unbiased=False),
+    Case("shared_quadratic", lambda cache: nc.SharedDraws(nc.quadratic(cache, 6))),
+    Case("rf_softmax", lambda cache: nc.rf_softmax(cache, 6, num_frequencies=8, nu=3.0)),
+    Case("quartic", lambda cache: nc.ExactKernel(cache, 6, Quartic())),
+    Case("log_uniform", lambda cache: nc.log_uniform(cache, 6)),
     Case("full", lambda cache: nc.FullSoftmax(cache)),
     Case("in_batch", lambda cache: nc.InBatch(torch.zeros(len(cache))), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),

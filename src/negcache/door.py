@@ -1,5 +1,9 @@
 """Refuse what cannot be right before anything is encoded."""
 
+import os
+
+import torch
+
 from negcache.errors import InputError
 from negcache.shapes import Tensor
 
@@ -43,4 +47,20 @@ def _check_shapes(
             "queries [B, D], positives [B] or [B, p], query_ids [B], negatives [B, h], B >= 1",
             ", ".join(wrong) or "an empty batch",
             "pass one row for each query of the batch",
+        )
+
+
+def check_room(wanted: int, device: torch.device, what: str, remedy: str) -> None:
+    """Refuse what is larger than the device's free memory, or the host's whole memory."""
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[0]
+    elif "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    if wanted > there:
+        raise InputError(
+            f"{what} within the {there / 2**30:.1f} GiB of {device.type} memory",
+            f"{wanted / 2**30:.1f} GiB",
+            remedy,
         )

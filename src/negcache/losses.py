@@ -137,7 +137,7 @@ class SoftmaxLoss(nn.Module):
             log_terms = self._terms(queries, drawn, draws)
             target = target.view(len(queries), -1, items.shape[1])
             losses = softmax_loss(self.score.paired(queries, target), log_terms)
-            losses = _mean_of_positives(losses, positives)
+            losses = mean_of_positives(losses, positives)
         if self.training:
             self._trace.note(losses, log_terms, draws[0][0], len(ids))
         return losses.mean()
@@ -285,7 +285,7 @@ def _without_padding(positives: Tensor) -> Tensor:
     return several.where(several >= 0, several.amax(dim=1, keepdim=True))
 
 
-def _mean_of_positives(losses: Tensor, positives: Tensor) -> Tensor:
+def mean_of_positives(losses: Tensor, positives: Tensor) -> Tensor:
     """[B, p] losses of padded positives -> the mean of each query's own, [B]."""
     real = positives.view(losses.shape) >= 0
     return losses.where(real, 0.0).sum(dim=1) / real.sum(dim=1)

@@ -1,6 +1,7 @@
 """What items looked like when they were last encoded."""
 
 from negcache.cache.dense import DenseCache
+from negcache.cache.live import LiveTable
 from negcache.cache.subset import SubsetCache
 
-__all__ = ["DenseCache", "SubsetCache"]
+__all__ = ["DenseCache", "LiveTable", "SubsetCache"]

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from negcache.cache.listeners import Listeners
 from negcache.cache.schedule import rows_due
 from negcache.errors import InputError
+from negcache.protocols import Listener
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -38,7 +40,7 @@ class DenseCache:
             raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
         if not 0 <= rho <= 1:
             raise InputError("rho between 0 and 1", f"{rho}", "rows per step / items is a fraction")
-        self.rho, self.clock = rho, 0
+        self.rho, self.clock, self.listeners = rho, 0, Listeners()
         self.table = torch.zeros(num_items, dim, dtype=dtype, device=device)
         self.written = torch.full((num_items,), -1, dtype=torch.int64, device=device)
 
@@ -85,8 +87,9 @@ class DenseCache:
                 f"{rows.shape[1]}",
                 "give the cache the output dimensions of the item tower",
             )
-        self.table[ids] = rows.detach().to(self.table.dtype)
-        self.written[ids] = self.clock
+        with self.listeners.change(self, ids):
+            self.table[ids] = rows.detach().to(self.table.dtype)
+            self.written[ids] = self.clock
 
     def due(self) -> Int[Tensor, "R"]:
         """The stalest rows to encode again after this step; the smaller id first in a tie."""
@@ -102,8 +105,13 @@ class DenseCache:
         """Steps since each row was last written; rows never written are older than the clock."""
         return self.clock - self.written
 
+    def attach(self, listener: Listener) -> None:
+        """Tell it of every change from now on, and keep its state with the cache's own."""
+        self.listeners.all.append(listener)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"table": self.table, "written": self.written, "clock": self.clock}
+        own = {"table": self.table, "written": self.written, "clock": self.clock}
+        return own | self.listeners.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         got, have = tuple(state["table"].shape), tuple(self.table.shape)
@@ -114,3 +122,4 @@ class DenseCache:
         self.table.copy_(state["table"])
         self.written.copy_(state["written"])
         self.clock = int(state["clock"])
+        self.listeners.load_state_dict(state)

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from negcache.cache.listeners import Listeners
 from negcache.cache.schedule import rows_due
 from negcache.errors import InputError
+from negcache.protocols import Listener
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -47,6 +49,7 @@ class SubsetCache:
         if not 0 <= rho <= 1:
             raise InputError("rho between 0 and 1", f"{rho}", "rows per step / size is a fraction")
         self.rho, self.clock, self.num_items = rho, 0, num_items
+        self.listeners = Listeners()
         self.generator = torch.Generator().manual_seed(seed)
         self.held = torch.randperm(num_items, generator=self.generator)[:size].to(device)
         self.place = torch.full((num_items,), -1, dtype=torch.int64, device=device)
@@ -91,8 +94,9 @@ class SubsetCache:
             )
         slots = self.place[ids]
         kept = slots >= 0
-        self.table[slots[kept]] = rows[kept].detach().to(self.table.dtype)
-        self.written[slots[kept]] = self.clock
+        with self.listeners.change(self, slots[kept]):
+            self.table[slots[kept]] = rows[kept].detach().to(self.table.dtype)
+            self.written[slots[kept]] = self.clock
 
     def due(self) -> Int[Tensor, "R"]:
         """Let the rows that entered first go; returns the items that take their place.
@@ -107,18 +111,23 @@ class SubsetCache:
         outside = (self.place < 0).nonzero().squeeze(1)
         chosen = torch.randperm(len(outside), generator=self.generator)[:count]
         new = outside[chosen.to(outside.device)]
-        self.held[slots], self.place[new] = new, slots
-        self.written[slots], self.entered[slots] = -1, self.clock + 1
+        with self.listeners.change(self, slots):
+            self.held[slots], self.place[new] = new, slots
+            self.written[slots], self.entered[slots] = -1, self.clock + 1
         return new
 
     def tick(self) -> None:
         """One optimizer step has passed."""
         self.clock += 1
 
+    def attach(self, listener: Listener) -> None:
+        """Tell it of every change from now on, and keep its state with the cache's own."""
+        self.listeners.all.append(listener)
+
     def state_dict(self) -> dict[str, Any]:
         names = ("held", "table", "written", "entered", "clock")
         state = {name: getattr(self, name) for name in names}
-        return state | {"generator": self.generator.get_state()}
+        return state | {"generator": self.generator.get_state()} | self.listeners.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         got, have = tuple(state["table"].shape), tuple(self.table.shape)
@@ -131,4 +140,5 @@ class SubsetCache:
         self.place.fill_(-1)
         self.place[self.held] = torch.arange(self.num_rows, device=self.held.device)
         self.clock = int(state["clock"])
+        self.listeners.load_state_dict(state)
         self.generator.set_state(state["generator"].cpu())

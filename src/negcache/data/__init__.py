@@ -12,6 +12,7 @@ from negcache.data.known_positives import KnownPositives
 from negcache.data.tokens import TokenFile, write_tokens
 
 if TYPE_CHECKING:
+    from negcache.data.city_names import CityClasses, open_city_classes, write_city_classes
     from negcache.data.columns import Columns
     from negcache.data.entities import Entities
     from negcache.data.genes import write_genes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from negcache.data.interactions import Interactions
     from negcache.data.labels import LabelledPoints
     from negcache.data.movielens import write_movielens
+    from negcache.data.next_word import NextWord, open_next_word, write_brown, write_mix
     from negcache.data.open import open_task
     from negcache.data.task import Task
     from negcache.data.texts import TextTable
@@ -29,22 +31,29 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "Bags",
+    "CityClasses",
     "Columns",
     "Entities",
     "Interactions",
     "Judgements",
     "KnownPositives",
     "LabelledPoints",
+    "NextWord",
     "Task",
     "TextTable",
     "TokenFile",
     "XCTask",
+    "open_city_classes",
     "open_interactions",
+    "open_next_word",
     "open_task",
     "open_xc",
     "read_xc",
     "write_beir",
+    "write_brown",
+    "write_city_classes",
     "write_genes",
+    "write_mix",
     "write_movielens",
     "write_tokens",
     "write_xc",
@@ -52,19 +61,26 @@ __all__ = [
 
 _HOMES = {
     "BUILT_IN": "wordnet",
+    "CityClasses": "city_names",
     "Columns": "columns",
     "Entities": "entities",
     "Interactions": "interactions",
     "LabelledPoints": "labels",
+    "NextWord": "next_word",
     "Task": "task",
     "TextTable": "texts",
     "XCTask": "xc",
+    "open_city_classes": "city_names",
     "open_interactions": "interaction_log",
+    "open_next_word": "next_word",
     "open_task": "open",
     "open_xc": "xc",
     "read_xc": "xc",
     "write_beir": "write",
+    "write_brown": "next_word",
+    "write_city_classes": "city_names",
     "write_genes": "genes",
+    "write_mix": "next_word",
     "write_movielens": "movielens",
     "write_xc": "xc",
 }

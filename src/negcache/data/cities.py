@@ -40,11 +40,11 @@ def _pairs(wheel: Path) -> list[tuple[str, str, str]]:
         (str(city["geonameid"]), alias, f"{city['name']}, {city['countrycode']}")
         for city in cities.values()
         for alias in sorted(set(city["alternatenames"]))
-        if alias.strip() and alias != city["name"] and _is_latin(alias)
+        if alias.strip() and alias != city["name"] and is_latin(alias)
     ]
 
 
-def _is_latin(text: str) -> bool:
+def is_latin(text: str) -> bool:
     """Whether every letter is of the Latin script."""
     letters = [letter for letter in text if letter.isalpha()]
     return bool(letters) and all("LATIN" in unicodedata.name(letter, "") for letter in letters)

@@ -7,13 +7,14 @@ softmax; a **schedule** says what to look at again.
 Protocols are structural: a class belongs to one by having its methods, never by inheriting.
 """
 
-from negcache.protocols.messages import Batch, Draw, Law, Request, Rest, StepReport
+from negcache.protocols.messages import Batch, Change, Draw, Law, Request, Rest, StepReport
 from negcache.protocols.rooms import (
     Cache,
     Corpus,
     DensitySampler,
     Estimator,
     Known,
+    Listener,
     Rows,
     Sampler,
 )
@@ -22,12 +23,14 @@ from negcache.protocols.score import Score
 __all__ = [
     "Batch",
     "Cache",
+    "Change",
     "Corpus",
     "DensitySampler",
     "Draw",
     "Estimator",
     "Known",
     "Law",
+    "Listener",
     "Request",
     "Rest",
     "Rows",

@@ -1,6 +1,6 @@
 """The plain data that travels between rooms: what is asked, what is drawn, what is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.protocols.score import Score
-from negcache.shapes import Float, Int, Tensor
+from negcache.shapes import Bool, Float, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Request:
         """How many targets the other queries of the batch have, for each query."""
         own = (self.positives.view(len(self.queries), -1) >= 0).sum(dim=1, keepdim=True)
         return own.sum() - own
+
+    def slice(self, start: int, stop: int) -> "Request":
+        """What queries ``start`` to ``stop`` ask."""
+        return replace(
+            self,
+            queries=self.queries[start:stop],
+            positives=self.positives[start:stop],
+            exclude=self.exclude.slice(start, stop),
+            first_row=self.first_row + start,
+            total_rows=self.total_rows or self.first_row + len(self.queries),
+        )
 
     def uniforms(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "B *shape"]:
         """Float64 uniforms in [0, 1) for each query of this process.
@@ -137,6 +148,25 @@ class Batch:
     positives: Int[Tensor, "B *p"]
     query_ids: Int[Tensor, "B"] | None = None
     negatives: Int[Tensor, "B h"] | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """Rows of a cache that have been written, or let go.
+
+    Args:
+        slots: distinct.
+        old: the rows before.
+        was_valid: whether they were valid then.
+        new: the rows now.
+        is_valid: whether they are.
+    """
+
+    slots: Int[Tensor, "M"]
+    old: Float[Tensor, "M D"]
+    was_valid: Bool[Tensor, "M"]
+    new: Float[Tensor, "M D"]
+    is_valid: Bool[Tensor, "M"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from negcache.exclusion import Exclusion
-from negcache.protocols.messages import Draw, Law, Request
+from negcache.protocols.messages import Change, Draw, Law, Request
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -43,6 +43,19 @@ class Rows(Protocol):
 
 
 @runtime_checkable
+class Listener(Protocol):
+    """Follows the rows of a cache: an index over them. Its state is saved with the cache's."""
+
+    def on_change(self, change: Change) -> None:
+        """Rows have been written, or let go; the cache already shows them as they are now."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
 class Cache(Rows, Protocol):
     """Remembers what items looked like when they were last encoded. Holds no gradient."""
 
@@ -59,6 +72,10 @@ class Cache(Rows, Protocol):
 
     def tick(self) -> None:
         """One optimizer step has passed."""
+        ...
+
+    def attach(self, listener: Listener) -> None:
+        """Tell it of every change from now on, and keep its state with the cache's own."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -1,6 +1,7 @@
 """Items as often as they occur: popular ones are harder, and are asked for more."""
 
 import math
+from collections.abc import Sized
 
 import torch
 
@@ -14,33 +15,32 @@ from negcache.shapes import Float, Int, Tensor
 class Popularity:
     """Independent draws with ``q(y) = counts_y^power / sum``, from an alias table, O(1) a draw.
 
-    Hits on a query's positives are masked, with m and q unchanged, so the partition stays unbiased
-    over items with a count: give every item one (``counts + 1``) to reach them all.
+    Hits on a query's positives are masked, with m and q unchanged: the partition stays unbiased.
     Source: Mikolov et al. 2013 (power 0.75); Walker 1977.
 
     Args:
-        counts: how often each item occurs [N], on the queries' device; 0: never drawn.
+        counts: how often each item occurs [N], above 0, on the queries' device.
         num_negatives: draws per query, m; wrap in ``SharedDraws`` to share them over the batch.
-        power: 1: popularity itself; 0: uniform over items that occur.
+        power: 1: popularity itself (the unigram law); 0: uniform.
     """
 
     has_density = True
-    coverage = 1.0  # of the items with a count
+    coverage = 1.0
     cache = None
 
     def __init__(
         self, counts: Int[Tensor, "N"] | Float[Tensor, "N"], num_negatives: int, power: float = 0.75
     ) -> None:
-        if not (counts.isfinite().all() and (counts >= 0).all() and (counts > 0).sum() > 1):
+        short = ((counts > 0) & counts.isfinite()).logical_not().nonzero().flatten()
+        if len(short) or len(counts) < 2:
             raise InputError(
-                "finite counts of 0 or more, two of them positive",
-                f"from {float(counts.min())} to {float(counts.max())}, {int((counts > 0).sum())} "
-                "positive",
-                "count each item's training pairs, with one more for all to reach every item",
+                "finite counts above 0, two of them or more",
+                f"{len(short)} of {len(counts)} without, the first {short[:1].tolist()}",
+                "add one to every count: what is never drawn is never pushed away",
             )
         if num_negatives < 1:
             raise InputError("num_negatives of 1 or more", f"{num_negatives}", "draw at least one")
-        weights = torch.where(counts > 0, counts.double().pow(power), 0.0)
+        weights = counts.double().pow(power)
         chances = weights / weights.sum()
         self.num_negatives, self.log_q = num_negatives, chances.log()
         self.table = build_alias(chances)
@@ -59,3 +59,12 @@ class Popularity:
         barred = request.exclude.mask(ids)
         log_q = self.log_q[ids].to(request.queries.dtype)
         return log_q.expand(barred.shape).masked_fill(barred, -torch.inf)
+
+
+def log_uniform(items: Sized, num_negatives: int) -> Popularity:
+    """``q(k) = log((k + 2) / (k + 1)) / log(N + 1)``: Zipf's law for items sorted by frequency.
+
+    That of ``tf.random.log_uniform_candidate_sampler``; item 0 is the most frequent.
+    """
+    rank = torch.arange(len(items), dtype=torch.float64)
+    return Popularity(torch.log1p(1 / (rank + 1)), num_negatives, power=1.0)

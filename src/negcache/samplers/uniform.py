@@ -6,7 +6,7 @@ from collections.abc import Sized
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.draws import use_columns
+from negcache.functional.draws import draw_allowed, use_columns
 from negcache.protocols import Draw, Law, Request
 from negcache.shapes import Float, Int, Tensor
 
@@ -33,21 +33,9 @@ class Uniform:
         self.num_items, self.num_negatives = len(items), num_negatives
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        """Draw a rank among the allowed items, then step over the excluded ids below it."""
-        exclude = request.exclude
-        allowed = self.num_items - exclude.counts
         noise = request.uniforms(generator, self.num_negatives)
-        rank = (noise * allowed[:, None]).long()  # [B, m]
-
-        # The k-th excluded id e_k (from 0) has e_k - k allowed items below it.
-        position = (
-            torch.arange(len(exclude.ids), device=rank.device) - exclude.offsets[exclude.rows]
-        )
-        rows = torch.arange(len(rank), device=rank.device)[:, None]
-        keys = exclude.rows * (self.num_items + 1) + exclude.ids - position
-        stepped = torch.searchsorted(keys, rows * (self.num_items + 1) + rank, right=True)
-        drawn = (rank + stepped - exclude.offsets[:-1, None]).clamp_(max=self.num_items - 1)
-
+        drawn = draw_allowed(request.exclude, self.num_items, noise)
+        allowed = self.num_items - request.exclude.counts
         weight = allowed.to(request.queries.dtype).log() - math.log(self.num_negatives)
         return use_columns(drawn, weight[:, None].expand(drawn.shape))
 

@@ -1,0 +1,109 @@
+"""What a kernel must offer, and the blocked sum of item features that kernels share.
+
+A kernel K(h, e) >= 0 of a raw inner product factors into features: K = <phi(h), phi(e)>. Then
+``sum_j w_j K(h, e_j) = <phi(h), sum_j w_j phi(e_j)>``, so the mass of a cell of items costs one
+inner product with its summed features, however many items it holds.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from negcache.errors import InputError
+from negcache.shapes import Float, Tensor
+
+BLOCK = 1 << 22
+"""Numbers that a sum of features holds at a time beside its result (16 MB in float32)."""
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A kernel of raw inner products and its features, F per row; float32 at least.
+
+    ``query_features @ item_features.T`` equals ``exp(log_kernel)``, or does so in expectation over
+    the frequencies of random features. What changes in training (the scale) and what is a setting
+    of the law (alpha) stand on the query side: sums of item features do not age with the scale.
+    """
+
+    @property
+    def smallest(self) -> float:
+        """The least value of the exact kernel for one item; node masses are clipped at it."""
+        ...
+
+    def num_features(self, dim: int) -> int:
+        """F for embeddings of ``dim`` dimensions."""
+        ...
+
+    def query_features(
+        self, queries: Float[Tensor, "B D"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "B F"]: ...
+
+    def item_features(self, rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]: ...
+
+    def sum_features(
+        self, cells: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
+    ) -> Float[Tensor, "G F"]:
+        """``sum_c weight_gc phi(e_gc)``; rows of weight 0 must be finite too."""
+        ...
+
+    def kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        """K, exact, from raw inner products <h, e>."""
+        ...
+
+    def log_kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        """log K, exact, from raw inner products <h, e>."""
+        ...
+
+    def check(self, rows: Float[Tensor, "M D"], scale: Float[Tensor, ""]) -> None:
+        """Refuse embeddings or a scale that the kernel is not made for."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def at_least_float32(rows: Tensor) -> Tensor:
+    """Features and kernels never live in half precision."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def check_finite(rows: Float[Tensor, "M D"]) -> None:
+    """Refuse rows that hold NaN or infinity."""
+    bad = (~rows.isfinite().all(dim=1)).nonzero()
+    if len(bad):
+        raise InputError(
+            "finite embeddings",
+            f"{len(bad)} rows with NaN or infinity, the first at {int(bad[0])}",
+            "look for a learning rate that is too high, or for empty inputs",
+        )
+
+
+def weighted_sums(
+    features: Callable[[Float[Tensor, "n D"]], Float[Tensor, "n F"]],
+    cells: Float[Tensor, "G c D"],
+    weight: Float[Tensor, "G c"],
+    num_features: int,
+) -> Float[Tensor, "G F"]:
+    """``sum_c weight_gc features(e_gc)``; beside the result it holds about ``BLOCK`` numbers.
+
+    Args:
+        features: of rows; evaluated on blocks of them.
+    """
+    cells = at_least_float32(cells)
+    total = cells.new_zeros(len(cells), num_features)
+    rows = max(1, BLOCK // num_features)
+    step = max(1, rows // max(1, cells.shape[1]))
+    for first in range(0, len(cells), step):
+        block = slice(first, first + step)
+        parts = zip(cells[block].split(rows, 1), weight[block].split(rows, 1), strict=True)
+        for some, weights in parts:
+            found = features(some.flatten(0, 1)).unflatten(0, some.shape[:2])
+            with torch.autocast(found.device.type, enabled=False):
+                total[block] += torch.bmm(weights[:, None].to(found.dtype), found).squeeze(1)
+    return total

@@ -1,0 +1,181 @@
+"""Kernels of a squared and of a fourth-power logit (Blanc & Rendle, ICML 2018)."""
+
+import math
+from typing import Any, final
+
+import torch
+
+from negcache.errors import InputError
+from negcache.functional.features.kernel import BLOCK, at_least_float32, check_finite
+from negcache.shapes import Float, Int, Tensor
+
+
+def packed(rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
+    """u_i u_j for i <= j, row by row, off-diagonals times sqrt 2: <packed(a), packed(b)> = <a,b>^2.
+
+    F = D (D + 1) / 2.
+    """
+    rows = at_least_float32(rows)
+    first, second, factor = _upper_triangle(rows)
+    return rows[:, first] * rows[:, second] * factor
+
+
+def packed_sums(
+    cells: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
+) -> Float[Tensor, "G F"]:
+    """``sum_c weight_gc packed(e_gc)`` through the matrices ``(E w)^T E``, some cells at a time."""
+    cells = at_least_float32(cells)
+    count, size, dim = cells.shape
+    first, second, factor = _upper_triangle(cells)
+    total = cells.new_empty(count, len(factor))
+    step = max(1, BLOCK // (dim * max(size, dim)))
+    for start in range(0, count, step):
+        block = slice(start, start + step)
+        weighted = cells[block] * weight[block, :, None].to(cells.dtype)
+        with torch.autocast(cells.device.type, enabled=False):
+            moments = torch.bmm(weighted.mT, cells[block])
+        total[block] = moments.flatten(1)[:, first * dim + second] * factor
+    return total
+
+
+def _upper_triangle(
+    rows: Float[Tensor, "*shape"],
+) -> tuple[Int[Tensor, "F"], Int[Tensor, "F"], Float[Tensor, "F"]]:
+    """Row, column and factor of each packed entry."""
+    dim = rows.shape[-1]
+    first, second = torch.triu_indices(dim, dim, device=rows.device)
+    factor = torch.full_like(first, math.sqrt(2.0), dtype=rows.dtype)
+    factor[first == second] = 1.0
+    return first, second, factor
+
+
+def _and_constant(
+    features: Float[Tensor, "M F"], constant: Float[Tensor, "M"]
+) -> Float[Tensor, "M F1"]:
+    return torch.cat([features, constant[:, None]], dim=1)
+
+
+@final
+class Quadratic:
+    """K = alpha s^2 + 1 of the logit s = scale <h, e>; exact features, F = D (D + 1) / 2 + 1.
+
+    Even in s: a large negative logit weighs as much as a large positive one. Alpha and the scale
+    multiply the query's features; those of an item are packed(e) and 1.
+    Source: Blanc & Rendle, ICML 2018 (alpha = 100 there).
+
+    Args:
+        alpha: of the squared logit against the constant 1.
+
+    Example:
+        >>> kernel, scale = Quadratic(alpha=2.0), torch.tensor(3.0)
+        >>> query, item = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, -1.0]])
+        >>> features = kernel.query_features(query, scale), kernel.item_features(item)
+        >>> round((features[0] @ features[1].T).item(), 3)  # 2 (3 * -1)^2 + 1
+        19.0
+    """
+
+    smallest = 1.0
+
+    def __init__(self, alpha: float = 100.0) -> None:
+        if not 0 < alpha < math.inf:
+            raise InputError("alpha > 0", f"{alpha}", "100 is the published choice")
+        self.alpha = alpha
+
+    def num_features(self, dim: int) -> int:
+        return dim * (dim + 1) // 2 + 1
+
+    def query_features(
+        self, queries: Float[Tensor, "B D"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "B F"]:
+        """[alpha scale^2 packed(h), 1]."""
+        features = packed(queries)
+        features = features * (self.alpha * scale.to(features).square())
+        return _and_constant(features, features.new_ones(len(features)))
+
+    def item_features(self, rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
+        """[packed(e), 1]."""
+        features = packed(rows)
+        return _and_constant(features, features.new_ones(len(features)))
+
+    def sum_features(
+        self, cells: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
+    ) -> Float[Tensor, "G F"]:
+        """[packed upper triangle of sum_c w e e^T, sum_c w]: one batched matrix product."""
+        features = packed_sums(cells, weight)
+        return _and_constant(features, weight.to(features.dtype).sum(dim=1))
+
+    def kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        dots = at_least_float32(dots)
+        return (dots * scale.to(dots)).square_().mul_(self.alpha).add_(1.0)
+
+    def log_kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        dots = at_least_float32(dots)
+        return torch.log1p(self.alpha * (dots * scale.to(dots)).square())
+
+    def check(self, rows: Float[Tensor, "M D"], scale: Float[Tensor, ""]) -> None:
+        """Any finite rows, any scale."""
+        check_finite(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to load."""
+
+
+@final
+class Quartic:
+    """K = s^4 + 1 of the logit s = scale <h, e>; for samplers that evaluate every item.
+
+    It has features, F = C(D + 3, 4) + 1, 766,481 at D = 64: too many to sum. Whatever asks for
+    them is refused. Source: Blanc & Rendle, ICML 2018.
+    """
+
+    smallest = 1.0
+
+    def num_features(self, dim: int) -> int:
+        raise InputError(
+            "a kernel whose features can be summed",
+            f"Quartic, which needs {math.comb(dim + 3, 4) + 1:,} features at D = {dim}",
+            "take the reference sampler, which evaluates the kernel for all N items, or Quadratic",
+        )
+
+    def query_features(
+        self, queries: Float[Tensor, "B D"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "B F"]:
+        """Refused, as are the features of items and their sums."""
+        return queries.new_empty(len(queries), self.num_features(queries.shape[-1]))
+
+    def item_features(self, rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
+        return rows.new_empty(len(rows), self.num_features(rows.shape[-1]))
+
+    def sum_features(
+        self, cells: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
+    ) -> Float[Tensor, "G F"]:
+        return cells.new_empty(len(cells), self.num_features(cells.shape[-1]))
+
+    def kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        dots = at_least_float32(dots)
+        return (dots * scale.to(dots)).pow_(4).add_(1.0)
+
+    def log_kernel(
+        self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape"]:
+        dots = at_least_float32(dots)
+        return torch.log1p((dots * scale.to(dots)).pow(4))
+
+    def check(self, rows: Float[Tensor, "M D"], scale: Float[Tensor, ""]) -> None:
+        """Any finite rows, any scale."""
+        check_finite(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to load."""

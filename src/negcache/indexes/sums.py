@@ -1,0 +1,168 @@
+"""Sums of kernel features over cells of rows, and over nodes of cells: the mass of many rows at once.
+
+The kernel is an inner product of features, so the mass of a node under a query is one product with
+the node's sum, whatever the number of rows below it. The split is by row number: cells of ``CELL``
+rows, then nodes of ``ARITY`` cells, and so on up to a level that is scored for a whole batch by one
+matrix product. A row is never looked at through its features, which are as large as a cell's rows:
+inside a cell the exact kernel is cheaper. Source: Blanc & Rendle 2018, section 3.2.
+"""
+
+from typing import Any
+
+import torch
+
+from negcache.door import check_room
+from negcache.errors import InputError
+from negcache.functional.features import Kernel
+from negcache.functional.grouped import groups_of
+from negcache.functional.two_stage import CELL
+from negcache.protocols import Change, Rows
+from negcache.shapes import Float, Int, Tensor
+
+ARITY = 8
+"""Nodes below a node."""
+
+TOP = 2048
+"""Nodes that the uppermost level may have: what a matrix product does faster than a descent."""
+
+HELD = 1 << 23
+"""Numbers held at a time while features are listed: a bound on memory."""
+
+
+class KernelSums:
+    """The sums of a cache's rows; follows the cache once it has been built.
+
+    Adding and subtracting the features of rows that moved drifts by rounding; when as many rows
+    have moved as there are, everything is summed anew.
+
+    Args:
+        rows: whose features are summed; attach the sums to it, so that they follow.
+        kernel: what linearises the kernel.
+        every: bring the sums up to date at every so many changes, cells as a whole; 1: at each, row
+            by row. Old sums cost efficiency alone, never the honesty of a draw's weights.
+
+    Attributes:
+        levels: from the cells up, [n, F] sums, padded to a multiple of ``ARITY`` below the top.
+        counts: valid rows below every node, [n].
+    """
+
+    arity = ARITY
+
+    def __init__(self, rows: Rows, kernel: Kernel, *, every: int = 1) -> None:
+        if every < 1:
+            raise InputError("every of 1 or more changes", f"{every}", "1 follows each change")
+        self.rows, self.kernel, self.every = rows, kernel, every
+        self.moved, self.changes, self.behind = 0, 0, torch.zeros(0, dtype=torch.bool)
+        self.levels: list[Float[Tensor, "n F"]] = []
+        self.counts: list[Float[Tensor, n]] = []
+
+    @property
+    def _num_cells(self) -> int:
+        return -(-self.rows.num_rows // CELL)
+
+    def build(self, queries: Float[Tensor, "B D"], scale: Tensor) -> None:
+        """Sum over all rows, once; later calls do nothing.
+
+        Args:
+            queries: of the request; their dtype and device are those of the sums.
+            scale: of the score, for the kernel's own checks.
+
+        Raises:
+            InputError: the sums do not fit into memory, or the rows do not suit the kernel.
+        """
+        if self.levels:
+            return
+        features = self.kernel.num_features(queries.shape[1])
+        cells, width = self._num_cells, queries.element_size()
+        check_room(
+            int(cells * features * width * ARITY / (ARITY - 1)),
+            queries.device,
+            f"{cells} sums of {features} features",
+            "take fewer frequencies, or project to fewer dimensions first",
+        )
+        for _, block in self.rows.chunks(HELD // queries.shape[1]):
+            self.kernel.check(block, scale)
+        self.levels = [queries.new_zeros(_padded(cells), features)]
+        self.counts = [queries.new_zeros(_padded(cells))]
+        self.behind = torch.zeros(cells, dtype=torch.bool, device=queries.device)
+        self._sum_cells(torch.arange(cells, device=queries.device))
+        self._grow()
+
+    def on_change(self, change: Change) -> None:
+        """Rows have moved: bring the sums of their paths up to date."""
+        if not self.levels or not len(change.slots):
+            return
+        self.moved, self.changes = self.moved + len(change.slots), self.changes + 1
+        nodes = torch.unique(change.slots // CELL)
+        if self.every > 1:
+            self.behind[nodes] = True
+            if self.changes % self.every:
+                return
+            nodes = self.behind.nonzero().squeeze(1)
+            self.behind.fill_(False)
+            self._sum_cells(nodes)
+        elif self.moved >= self.rows.num_rows:
+            self.moved, nodes = 0, torch.arange(self._num_cells, device=nodes.device)
+            self._sum_cells(nodes)
+        else:
+            self._shift(change)
+        for level in range(1, len(self.levels)):
+            nodes = torch.unique(nodes // ARITY)
+            self._sum_children(level, nodes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the cells; those above follow from them."""
+        names = ("moved", "changes", "behind")
+        own = {name: getattr(self, name) for name in names}
+        own |= {"levels": self.levels[:1], "counts": self.counts[:1]}
+        return own | {"kernel": self.kernel.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.moved, self.changes = int(state["moved"]), int(state["changes"])
+        self.behind = state["behind"].clone()
+        self.kernel.load_state_dict(state["kernel"])
+        self.levels = [table.clone() for table in state["levels"]]
+        self.counts = [count.clone() for count in state["counts"]]
+        if self.levels:
+            self._grow()
+
+    def _grow(self) -> None:
+        """The levels above the cells, up to one of at most ``TOP`` nodes."""
+        del self.levels[1:], self.counts[1:]
+        while len(self.levels[-1]) > max(TOP, ARITY):
+            below, nodes = self.levels[-1], len(self.levels[-1]) // ARITY
+            self.levels.append(below.new_zeros(_padded(nodes), below.shape[1]))
+            self.counts.append(below.new_zeros(_padded(nodes)))
+            self._sum_children(len(self.levels) - 1, torch.arange(nodes, device=below.device))
+
+    def _sum_cells(self, cells: Int[Tensor, "cells"]) -> None:
+        """Sum the rows of these cells anew."""
+        table, valid = self.levels[0], self.rows.valid
+        for some in cells.split(max(1, HELD // max(table.shape[1], CELL * CELL))):
+            slots = some[:, None] * CELL + torch.arange(CELL, device=cells.device)
+            inside = slots.clamp(max=self.rows.num_rows - 1)
+            weight = ((slots < self.rows.num_rows) & valid[inside]).to(table.dtype)
+            rows = self.rows.rows(inside.flatten()).to(table.dtype)
+            table[some] = self.kernel.sum_features(rows.view(*slots.shape, -1), weight)
+            self.counts[0][some] = weight.sum(dim=1)
+
+    def _shift(self, change: Change) -> None:
+        """Add what is new and subtract what was, the rows of a cell together."""
+        table, counts = self.levels[0], self.counts[0]
+        old, new = change.old.to(table.dtype), change.new.to(table.dtype)
+        was, now = change.was_valid.to(table.dtype), change.is_valid.to(table.dtype)
+        for cells, members in groups_of(change.slots // CELL, HELD // table.shape[1]):
+            rows = torch.cat([new[members], old[members]], dim=1)
+            weight = torch.cat([now[members], -was[members]], dim=1)
+            table[cells] += self.kernel.sum_features(rows, weight)
+            counts[cells] += weight.sum(dim=1)
+
+    def _sum_children(self, level: int, nodes: Int[Tensor, "nodes"]) -> None:
+        below = self.levels[level - 1]
+        for some in nodes.split(max(1, HELD // (ARITY * below.shape[1]))):
+            self.levels[level][some] = below.view(-1, ARITY, below.shape[1])[some].sum(dim=1)
+        self.counts[level][nodes] = self.counts[level - 1].view(-1, ARITY)[nodes].sum(dim=1)
+
+
+def _padded(nodes: int) -> int:
+    return -(-nodes // ARITY) * ARITY

@@ -1,0 +1,135 @@
+"""Sums of features follow the rows they are of."""
+
+import copy
+
+import pytest
+import torch
+
+import negcache as nc
+from negcache.functional.features import Fourier, Quadratic
+from negcache.indexes import sums as sums_module
+from negcache.indexes.sums import KernelSums
+
+N, D = 10_000, 8
+
+
+@pytest.fixture(autouse=True)
+def several_levels(monkeypatch):
+    monkeypatch.setattr(sums_module, "TOP", 8)
+
+
+def unit(shape, noise, dtype):
+    return nc.DotScore().embed(torch.randn(shape, generator=noise, dtype=dtype))
+
+
+def build(kernel, dtype, **settings):
+    noise = torch.Generator().manual_seed(0)
+    cache = nc.DenseCache(N, D, dtype=dtype)
+    cache.write(torch.arange(N), unit((N, D), noise, dtype))
+    sums = KernelSums(cache, kernel, **settings)
+    cache.attach(sums)
+    sums.build(unit((2, D), noise, dtype), torch.tensor(20.0))
+    return cache, sums, noise
+
+
+def same(sums, cache, atol, rtol=0.0):
+    """The sums are those of a structure built from the rows as they are."""
+    fresh = KernelSums(cache, sums.kernel)
+    fresh.build(torch.zeros(1, D, dtype=sums.levels[0].dtype), torch.tensor(20.0))
+    assert len(fresh.levels) == len(sums.levels) == 3
+    for ours, truth in zip(sums.levels + sums.counts, fresh.levels + fresh.counts, strict=True):
+        torch.testing.assert_close(ours, truth, atol=atol, rtol=rtol)
+
+
+KERNELS = [Quadratic(2.0), Fourier(D, 16, 2.0)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=["quadratic", "fourier"])
+@pytest.mark.parametrize(
+    ("dtype", "atol", "rtol"), [(torch.float64, 1e-9, 0), (torch.float32, 1e-4, 1e-3)]
+)
+@pytest.mark.parametrize("count", [1, 40])
+def test_updates_equal_a_rebuild(kernel, dtype, atol, rtol, count):
+    """Test 21: after any sequence of updates, between two scheduled rebuilds and across them."""
+    cache, sums, noise = build(kernel, dtype)
+    for _ in range(10_000 // count if count > 1 else 1000):
+        ids = torch.randperm(N, generator=noise)[:count]
+        cache.write(ids, unit((count, D), noise, dtype))
+    same(sums, cache, atol, rtol)
+
+
+def test_float32_drift_stays_small_without_a_rebuild():
+    """Test 21, float32: 10,000 updates added and subtracted."""
+    cache, sums, noise = build(Quadratic(2.0), torch.float32)
+    for _ in range(250):
+        ids = torch.randperm(N, generator=noise)[:40]
+        cache.write(ids, unit((40, D), noise, torch.float32))
+        sums.moved = 0  # no rebuild is ever due
+    same(sums, cache, 1e-4, 1e-3)
+    assert (sums.levels[0] != build(Quadratic(2.0), torch.float32)[1].levels[0]).any()
+
+
+def test_a_rebuild_is_due_once_as_many_rows_have_moved_as_there_are():
+    cache, sums, noise = build(Quadratic(2.0), torch.float64)
+    sums.levels[0][0] += 1.0  # an error that updates keep
+    for moved in range(0, N, 300):
+        assert sums.moved == moved
+        assert (sums.levels[0][0, -1] - sums.counts[0][0]).abs() > 0.5
+        ids = torch.randperm(N, generator=noise)[:300]
+        cache.write(ids, unit((300, D), noise, torch.float64))
+    assert sums.moved == 0
+    same(sums, cache, 1e-9)
+
+
+def test_sums_that_lag_catch_up():
+    cache, sums, noise = build(Quadratic(2.0), torch.float64, every=3)
+    before = sums.levels[0].clone()
+    for _ in range(2):
+        cache.write(torch.arange(5), unit((5, D), noise, torch.float64))
+        assert torch.equal(sums.levels[0], before)
+    cache.write(torch.arange(1000, 1005), unit((5, D), noise, torch.float64))
+    same(sums, cache, 1e-9)
+
+
+def test_first_writes_and_rows_let_go_are_counted():
+    """A subset cache moves on: its slots change their items."""
+    noise = torch.Generator().manual_seed(0)
+    cache = nc.SubsetCache(2 * N, D, N, rho=0.1, dtype=torch.float64)
+    items = unit((2 * N, D), noise, torch.float64)
+    cache.write(torch.arange(N), items[:N])
+    sums = KernelSums(cache, Quadratic(2.0))
+    cache.attach(sums)
+    sums.build(items[:2], torch.tensor(1.0))
+    assert sums.counts[-1].sum() == cache.valid.sum() < N
+    cache.write(torch.arange(2 * N), items)
+    same(sums, cache, 1e-9)
+    for _ in range(5):
+        due = cache.due()
+        assert sums.counts[-1].sum() == N - len(due)
+        cache.write(due, items[due])
+        cache.tick()
+        same(sums, cache, 1e-9)
+
+
+def test_state_goes_with_the_cache():
+    """A resumed structure goes on bit by bit, its drift with it."""
+    cache, sums, noise = build(Fourier(D, 16, 2.0), torch.float32)
+    cache.write(torch.arange(50), unit((50, D), noise, torch.float32))
+    state = copy.deepcopy(cache.state_dict())
+    other_cache, other, _ = build(Fourier(D, 16, 2.0, seed=5), torch.float32)
+    other_cache.load_state_dict(state)
+    rows = unit((50, D), noise, torch.float32)
+    for one in (cache, other_cache):
+        one.write(torch.arange(100, 150), rows)
+    for ours, theirs in zip(sums.levels + sums.counts, other.levels + other.counts, strict=True):
+        assert torch.equal(ours, theirs)
+    assert sums.moved == other.moved
+
+
+def test_memory_is_that_of_the_rows():
+    """A cell's sum takes what its rows take, within the packed square: N D, not N F."""
+    _, sums, _ = build(Quadratic(2.0), torch.float32)
+    held = sum(level.numel() for level in sums.levels)
+    cells = -(-N // 128)
+    features = D * (D + 1) // 2 + 1
+    assert held <= features * (cells + 8) * 8 / 7 + 16 * features

@@ -1,0 +1,232 @@
+"""Kernel samplers: the closed form where the sums are exact, the reported law everywhere."""
+
+import math
+
+import pytest
+import torch
+from roster import problem
+
+import negcache as nc
+from negcache import door
+from negcache.conformance import chi_square_p, tile
+from negcache.functional.features import Fourier, Positive, Quadratic, Quartic
+from negcache.functional.kernel_draw import draw_by_sums
+from negcache.indexes import sums as sums_module
+
+
+@pytest.fixture(params=[2048, 8], ids=["flat", "tree"])
+def top(request, monkeypatch):
+    """A structure of one level, and one of two."""
+    monkeypatch.setattr(sums_module, "TOP", request.param)
+    return request.param
+
+
+def law_of_kernel(request, cache, kernel):
+    """K / sum K over what each query may draw, float64."""
+    dots = request.queries @ cache.table.T
+    mass = kernel.log_kernel(dots, request.score.scale).exp()
+    mass = mass.masked_fill(request.exclude.mask(torch.arange(len(cache))), 0.0)
+    return mass / mass.sum(dim=1, keepdim=True)
+
+
+def golden():
+    """K-1: four items, item 0 the positive or nothing excluded."""
+    items = torch.tensor([[1, 0], [0, 1], [-1, 1], [0.5, -0.5]], dtype=torch.float64)
+    cache = nc.DenseCache(4, 2, dtype=torch.float64)
+    cache.write(torch.arange(4), items)
+    score = nc.DotScore(1.0, normalize=False).double()
+    return cache, score, torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+
+
+def test_golden_vector_k1():
+    cache, score, query = golden()
+    nothing = torch.empty(0, dtype=torch.long)
+    free = nc.Request(query, score, torch.tensor([0]), nc.Exclusion.from_pairs(nothing, nothing, 1))
+    sampler = nc.quadratic(cache, 2)
+    q = sampler.log_prob(free, torch.arange(4)).exp()[0]
+    wanted = torch.tensor([0.630265211, 0.162246490, 0.162246490, 0.045241810], dtype=torch.float64)
+    torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
+    one = torch.zeros(1, dtype=torch.long)
+    asked = nc.Request(query, score, one, nc.Exclusion.from_pairs(one, one, 1))
+    q = sampler.log_prob(asked, torch.arange(4)).exp()[0]
+    wanted = torch.tensor([0, 0.438818565, 0.438818565, 0.122362869], dtype=torch.float64)
+    torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
+    items = cache.table[torch.tensor([1, 3])]
+    terms = score(query, items) - (2 * q[[1, 3]]).log()
+    loss = nc.softmax_loss(score.paired(query, cache.table[None, :1])[:, 0], terms)
+    assert abs(float(loss) - 1.286828244) < 1e-8
+
+
+@pytest.mark.parametrize("num_items", [300, 3000])
+def test_branches_multiply_to_the_closed_form(top, num_items):
+    """Test 7: K / sum K, the positives taken away, whatever the depth."""
+    request, _, cache = problem(0.2, num_items)
+    log_q = nc.quadratic(cache, 6, alpha=3.0).log_prob(request, torch.arange(num_items))
+    wanted = law_of_kernel(request, cache, Quadratic(3.0))
+    torch.testing.assert_close(log_q.exp(), wanted, atol=1e-12, rtol=1e-8)
+
+
+def test_the_exact_kernel_sampler_is_the_closed_form():
+    request, _, cache = problem(0.2)
+    log_q = nc.ExactKernel(cache, 6, Quartic()).log_prob(request, torch.arange(300))
+    wanted = law_of_kernel(request, cache, Quartic())
+    torch.testing.assert_close(log_q.exp(), wanted, atol=1e-12, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_frequencies_after_a_thousand_moves(top, seed):
+    """Test 14: draws follow K / sum K, with positives excluded, once rows have moved."""
+    request, _, cache = problem(0.0, 1100)
+    sampler = nc.quadratic(cache, 40, alpha=3.0)
+    sampler.draw(request, torch.Generator().manual_seed(seed))
+    noise = torch.Generator().manual_seed(seed)
+    for _ in range(100):
+        ids = torch.randperm(1100, generator=noise)[:10]
+        cache.write(ids, torch.randn(10, 8, generator=noise, dtype=torch.float64))
+    drawn, law = [], law_of_kernel(request, cache, Quadratic(3.0))
+    for _ in range(10):
+        draw = sampler.draw(tile(request, 50), noise)
+        drawn.append(draw.ids[draw.columns].view(50, 5, -1).transpose(0, 1).flatten(1))
+    for row, items in enumerate(torch.cat(drawn, dim=1)):
+        counts = torch.bincount(items, minlength=1100)
+        assert (counts[law[row] == 0] == 0).all()
+        assert chi_square_p(counts, law[row] * len(items)) > 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("kind", [Fourier, Positive])
+def test_random_features_draw_what_they_report(top, kind, floor, seed):
+    """Test 15: few frequencies, so that many node masses are negative and clipped."""
+    request, _, cache = problem(0.0, 1100)
+    kernel = kind(8, 8, 2.0, seed=seed)
+    sampler = nc.KernelSoftmax(cache, 40, kernel, floor=floor)
+    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-9, rtol=0)
+    noise, counts = torch.Generator().manual_seed(seed), torch.zeros(5, 1100, dtype=torch.long)
+    for _ in range(10):
+        draw = sampler.draw(tile(request, 50), noise)
+        items = draw.ids[draw.columns].view(50, 5, -1)
+        for row in range(5):
+            counts[row] += torch.bincount(items[:, row].flatten(), minlength=1100)
+    for row in range(5):
+        assert chi_square_p(counts[row], law[row] * counts[row].sum()) > 1e-4
+
+
+def test_clipped_masses_leave_the_closed_form_and_the_report_with_them():
+    """Negative masses occur here, and the law differs from exp(nu <h, e>): the product rule."""
+    request, _, cache = problem(0.0, 1100)
+    sampler = nc.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
+    sampler.draw(request, torch.Generator().manual_seed(0))
+    features = sampler.kernel.query_features(request.queries, request.score.scale)
+    assert ((features @ sampler.sums.levels[0].T) < 0).any()
+    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    distance = 0.5 * (law - law_of_kernel(request, cache, sampler.kernel)).abs().sum(1)
+    assert (distance > 0.05).all()
+
+
+def test_the_floor_bounds_every_weight():
+    request, _, cache = problem(0.0, 1100)
+    sampler = nc.rf_softmax(cache, 6, num_frequencies=4, nu=3.0, floor=0.1)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    assert (draw.log_weight <= math.log(1100 / (0.1 * 6))).all()
+
+
+def test_old_sums_keep_the_weights_honest():
+    """Cells weighed by old sums, rows by the kernel of today: the reported law is still drawn."""
+    request, items, cache = problem(0.0, 1100)
+    sampler = nc.quadratic(cache, 6, alpha=3.0, update_every=1000)
+    sampler.draw(request, torch.Generator().manual_seed(0))
+    cache.write(torch.arange(200), items[torch.arange(200, 400)])
+    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-9, rtol=0)
+    closed = law_of_kernel(request, cache, Quadratic(3.0))
+    assert (0.5 * (law - closed).abs().sum(1) > 0.01).any(), "the sums are old"
+    logits = request.score(request.queries, cache.table)
+    total = (law * (logits.exp() / law).nan_to_num(posinf=0.0, nan=0.0)).sum(1)
+    allowed = ~request.exclude.mask(torch.arange(1100))
+    torch.testing.assert_close(total, (logits.exp() * allowed).sum(1), atol=0, rtol=1e-9)
+
+
+def test_a_query_that_may_draw_nothing_in_a_cell_draws_elsewhere():
+    request, _, cache = problem(0.0, 300)
+    rows = torch.arange(5).repeat_interleave(128)
+    barred = torch.arange(128).repeat(5)
+    asked = nc.Request(
+        request.queries, request.score, request.positives, request.exclude.and_also(rows, barred)
+    )
+    draw = nc.quadratic(cache, 50).draw(asked, torch.Generator().manual_seed(0))
+    assert (draw.ids >= 128).all()
+    everything = torch.arange(300).repeat(5), torch.arange(5).repeat_interleave(300)
+    none = nc.Request(
+        request.queries,
+        request.score,
+        request.positives,
+        nc.Exclusion.from_pairs(everything[1], everything[0], 5),
+    )
+    draw = nc.quadratic(cache, 50).draw(none, torch.Generator().manual_seed(0))
+    assert (draw.log_weight == -torch.inf).all()
+
+
+def test_rows_never_written_are_never_drawn():
+    request, items, full = problem(0.0, 300)
+    cache = nc.DenseCache(300, 8, dtype=torch.float64)
+    written = torch.arange(0, 300, 2)
+    cache.write(written, full.table[written])
+    sampler = nc.quadratic(cache, 50)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    assert (draw.ids % 2 == 0).all()
+    cache.write(torch.tensor([1]), items[1:2])
+    log_q = sampler.log_prob(request, torch.arange(300))
+    assert (log_q[0, 1] > -torch.inf)
+    assert (log_q[:, 3] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("num_negatives", [0, -1])
+def test_no_draws_are_refused(num_negatives):
+    with pytest.raises(nc.InputError, match="num_negatives"):
+        nc.quadratic(problem()[2], num_negatives)
+
+
+def test_rows_that_are_not_normalised_are_refused():
+    request, items, cache = problem()
+    cache.write(torch.arange(300), 3 * items)
+    with pytest.raises(nc.InputError, match="norm"):
+        nc.rf_softmax(cache, 4).draw(request, torch.Generator())
+
+
+def test_a_kernel_sharper_than_the_score_is_refused():
+    request, _, cache = problem(temperature=0.5)
+    with pytest.raises(nc.InputError, match="nu"):
+        nc.rf_softmax(cache, 4, nu=4.0).draw(request, torch.Generator())
+
+
+def test_rows_that_are_not_finite_are_refused():
+    request, items, cache = problem()
+    cache.write(torch.arange(300), items.masked_fill(torch.eye(300, 8).bool(), torch.nan))
+    with pytest.raises(nc.InputError, match="finite"):
+        nc.quadratic(cache, 4).draw(request, torch.Generator())
+
+
+def test_sums_larger_than_memory_are_refused_with_their_size(monkeypatch):
+    request, _, cache = problem()
+    with pytest.raises(nc.InputError, match=r"frequencies within(.|\n)*GiB"):
+        nc.rf_softmax(cache, 4, num_frequencies=10**12, nu=1.0)
+    sampler = nc.rf_softmax(cache, 4, nu=1.0)
+    monkeypatch.setattr(door.os, "sysconf", lambda name: 2 if name == "SC_PHYS_PAGES" else 4096)
+    with pytest.raises(nc.InputError, match=r"3 sums of 2048 features within(.|\n)*GiB"):
+        sampler.draw(request, torch.Generator())
+
+
+def test_wanted_rows_are_not_drawn():
+    """Asking for chances and drawing go the same way down."""
+    request, _, cache = problem(0.0, 1100)
+    sampler = nc.quadratic(cache, 6)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    noise = torch.rand(5, 6, 4, dtype=torch.float64)
+    again = draw_by_sums(
+        request, cache, sampler.sums, sampler.kernel, noise, draw.ids[draw.columns]
+    )
+    assert torch.equal(again.slots, draw.ids[draw.columns])
+    weight = -(again.log_chance + math.log(6))
+    torch.testing.assert_close(draw.log_weight, weight, atol=1e-12, rtol=0)
