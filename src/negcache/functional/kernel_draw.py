@@ -1,4 +1,4 @@
-"""Draws from sums of kernel features: down from a level that is scored at once, to a cell, to a row.
+"""Draws from sums of kernel features: down from a level scored at once, to a cell, to a row.
 
 The law of a draw is the product of the branches taken, each as it was really taken: masses that
 were negative (random features can be) are raised to the kernel's smallest value, known positives
@@ -112,7 +112,7 @@ def _without(
     barred: Barred,
     span: int,
 ) -> Float[Tensor, "B n"]:
-    """Masses of the top nodes less what is barred, at least the smallest kernel of each row left."""
+    """Masses of the top nodes less what is barred; at least ``smallest`` for each row left."""
     place = barred.queries, barred.slots // span
     mass = mass.index_put(place, -barred.mass, accumulate=True)
     left = counts.expand(mass.shape).index_put(

@@ -1,4 +1,4 @@
-"""Sums of kernel features over cells of rows, and over nodes of cells: the mass of many rows at once.
+"""Sums of kernel features over cells of rows and over nodes of cells: the mass of many rows.
 
 The kernel is an inner product of features, so the mass of a node under a query is one product with
 the node's sum, whatever the number of rows below it. The split is by row number: cells of ``CELL``

@@ -1,4 +1,4 @@
-"""Draws by a kernel, exactly, from a pass over all rows: what kernel samplers are measured against."""
+"""Draws by a kernel, exactly, from a pass over all rows: the reference of kernel samplers."""
 
 from dataclasses import replace
 
