@@ -9,6 +9,7 @@ from roster import problem
 import negcache as nc
 from negcache.conformance import check_cache, check_sampler
 from negcache.functional.draws import use_columns
+from negcache.functional.features import Fourier
 from negcache.protocols import Draw
 
 
@@ -153,3 +154,58 @@ def test_a_sampler_that_draws_unwritten_rows_is_caught():
     broken.cache, broken.inner = caches[0], nc.CachedSoftmax(caches[1], 6)
     with pytest.raises(AssertionError, match="rows never written"):
         check_sampler(broken, request, items, unbiased=False)
+
+
+class UnclippedReport:
+    """Random features drawn with clipped masses, reported by the closed form without the clip."""
+
+    has_density, cache, coverage, num_negatives = True, None, 1.0, 6
+
+    def __init__(self, cache):
+        self.inner = nc.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
+        self.table = cache.table
+
+    def draw(self, request, generator):
+        draw = self.inner.draw(request, generator)
+        items = draw.ids[draw.columns]
+        log_q = self.log_prob(request, draw.ids).gather(1, draw.columns)
+        return use_columns(items, -log_q - math.log(6))
+
+    def log_prob(self, request, ids, law=None):
+        kernel = self.inner.kernel
+        features = kernel.query_features(request.queries, request.score.scale)
+        mass = features @ kernel.item_features(self.table).T
+        mass = mass.clamp_min(1e-6).masked_fill(request.exclude.mask(torch.arange(len(mass.T))), 0)
+        return (mass / mass.sum(1, keepdim=True)).log()[:, ids]
+
+
+class FrequenciesDrawnAnew:
+    """Random frequencies redrawn between two calls, as in public RF-softmax code."""
+
+    has_density, cache, coverage, num_negatives = True, None, 1.0, 6
+
+    def __init__(self, cache):
+        self.base, self.calls = cache, 0
+
+    def _sampler(self):
+        self.calls += 1
+        return nc.KernelSoftmax(self.base, 6, Fourier(8, 4, 3.0, seed=self.calls))
+
+    def draw(self, request, generator):
+        return self._sampler().draw(request, generator)
+
+    def log_prob(self, request, ids, law=None):
+        return self._sampler().log_prob(request, ids, law)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (UnclippedReport, r"w = -log\(m q\)|reported law|finite or -inf"),
+        (FrequenciesDrawnAnew, r"w = -log\(m q\)|equal generators"),
+    ],
+)
+def test_kernel_samplers_broken_as_public_ones_are_caught(kind, law):
+    request, items, cache = problem()
+    with pytest.raises(AssertionError, match=law):
+        check_sampler(kind(cache), request, items)

@@ -1,0 +1,100 @@
+"""A table that trains, as a cache: read in place, changes told once."""
+
+import pytest
+import torch
+
+import negcache as nc
+
+
+class Ear:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def on_change(self, change):
+        self.heard.append(change)
+
+    def state_dict(self):
+        return {"heard": len(self.heard)}
+
+    def load_state_dict(self, state):
+        self.loaded = state["heard"]
+
+
+def build():
+    weight = torch.nn.Parameter(torch.arange(12.0).view(6, 2))
+    table, ear = nc.LiveTable(weight), Ear()
+    table.attach(ear)
+    return weight, table, ear
+
+
+def encode(table, ids):
+    """What a training step does: look rows up, then have them written back."""
+    ids = torch.tensor(ids)
+    table.write(ids, table.rows(ids))
+
+
+def test_rows_are_the_parameters_as_they_are():
+    weight, table, _ = build()
+    with torch.no_grad():
+        weight[4] = 100.0
+    assert (table.rows(torch.tensor([4])) == 100).all()
+    assert torch.equal(torch.cat([block for _, block in table.chunks(4)]), weight.detach())
+    assert table.valid.all()
+    assert not len(table.due())
+    assert not table.rows(torch.tensor([0])).requires_grad
+
+
+def test_listeners_hear_nothing_before_the_optimizer_has_stepped():
+    _, table, ear = build()
+    encode(table, [1, 3])
+    table.settle()
+    encode(table, [3, 5])
+    table.settle()
+    assert ear.heard == []
+
+
+def test_after_the_step_each_row_is_told_once_with_what_it_was():
+    weight, table, ear = build()
+    encode(table, [1, 3])
+    encode(table, [3, 5])
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    weight.grad = torch.ones_like(weight)
+    before = weight.detach().clone()
+    optimizer.step()
+    table.settle()
+    table.settle()
+    (change,) = ear.heard
+    assert change.slots.tolist() == [1, 3, 5]
+    assert torch.equal(change.old, before[change.slots])
+    assert torch.equal(change.new, before[change.slots] - 1)
+    assert change.was_valid.all()
+    assert change.is_valid.all()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SparseAdam, torch.optim.Adagrad, torch.optim.SGD])
+def test_every_optimizer_with_sparse_gradients_is_noticed(kind):
+    weight, table, ear = build()
+    optimizer = kind([weight], lr=0.1)
+    encode(table, [1])
+    torch.nn.functional.embedding(torch.tensor([1]), weight, sparse=True).sum().backward()
+    with torch.sparse.check_sparse_tensor_invariants(enable=True):
+        optimizer.step()
+    table.tick()
+    assert len(ear.heard) == 1
+
+
+def test_saving_settles_first():
+    weight, table, ear = build()
+    encode(table, [1])
+    with torch.no_grad():
+        weight[1] += 1
+    assert table.state_dict() == {"listeners": [{"heard": 1}]}
+    table.load_state_dict({"listeners": [{"heard": 1}]})
+    assert ear.loaded == 1
+
+
+def test_a_table_of_one_row_is_refused():
+    with pytest.raises(nc.InputError, match="at least 2 rows"):
+        nc.LiveTable(torch.nn.Parameter(torch.zeros(1, 2)))
