@@ -12,6 +12,8 @@ letter   meaning
 ``E``    (query, item) pairs of an exclusion list
 ``T``    tokens of a batch of texts, laid end to end
 ``p``    positives of a query
+``F``    features of a kernel map; ``R`` of them random frequencies
+``G``    groups of rows (cells, nodes), each of ``c`` rows
 ``k``    terms of a sampled partition function
 ======== =====================================================================
 """

@@ -1,4 +1,4 @@
-"""The snippets of two pages of the docs run as they stand, one after the other."""
+"""The snippets of some pages of the docs run as they stand, one after the other."""
 
 import re
 import subprocess
@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("page", "last"),
     [
         ("recommendation", r"Recall@10 0\.\d{3}, NDCG@10"),
+        ("classifiers", r"exact loss \d+\.\d\d nats(.|\n)*shared uniform: \d+\.\d\d nats"),
         ("extreme_labels", r"\{'p1': \d+\.\d, .*'psp5': \d+\.\d\}"),
     ],
 )
