@@ -62,3 +62,10 @@ def test_keys_that_would_do_nothing_are_refused(small, tmp_path, words):
     with pytest.raises(InputError, match="is for"):
         runs.start(load_config(small / "small.toml", words), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["score.normalize=false"], ["score.temperature=0.5"]])
+def test_rf_softmax_needs_unit_rows_and_a_sharp_score(small, tmp_path, words):
+    words = ["sampler.name=rf_softmax", *words]
+    with pytest.raises(InputError, match="rf_softmax"):
+        runs.start(load_config(small / "small.toml", words), tmp_path / "run")

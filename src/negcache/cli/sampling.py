@@ -21,10 +21,16 @@ from negcache.samplers import (
     Popularity,
     SharedDraws,
     Uniform,
+    quadratic,
+    rf_softmax,
 )
 from negcache.shapes import Tensor
 from negcache.training import Config
 from negcache.training.config import CacheConfig, SamplerConfig
+
+
+NU = 4.0
+"""Sharpness of rf_softmax's kernel, the published one."""
 
 
 class Place(NamedTuple):
@@ -137,6 +143,17 @@ def _in_batch(place: Place, keys: SamplerConfig) -> Sampler:
     return InBatch((counts / counts.sum()).log())
 
 
+def _rf_softmax(place: Place, keys: SamplerConfig) -> Sampler:
+    score = place.config.score
+    if not score.normalize or score.temperature > 1 / NU:
+        raise InputError(
+            f"score.normalize true and score.temperature of at most {1 / NU} for rf_softmax",
+            f"normalize {score.normalize}, temperature {score.temperature}".lower(),
+            'sampler.name "quadratic" takes any score',
+        )
+    return _pooled(rf_softmax(place.cache(), keys.num_negatives, nu=NU), keys)
+
+
 SAMPLERS: dict[str, Callable[[Place, SamplerConfig], Sampler]] = {
     "cached": lambda place, keys: _pooled(_cached(place, keys), keys),
     "uniform": _uniform,
@@ -147,6 +164,8 @@ SAMPLERS: dict[str, Callable[[Place, SamplerConfig], Sampler]] = {
     "popularity": _popularity,
     "distinct": lambda place, keys: CachedDistinct(place.cache(), keys.num_negatives),
     "head_tail": lambda place, keys: HeadTail(place.cache(), keys.head, keys.num_negatives),
+    "quadratic": lambda place, keys: _pooled(quadratic(place.cache(), keys.num_negatives), keys),
+    "rf_softmax": _rf_softmax,
 }
 """The words of ``sampler.name``; a new sampler adds one."""
 

@@ -11,6 +11,7 @@ import torch
 
 from negcache.cli.planning.scene import Scene
 from negcache.functional.two_stage import BLOCK_SCORES, CELL, GATHER
+from negcache.indexes.sums import ARITY
 
 FLOAT, INT = 4, 8
 
@@ -69,12 +70,21 @@ def cache_bytes(scene: Scene) -> int:
     return scene.facts.num_items * (scene.tower.dim * dtype.itemsize + INT)
 
 
+def sums_bytes(scene: Scene) -> int:
+    """Kernel features summed over cells of rows, and over nodes of cells."""
+    if scene.cost.features is None:
+        return 0
+    cells = -(-scene.facts.num_items // CELL)
+    return FLOAT * cells * scene.cost.features(scene.tower.dim) * ARITY // (ARITY - 1)
+
+
 def checkpoint_bytes(scene: Scene) -> int:
     """Tensors of one checkpoint: all of the above but gradients, and two generators."""
+    kept = cache_bytes(scene) + sums_bytes(scene)
     generators = 2 * torch.Generator().get_state().nbytes
     if scene.on_gpu:
         generators += 16 * torch.cuda.device_count()
-    return parameter_bytes(scene) + optimizer_bytes(scene) + cache_bytes(scene) + generators
+    return parameter_bytes(scene) + optimizer_bytes(scene) + kept + generators
 
 
 def _kept(scene: Scene) -> Iterator[Part]:
@@ -89,6 +99,7 @@ def _kept(scene: Scene) -> Iterator[Part]:
     yield Part("cache", cache_bytes(scene), "device", ALWAYS, True, rows)
     extra = scene.cost.bytes_per_item * scene.facts.num_items
     yield Part("sampler's item table", extra, "device", ALWAYS, True, "sampler.name")
+    yield Part("sums of features", sums_bytes(scene), "device", ALWAYS, True, "sampler.name")
     pairs = scene.facts.judgement_bytes + 3 * INT * scene.facts.num_pairs
     yield Part("judgements and pairs", pairs, "host", ALWAYS, False, "the data")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from negcache.functional.features import Quadratic
 from negcache.training.config import SamplerConfig
 
 
@@ -21,6 +22,7 @@ class SamplerCost(NamedTuple):
             ``sampler.shared`` says so.
         scores_batch: whether the batch's positives are scored for every query.
         bytes_per_item: of anything else it holds.
+        features: dimensions -> numbers of a cell's sum of kernel features; None: there are no sums.
         each: draws per query, from the keys of the sampler.
     """
 
@@ -30,6 +32,7 @@ class SamplerCost(NamedTuple):
     pooled: bool | None = None
     scores_batch: bool = False
     bytes_per_item: int = 0
+    features: Callable[[int], int] | None = None
     each: Callable[[SamplerConfig], int] = _num_negatives
 
 
@@ -57,6 +60,8 @@ SAMPLER_COSTS = {
         pooled=False,
         each=lambda keys: keys.num_negatives + keys.head,
     ),
+    "quadratic": SamplerCost(_own, keeps_cache=True, features=Quadratic().num_features),
+    "rf_softmax": SamplerCost(_own, keeps_cache=True, features=lambda dim: 2 * 1024),
 }
 """A word without a row is counted as "cached", the sampler that holds the most."""
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from negcache.cli.planning.scene import Scene
 from negcache.functional.two_stage import CELL
+from negcache.indexes.sums import TOP
 
 
 class Work(NamedTuple):
@@ -68,9 +69,13 @@ def _refresh(scene: Scene) -> float:
 def _draw(scene: Scene) -> int:
     """Passes over the cache, then the cells that were drawn, then the law of pooled draws."""
     batch, cost = scene.config.batch_size, scene.cost
-    if not cost.passes:
-        return 0
     cells = scene.each * CELL
     pooled = scene.drawn if scene.is_pooled else 0
+    if cost.features is not None:
+        nodes = min(TOP, math.ceil(scene.facts.num_items / CELL))
+        features = cost.features(scene.tower.dim)
+        return 2 * batch * (nodes * features + scene.tower.dim * (1 + pooled) * cells)
+    if not cost.passes:
+        return 0
     passed = math.ceil(cost.passes * scene.facts.num_items * scene.config.sampler.scored)
     return 2 * batch * scene.tower.dim * (passed + cells + pooled)
