@@ -28,7 +28,6 @@ from negcache.shapes import Tensor
 from negcache.training import Config
 from negcache.training.config import CacheConfig, SamplerConfig
 
-
 NU = 4.0
 """Sharpness of rf_softmax's kernel, the published one."""
 
