@@ -113,59 +113,64 @@ def tuned_rate(task: str, problem: Problem) -> float:
 
 
 def verdict(seconds: float) -> dict[str, Any]:
-    """Means over seeds of MRR@10 relative to the better of the uniform and in-batch baselines.
+    """MRR@10 relative to the better of the uniform and in-batch baselines, over common seeds.
 
     ``gain_*`` is that of the first of ours, not of the best. ``*_with_fill`` takes what the first
     fill cost off our time: our curve is read at ``seconds - fill``, theirs at ``seconds``.
     """
-    curves = _curves([r for r in read_rows(NAME) if float(r["budget"]) == seconds])
+    rows = [r for r in read_rows(NAME) if float(r["budget"]) == seconds]
+    seeds: dict[tuple[str, str], set[str]] = {}
+    for r in rows:
+        seeds.setdefault((r["task"], r["method"]), set()).add(r["seed"])
+
+    def against(task: str, ours: str, other: str, equal: str) -> float:
+        common = seeds[task, ours] & seeds[task, other]
+        mine, theirs = (_curve(rows, task, method, common) for method in (ours, other))
+        return _ratio(mine, theirs, equal)
+
     answer: dict[str, Any] = {}
-    for against, baselines in BASELINES.items():
-        for equal in ("seconds", "encodings", "with_fill"):
+    for side, baselines in BASELINES.items():
+        for equal in ("equal_seconds", "equal_encodings", "seconds_with_fill"):
             for ours in OURS:
-                answer[f"{ours}_over_{against}_at_equal_{equal}"] = {
+                answer[f"{ours}_over_{side}_at_{equal}"] = {
                     task: round(
                         min(
-                            _ratio(curves[task, ours], curves[task, other], equal)
+                            against(task, ours, other, equal)
                             for other in baselines
-                            if (task, other) in curves
+                            if seeds[task, ours] & seeds.get((task, other), set())
                         ),
                         4,
                     )
                     for task in TASKS
-                    if (task, ours) in curves
+                    if (task, ours) in seeds
                 }
-        answer[f"gain_over_{against}"] = answer[f"{OURS[0]}_over_{against}_at_equal_seconds"]
+        answer[f"gain_over_{side}"] = answer[f"{OURS[0]}_over_{side}_at_equal_seconds"]
     for method in OURS:
-        shares = [curves[t, method]["overhead"] for t in TASKS if (t, method) in curves]
+        done = [task for task in TASKS if (task, method) in seeds]
+        shares = [_curve(rows, t, method, seeds[t, method])["overhead"] for t in done]
         answer[f"overhead_share_{method}"] = round(max(shares), 3)
     answer["overhead_share"] = answer[f"overhead_share_{OURS[0]}"]
-    answer["seeds"] = {
-        t: min(int(c["seeds"]) for (k, _), c in curves.items() if k == t) for t in TASKS
-    }
+    answer["seeds"] = {m: [len(seeds.get((t, m), ())) for t in TASKS] for m in METHODS}
     return answer
 
 
-def _curves(rows: list[dict[str, str]]) -> dict[tuple[str, str], dict[str, float]]:
-    """For each (task, method): means over seeds of its two points, and its overhead."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for key in dict.fromkeys((r["task"], r["method"]) for r in rows):
-        picked = [r for r in rows if (r["task"], r["method"]) == key]
-        early, late = (
-            [r for r in picked if (float(r["seconds"]) < float(r["budget"])) == half]
-            for half in (True, False)
+def _curve(rows: list[dict[str, str]], task: str, method: str, seeds: set[str]) -> dict[str, float]:
+    """Means over these seeds of a method's two points, and its overhead."""
+    picked = [r for r in rows if (r["task"], r["method"]) == (task, method) and r["seed"] in seeds]
+    early, late = (
+        [r for r in picked if (float(r["seconds"]) < float(r["budget"])) == half]
+        for half in (True, False)
+    )
+    curve = {"seconds": float(late[0]["budget"])}
+    for when, points in (("half", early), ("whole", late)):
+        curve[when] = statistics.mean(float(r["mrr10"]) for r in points)
+        curve[f"encoded_{when}"] = statistics.mean(
+            3 * float(r["encoded_grad"]) + float(r["encoded_nograd"]) for r in points
         )
-        curve: dict[str, float] = {"seeds": len(late), "seconds": float(late[0]["budget"])}
-        for when, points in (("half", early), ("whole", late)):
-            curve[when] = statistics.mean(float(r["mrr10"]) for r in points)
-            curve[f"encoded_{when}"] = statistics.mean(
-                3 * float(r["encoded_grad"]) + float(r["encoded_nograd"]) for r in points
-            )
-        curve["fill"] = statistics.mean(float(r["fill_seconds"]) for r in late)
-        spent = sum(float(r["overhead_wall"]) for r in late)
-        curve["overhead"] = spent / sum(float(r["wall"]) for r in picked)
-        found[key] = curve
-    return found
+    curve["fill"] = statistics.mean(float(r["fill_seconds"]) for r in late)
+    spent = sum(float(r["overhead_wall"]) for r in late)
+    curve["overhead"] = spent / sum(float(r["wall"]) for r in picked)
+    return curve
 
 
 def _ratio(ours: dict[str, float], theirs: dict[str, float], equal: str) -> float:
@@ -175,9 +180,9 @@ def _ratio(ours: dict[str, float], theirs: dict[str, float], equal: str) -> floa
         """``share`` of the way from the start of the run to its end."""
         return curve["half"] + (curve["whole"] - curve["half"]) * (2 * share - 1)
 
-    if equal == "seconds":
+    if equal == "equal_seconds":
         return ours["whole"] / theirs["whole"]
-    if equal == "with_fill":
+    if equal == "seconds_with_fill":
         return at(ours, 1 - ours["fill"] / ours["seconds"]) / theirs["whole"]
     fewer = min(ours["encoded_whole"], theirs["encoded_whole"])
     places = (
@@ -201,8 +206,18 @@ def main() -> None:
             problem = frozen(task)
             for method in options.methods:
                 measure(problem, task, method, seed, options.seconds)
-    curves = _curves([r for r in read_rows(NAME) if float(r["budget"]) == options.seconds])
-    rows = [{"task": t, "method": m, "mrr10": c["whole"]} for (t, m), c in curves.items()]
+    rows = [r for r in read_rows(NAME) if float(r["seconds"]) >= options.seconds]
+    keys = dict.fromkeys((r["task"], r["method"]) for r in rows)
+    rows = [
+        {
+            "task": task,
+            "method": method,
+            "mrr10": statistics.mean(
+                float(r["mrr10"]) for r in rows if (r["task"], r["method"]) == (task, method)
+            ),
+        }
+        for task, method in keys
+    ]
     bars(NAME, rows, group="task", label="method", value="mrr10")
     if set(options.tasks) == set(TASKS):
         conclude(NAME, verdict(options.seconds))
