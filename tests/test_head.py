@@ -234,3 +234,40 @@ def test_bad_input_is_refused():
     head.train()
     with pytest.raises(nc.InputError, match="finite"):
         head(hidden, target)
+
+
+def test_multi_hot_targets_are_refused():
+    head, hidden, target = build()
+    with pytest.raises(nc.InputError, match="multi-hot"):
+        head(hidden, F.one_hot(target, N))
+
+
+def test_weights_loaded_by_assignment_are_seen_by_every_part():
+    head, hidden, target = build()
+    head(hidden, target)
+    state = {k: v.clone() if torch.is_tensor(v) else v for k, v in head.state_dict().items()}
+    other, _, _ = build(seed=3)
+    other.load_state_dict(state, assign=True)
+    assert other.table.weight is other.loss.item_tower.weight
+    other.eval()
+    truth = F.cross_entropy(everything(head, hidden), target)
+    torch.testing.assert_close(other(hidden, target), truth, atol=1e-10, rtol=0)
+
+
+def test_a_state_without_a_cache_is_refused_by_a_sampler_that_has_one():
+    uniform, _, _ = build(nc.log_uniform)
+    head, _, _ = build(nc.quadratic)
+    with pytest.raises(nc.InputError, match="a state saved with this sampler's cache"):
+        head.load_state_dict(uniform.state_dict())
+
+
+def test_training_goes_on_after_a_call_in_inference_mode_and_in_another_dtype():
+    head, hidden, target = build(sparse=False)
+    with torch.inference_mode():
+        head(hidden, target)
+    step = torch.optim.SGD([head.table.weight], lr=0.1)
+    for _ in range(2):
+        head(hidden, target).backward()
+        step.step()
+    head.float()
+    assert torch.isfinite(head(hidden.float(), target))

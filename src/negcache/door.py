@@ -1,6 +1,7 @@
 """Refuse what cannot be right before anything is encoded."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -17,6 +18,14 @@ def check_batch(
 ) -> None:
     """Shapes, and ids within the corpus. Raises InputError."""
     _check_shapes(queries, positives, query_ids, negatives)
+    if positives.dtype in (torch.bool, torch.uint8) or positives.is_floating_point():
+        raise InputError("positives as item ids", f"{positives.dtype}", "pass ids, not flags")
+    if positives.ndim == 2 and positives.shape[1] >= num_items:
+        raise InputError(
+            f"fewer positives in a row than the {num_items} items",
+            f"{positives.shape[1]} columns",
+            "pass the ids of each query's positives padded with -1, not a multi-hot row",
+        )
     if positives.ndim == 2 and not bool((positives >= 0).any(dim=1).all()):
         raise InputError("a positive for every query", "a row of -1", "leave the query out")
     named = [("positives", positives, 1 - positives.ndim), ("negatives", negatives, -1)]
@@ -63,4 +72,14 @@ def check_room(wanted: int, device: torch.device, what: str, remedy: str) -> Non
             f"{what} within the {there / 2**30:.1f} GiB of {device.type} memory",
             f"{wanted / 2**30:.1f} GiB",
             remedy,
+        )
+
+
+def check_saved_cache(state: dict[str, Any]) -> None:
+    """Refuse a loss's state that was saved without a cache, where the sampler has one."""
+    if "cache" not in state:
+        raise InputError(
+            "a state saved with this sampler's cache",
+            "a state without one",
+            "build the sampler as it was when saved, or load the weights alone",
         )

@@ -1,6 +1,5 @@
 """What stands in place of ``nn.Linear`` and ``cross_entropy`` where there are very many classes."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,25 +18,6 @@ from negcache.protocols import Request, Sampler
 from negcache.samplers import quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
-
-
-class ClassVectors(nn.Module):
-    """The vectors of classes by number; gradients touch the rows that were looked up.
-
-    Args:
-        num_classes: N.
-        dim: D.
-        sparse: gradients as sparse tensors, for ``torch.optim.SparseAdam`` and its kind.
-    """
-
-    def __init__(self, num_classes: int, dim: int, *, sparse: bool = True) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(dim)
-        self.weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-bound, bound))
-        self.sparse = sparse
-
-    def forward(self, classes: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return F.embedding(classes, self.weight, sparse=self.sparse)
 
 
 class SoftmaxHead(nn.Module):
@@ -90,10 +70,11 @@ class SoftmaxHead(nn.Module):
             )
         self.dim, self.has_bias = dim, bias
         score = DotScore(temperature, normalize=normalize, absolute=absolute)
-        classes = ClassVectors(num_classes, dim + bias, sparse=sparse)
+        classes = nn.Embedding(num_classes, dim + bias, sparse=sparse)  # DDP knows it as sparse
+        nn.init.uniform_(classes.weight, -(dim**-0.5), dim**-0.5)
         if bias:
             nn.init.zeros_(classes.weight[:, dim])
-        self.table = LiveTable(classes.weight, score.embed if normalize else None)
+        self.table = LiveTable(classes, score.embed if normalize else None)
         self.loss = SoftmaxLoss(
             classes,
             torch.arange(num_classes),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from negcache import distributed
-from negcache.door import check_batch
+from negcache.door import check_batch, check_saved_cache
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.draws import given
@@ -183,6 +183,7 @@ class SoftmaxLoss(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         if self.cache is not None:
+            check_saved_cache(state)
             self.cache.load_state_dict(state["cache"])
             self._filled = bool(self.cache.valid.all())
 

@@ -15,6 +15,9 @@ class Ear:
     def on_change(self, change):
         self.heard.append(change)
 
+    def forget(self):
+        self.heard = None
+
     def state_dict(self):
         return {"heard": len(self.heard)}
 
@@ -83,6 +86,42 @@ def test_every_optimizer_with_sparse_gradients_is_noticed(kind):
         optimizer.step()
     table.tick()
     assert len(ear.heard) == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fused_optimizers_and_writes_to_data_are_noticed(fused):
+    weight, table, ear = build()
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
+    encode(table, [1])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    table.settle()
+    encode(table, [2])
+    weight.data.add_(1.0)
+    table.settle()
+    assert [change.slots.tolist() for change in ear.heard] == [[1], [2]]
+
+
+def test_a_frozen_table_remembers_nothing_and_a_waiting_one_each_row_once():
+    weight, table, _ = build()
+    for _ in range(5):
+        encode(table, [1, 2])
+        table.settle()
+    assert sum(len(ids) for ids, _ in table.touched) == 2
+    weight.requires_grad_(False)
+    table.forget()
+    encode(table, [1, 2])
+    assert table.touched == []
+
+
+def test_a_table_that_is_replaced_is_read_anew():
+    module = torch.nn.Embedding(6, 2)
+    table, ear = nc.LiveTable(module), Ear()
+    table.attach(ear)
+    module.weight = torch.nn.Parameter(torch.ones(6, 2))
+    assert (table.rows(torch.tensor([4])) == 1).all()
+    table.load_state_dict({})
+    assert ear.heard is None, "a state without listeners leaves nothing of the old rows"
 
 
 def test_saving_settles_first():

@@ -276,9 +276,9 @@ def test_quartic_features_are_refused():
         (lambda: Quadratic(0.0), "alpha > 0"),
         (lambda: Quadratic(math.nan), "alpha > 0"),
         (lambda: Fourier(DIM, 0, 1.0), "num_frequencies >= 1; got 0"),
-        (lambda: Fourier(DIM, 5, 0.0), "nu > 0"),
+        (lambda: Fourier(DIM, 5, 0.0), "nu above 0"),
         (lambda: Positive(DIM, -1, 1.0), "num_frequencies"),
-        (lambda: Positive(DIM, 5, -2.0), "nu > 0; got -2"),
+        (lambda: Positive(DIM, 5, -2.0), "nu above 0 and at most 40.0; got -2"),
         (lambda: Positive(0, 5, 1.0), "dim >= 1"),
     ],
 )

@@ -81,6 +81,52 @@ def test_a_rebuild_is_due_once_as_many_rows_have_moved_as_there_are():
     same(sums, cache, 1e-9)
 
 
+def test_counts_never_lag():
+    """A cell that filled up since the last sum is drawn from, at the kernel's smallest mass."""
+    noise = torch.Generator().manual_seed(0)
+    cache = nc.DenseCache(300, D, dtype=torch.float64)
+    items = unit((300, D), noise, torch.float64)
+    cache.write(torch.arange(128), items[:128])
+    sampler = nc.quadratic(cache, 200, alpha=3.0, update_every=10)
+    zero = torch.zeros(1, dtype=torch.long)
+    score = nc.DotScore(1.0).double()
+    asked = nc.Request(items[:1], score, zero, nc.Exclusion.from_pairs(zero, zero, 1))
+    sampler.draw(asked, noise)
+    cache.write(torch.arange(128, 300), items[128:])
+    log_q = sampler.log_prob(asked, torch.arange(300))[0]
+    assert (log_q[1:] > -torch.inf).all()
+    assert abs(float(log_q.exp().sum()) - 1) < 1e-9
+
+
+def test_a_structure_that_lags_is_summed_anew_once_all_rows_have_moved():
+    cache, sums, noise = build(Quadratic(2.0), torch.float64, every=2)
+    sums.levels[0][70] += 1.0
+    for _ in range(2):
+        ids = torch.randperm(N // 2, generator=noise)[: N // 2]
+        cache.write(ids, unit((N // 2, D), noise, torch.float64))
+    same(sums, cache, 1e-9)
+
+
+def test_sums_follow_the_dtype_of_the_queries():
+    _, sums, _ = build(Quadratic(2.0), torch.float64)
+    sums.build(torch.zeros(1, D), torch.tensor(1.0))
+    assert sums.levels[0].dtype == torch.float32
+
+
+def test_rows_that_are_not_finite_are_refused_after_the_first_build():
+    cache, _, _ = build(Quadratic(2.0), torch.float64)
+    with pytest.raises(nc.InputError, match="finite"):
+        cache.write(torch.tensor([3]), torch.full((1, D), torch.nan, dtype=torch.float64))
+
+
+def test_a_state_of_another_size_is_refused():
+    _, sums, _ = build(Quadratic(2.0), torch.float64)
+    small = KernelSums(nc.DenseCache(300, D), Quadratic(2.0))
+    with pytest.raises(nc.InputError, match="cells of rows"):
+        small.load_state_dict(sums.state_dict())
+    assert small.levels == []
+
+
 def test_sums_that_lag_catch_up():
     cache, sums, noise = build(Quadratic(2.0), torch.float64, every=3)
     before = sums.levels[0].clone()

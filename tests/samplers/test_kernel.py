@@ -192,7 +192,7 @@ def test_rows_that_are_not_normalised_are_refused():
     request, items, cache = problem()
     cache.write(torch.arange(300), 3 * items)
     with pytest.raises(nc.InputError, match="norm"):
-        nc.rf_softmax(cache, 4).draw(request, torch.Generator())
+        nc.rf_softmax(cache, 4, nu=2.0).draw(request, torch.Generator())
 
 
 def test_a_kernel_sharper_than_the_score_is_refused():

@@ -31,6 +31,15 @@ class Listeners:
         return {"listeners": [each.state_dict() for each in self.all]} if self.all else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A state saved without listeners leaves them as they are."""
-        for listener, saved in zip(self.all, state.get("listeners", []), strict=False):
-            listener.load_state_dict(saved)
+        """Each takes its own; where as many were not saved, all start anew from the rows."""
+        saved = state.get("listeners", [])
+        if len(saved) != len(self.all):
+            self.forget()
+            return
+        for listener, own in zip(self.all, saved, strict=True):
+            listener.load_state_dict(own)
+
+    def forget(self) -> None:
+        """The rows have been replaced as a whole."""
+        for listener in self.all:
+            listener.forget()

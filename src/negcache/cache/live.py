@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from negcache.cache.listeners import Listeners
 from negcache.errors import InputError
@@ -14,27 +15,35 @@ from negcache.shapes import Bool, Float, Int, Tensor
 class LiveTable:
     """Class vectors or item embeddings as a cache whose rows are the parameters themselves.
 
-    The training step writes nothing; what it encoded is remembered until the optimizer has stepped,
-    and listeners are then told what the rows were and what they are now. Optimizers that move
+    The training step writes nothing; what it looked up is remembered until the rows are seen to
+    have moved, and listeners are then told what they were and what they are. Optimizers that move
     every row each step (dense Adam, momentum, weight decay) leave listeners behind on the others:
-    use sparse gradients.
+    use sparse gradients. After a change of the whole table call ``forget``.
 
     Args:
-        weight: the table [N, D].
+        table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
         embed: what rows become before they are scored (``score.embed``); None: nothing.
     """
 
     coverage = 1.0
 
     def __init__(
-        self, weight: Float[Tensor, "N D"], embed: Callable[[Tensor], Tensor] | None = None
+        self,
+        table: Float[Tensor, "N D"] | nn.Module,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if len(weight) < 2:
-            raise InputError("at least 2 rows", f"{len(weight)}", "a softmax needs a negative")
-        self.weight, self.embed, self.listeners = weight, embed, Listeners()
+        self.source, self.embed, self.listeners = table, embed, Listeners()
         self.touched: list[tuple[Tensor, Tensor]] = []
-        self.seen = weight._version
-        self.every_row = torch.ones(len(weight), dtype=torch.bool)
+        if len(self) < 2:
+            raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
+        self.every_row = torch.ones(len(self), dtype=torch.bool)
+
+    @property
+    def weight(self) -> Tensor:
+        """The table as it is now."""
+        found = self.source.weight if isinstance(self.source, nn.Module) else self.source
+        assert isinstance(found, Tensor)
+        return found
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -67,21 +76,28 @@ class LiveTable:
 
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember which rows the optimizer is about to move, and what they are."""
-        if self.listeners.all:
-            self.touched.append((ids, rows.detach()))
+        if self.listeners.all and self.weight.requires_grad:
+            self.touched.append((ids, self.rows(ids)))
 
     def settle(self) -> None:
-        """Tell the listeners, if the optimizer has stepped since the rows were remembered."""
-        if self.touched and self.weight._version != self.seen:
-            every = torch.cat([ids for ids, _ in self.touched])
-            old = torch.cat([rows for _, rows in self.touched])
-            ids, first = _first_of_each(every)
-            valid = torch.ones_like(ids, dtype=torch.bool)
-            change = Change(ids, old[first], valid, self.rows(ids), valid)
-            for listener in self.listeners.all:
-                listener.on_change(change)
-            self.touched = []
-        self.seen = self.weight._version
+        """Tell the listeners which remembered rows have moved; if none has, wait on."""
+        if not self.touched:
+            return
+        ids, first = _first_of_each(torch.cat([ids for ids, _ in self.touched]))
+        old, new = torch.cat([rows for _, rows in self.touched])[first], self.rows(ids)
+        moved = (old != new).any(dim=1)
+        self.touched = [] if moved.any() else [(ids, old)]
+        if self.touched:
+            return
+        valid = torch.ones_like(ids[moved], dtype=torch.bool)
+        change = Change(ids[moved], old[moved], valid, new[moved], valid)
+        for listener in self.listeners.all:
+            listener.on_change(change)
+
+    def forget(self) -> None:
+        """The whole table has been replaced: listeners start anew from the rows."""
+        self.touched = []
+        self.listeners.forget()
 
     def due(self) -> Int[Tensor, "R"]:
         """Nothing: no row is ever stale."""
@@ -101,7 +117,7 @@ class LiveTable:
         return self.listeners.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.touched, self.seen = [], self.weight._version
+        self.touched = []
         self.listeners.load_state_dict(state)
 
     def _shown(self, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from negcache.functional.features import Kernel
 from negcache.functional.grouped import grouped_dots
-from negcache.functional.two_stage import CELL
+from negcache.functional.two_stage import CELL, GATHER
 from negcache.protocols import Request, Rows
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
@@ -101,9 +101,13 @@ def _barred(request: Request, rows: Rows, kernel: Kernel) -> Barred:
     exclude = request.exclude
     kept = rows.valid[exclude.ids]
     queries, slots = exclude.rows[kept], exclude.ids[kept]
-    table = rows.rows(slots).to(request.queries.dtype)
-    dots = (request.queries[queries] * table).sum(dim=1)
-    return Barred(queries, slots, kernel.kernel(dots, request.score.scale), kernel.smallest)
+    dots = [request.queries.new_empty(0)]
+    for some, where in zip(queries.split(GATHER), slots.split(GATHER), strict=True):
+        table = rows.rows(where).to(request.queries.dtype)
+        dots.append((request.queries[some] * table).sum(dim=1))
+    return Barred(
+        queries, slots, kernel.kernel(torch.cat(dots), request.score.scale), kernel.smallest
+    )
 
 
 def _without(
@@ -149,7 +153,7 @@ def _children(
     """Masses of the children of each pair's node, less what is barred there."""
     blocks = sums.levels[level].view(-1, sums.arity, features.shape[1])
     mass, order = grouped_dots(
-        features, lambda nodes: blocks[nodes], sums.arity, pairs.queries, pairs.nodes
+        features, lambda n: blocks.index_select(0, n), sums.arity, pairs.queries, pairs.nodes
     )
     mass = mass[order]
     left = sums.counts[level].view(-1, sums.arity)[pairs.nodes]

@@ -53,8 +53,8 @@ class KernelSums:
             raise InputError("every of 1 or more changes", f"{every}", "1 follows each change")
         self.rows, self.kernel, self.every = rows, kernel, every
         self.moved, self.changes, self.behind = 0, 0, torch.zeros(0, dtype=torch.bool)
-        self.levels: list[Float[Tensor, "n F"]] = []
-        self.counts: list[Float[Tensor, n]] = []
+        self.levels: list[Tensor] = []
+        self.counts: list[Tensor] = []
 
     @property
     def _num_cells(self) -> int:
@@ -71,28 +71,27 @@ class KernelSums:
             InputError: the sums do not fit into memory, or the rows do not suit the kernel.
         """
         if self.levels:
-            return
-        features = self.kernel.num_features(queries.shape[1])
-        cells, width = self._num_cells, queries.element_size()
-        check_room(
-            int(cells * features * width * ARITY / (ARITY - 1)),
-            queries.device,
-            f"{cells} sums of {features} features",
-            "take fewer frequencies, or project to fewer dimensions first",
-        )
-        for _, block in self.rows.chunks(HELD // queries.shape[1]):
-            self.kernel.check(block, scale)
-        self.levels = [queries.new_zeros(_padded(cells), features)]
-        self.counts = [queries.new_zeros(_padded(cells))]
-        self.behind = torch.zeros(cells, dtype=torch.bool, device=queries.device)
-        self._sum_cells(torch.arange(cells, device=queries.device))
-        self._grow()
+            there = self.levels[0]
+            if (there.dtype, there.device) == (queries.dtype, queries.device):
+                return
+        with torch.inference_mode(False):
+            self._build(queries, scale)
+
+    def forget(self) -> None:
+        """The rows have been replaced as a whole: the next draw sums them anew."""
+        self.levels, self.counts, self.moved, self.changes = [], [], 0, 0
 
     def on_change(self, change: Change) -> None:
-        """Rows have moved: bring the sums of their paths up to date."""
+        """Rows have moved: bring the sums of their paths up to date.
+
+        Raises:
+            InputError: new rows do not suit the kernel, or are not finite.
+        """
         if not self.levels or not len(change.slots):
             return
+        self.kernel.check(change.new[change.is_valid], torch.tensor(torch.inf))
         self.moved, self.changes = self.moved + len(change.slots), self.changes + 1
+        self._count(change)
         nodes = torch.unique(change.slots // CELL)
         if self.every > 1:
             self.behind[nodes] = True
@@ -100,9 +99,10 @@ class KernelSums:
                 return
             nodes = self.behind.nonzero().squeeze(1)
             self.behind.fill_(False)
-            self._sum_cells(nodes)
-        elif self.moved >= self.rows.num_rows:
+        if self.moved >= self.rows.num_rows:
             self.moved, nodes = 0, torch.arange(self._num_cells, device=nodes.device)
+            self._sum_cells(nodes)
+        elif self.every > 1:
             self._sum_cells(nodes)
         else:
             self._shift(change)
@@ -118,13 +118,38 @@ class KernelSums:
         return own | {"kernel": self.kernel.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        wanted, got = _padded(self._num_cells), [len(table) for table in state["levels"]]
+        if got and got != [wanted]:
+            raise InputError(
+                f"sums of {wanted} cells of rows",
+                f"{got[0]}",
+                "build the table as when it was saved",
+            )
+        self.kernel.load_state_dict(state["kernel"])
         self.moved, self.changes = int(state["moved"]), int(state["changes"])
         self.behind = state["behind"].clone()
-        self.kernel.load_state_dict(state["kernel"])
         self.levels = [table.clone() for table in state["levels"]]
         self.counts = [count.clone() for count in state["counts"]]
         if self.levels:
             self._grow()
+
+    def _build(self, queries: Float[Tensor, "B D"], scale: Tensor) -> None:
+        features = self.kernel.num_features(queries.shape[1])
+        cells, width = self._num_cells, queries.element_size()
+        check_room(
+            int(cells * features * width * ARITY / (ARITY - 1)),
+            queries.device,
+            f"{cells} sums of {features} features",
+            "take fewer frequencies, or project to fewer dimensions first",
+        )
+        self.forget()
+        for _, block in self.rows.chunks(HELD // queries.shape[1]):
+            self.kernel.check(block, scale)
+        self.levels = [queries.new_zeros(_padded(cells), features)]
+        self.counts = [queries.new_zeros(_padded(cells))]
+        self.behind = torch.zeros(cells, dtype=torch.bool, device=queries.device)
+        self._sum_cells(torch.arange(cells, device=queries.device))
+        self._grow()
 
     def _grow(self) -> None:
         """The levels above the cells, up to one of at most ``TOP`` nodes."""
@@ -148,14 +173,21 @@ class KernelSums:
 
     def _shift(self, change: Change) -> None:
         """Add what is new and subtract what was, the rows of a cell together."""
-        table, counts = self.levels[0], self.counts[0]
+        table = self.levels[0]
         old, new = change.old.to(table.dtype), change.new.to(table.dtype)
         was, now = change.was_valid.to(table.dtype), change.is_valid.to(table.dtype)
-        for cells, members in groups_of(change.slots // CELL, HELD // table.shape[1]):
+        for cells, members in groups_of(change.slots // CELL, max(1, HELD // table.shape[1])):
             rows = torch.cat([new[members], old[members]], dim=1)
             weight = torch.cat([now[members], -was[members]], dim=1)
             table[cells] += self.kernel.sum_features(rows, weight)
-            counts[cells] += weight.sum(dim=1)
+
+    def _count(self, change: Change) -> None:
+        """Valid rows below each node: exact at every change, also while the sums lag."""
+        more = change.is_valid.to(self.counts[0].dtype) - change.was_valid.to(self.counts[0].dtype)
+        span = CELL
+        for counts in self.counts:
+            counts.index_add_(0, change.slots // span, more)
+            span *= ARITY
 
     def _sum_children(self, level: int, nodes: Int[Tensor, "nodes"]) -> None:
         below = self.levels[level - 1]

@@ -84,6 +84,7 @@ class KernelSoftmax:
 
     def _asked(self, request: Request) -> Request:
         """The request in slots; the sums are built if they are not."""
+        self.kernel.check(request.queries, request.score.scale)
         self.sums.build(request.queries, request.score.scale)
         return within(request, self.cache)
 
@@ -120,6 +121,7 @@ def rf_softmax(
     num_frequencies: int = 1024,
     nu: float = 4.0,
     floor: float = 0.1,
+    update_every: int = 1,
     seed: int = 0,
 ) -> KernelSoftmax:
     """``q ~ exp(nu <h, e>)`` through random Fourier features: RF-softmax, Rawat et al. 2019.
@@ -127,6 +129,6 @@ def rf_softmax(
     Rows and queries of unit norm (``DotScore(normalize=True)``), nu at most the score's scale. Note
     that US patent 12,205,005 B2 covers RF-softmax.
     """
-    dim = cache.rows(cache.ids(torch.zeros(1, dtype=torch.int64))).shape[1]
+    dim = next(iter(cache.chunks(1)))[1].shape[1]
     kernel = Fourier(dim, num_frequencies, nu, seed=seed)
-    return KernelSoftmax(cache, num_negatives, kernel, floor=floor)
+    return KernelSoftmax(cache, num_negatives, kernel, floor=floor, update_every=update_every)

@@ -1,6 +1,5 @@
 """Random frequencies: one fixed draw that queries and items share, and what it may be used on."""
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,9 @@ from negcache.functional.features.kernel import at_least_float32, check_finite
 from negcache.shapes import Float, Float64, Tensor
 
 NORM_TOLERANCE = 1e-3
+
+LARGEST_NU = 40.0
+"""Beyond it the least kernel, exp(-2 nu), is lost in float32."""
 
 
 def gaussian(dim: int, count: int, nu: float, seed: int) -> Float64[Tensor, "R D"]:
@@ -54,9 +56,11 @@ def check_settings(dim: int, num_frequencies: int, nu: float) -> None:
         )
     wanted = 8 * dim * num_frequencies
     check_room(wanted, torch.device("cpu"), f"{num_frequencies} frequencies", "take fewer")
-    if not 0 < nu < math.inf:
+    if not 0 < nu <= LARGEST_NU:
         raise InputError(
-            "nu > 0", f"{nu}", "take one below the scale of the score, which is 1 / temperature"
+            f"nu above 0 and at most {LARGEST_NU}",
+            f"{nu}",
+            "take one below the scale of the score, which is 1 / temperature; 4 is usual",
         )
 
 
@@ -84,6 +88,7 @@ def check_rows(rows: Float[Tensor, "M D"], scale: Float[Tensor, ""], nu: float) 
             f"a norm of {float(norms[off.argmax()]):.4g}",
             "normalise: DotScore(normalize=True)",
         )
+    scale = scale.detach()
     if nu > float(scale) * (1 + 1e-5):  # a scale of 20 is 19.99999 in float32
         raise InputError(
             f"nu <= scale, which is {float(scale):.4g}",
