@@ -32,7 +32,6 @@ from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA
 from negcache.data.city_names import open_city_classes, write_city_classes
 from negcache.data.labels import LabelledPoints
-from negcache.functional.features import Fourier
 from negcache.protocols import Batch
 from negcache.shapes import Float, Int, Tensor
 from negcache.towers.features import WeightedBagTower
@@ -42,15 +41,12 @@ WARM_UP, STEPS, MOMENTS = 30, 40, (5, 10, 20, 40)
 GRID, TUNED_SECONDS = (0.01, 0.03, 0.1, 0.3), 20
 RATES = {"uniform": 0.1, "full": 0.1, "rff": 0.1}
 
-
-def random_features(table: nc.LiveTable, num_samples: int) -> nc.KernelSoftmax:
-    """RF-softmax (512 frequencies, nu = 4), its sums brought up to date at every tenth step."""
-    return nc.KernelSoftmax(table, num_samples, Fourier(D, 512, 4.0), floor=0.1, update_every=10)
-
-
 SAMPLERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "quadratic": (partial(nc.quadratic, update_every=10), {}),
-    "rff": (random_features, {"normalize": True, "bias": False, "temperature": 0.05}),
+    "rff": (
+        partial(nc.rf_softmax, num_frequencies=512, update_every=10),
+        {"normalize": True, "bias": False, "temperature": 0.05},
+    ),
     "uniform": (nc.Uniform, {}),
     "exact": (nc.CachedSoftmax, {}),
 }

@@ -224,23 +224,27 @@ def answer(seeds: int) -> dict[str, Any]:
     found, figures = means(), {}
     sampled = [name for name in found if METHODS[name].build]
     lines = {name: [(float(m), p) for m, p in found[name].items()] for name in sampled}
-    for name in YARDSTICK.values():
+    for name in [n for n in found if n not in sampled]:
         lines[name] = [(float(m), found[name][WORDS]) for m in (FEW[0], MANY[-1])]
     curves(NAME, {"Brown, 10,000 words": lines}, "m", "test perplexity", log_x=True, log_y=True)
 
     def close(name: str, m: int) -> bool:
         return found[name][m] <= CLOSE * found[YARDSTICK[name]][WORDS]
 
-    full = found["full"][WORDS]
-    figures["exact_flat"] = round(max(abs(p / full - 1) for p in found["exact"].values()), 4)
+    def uniform_far(m: int) -> bool:
+        """At the smallest m measured from ``m`` on."""
+        larger = [u for u in found["uniform"] if u >= m]
+        return bool(larger) and not close("uniform", larger[0])
+
+    if "exact" in found:
+        off = [abs(p / found["full"][WORDS] - 1) for p in found["exact"].values()]
+        figures["exact_flat"] = round(max(off), 4)
     figures["within_2_percent"] = {
         name: [m for m in found[name] if close(name, m)] for name in sampled
     }
-    # Where uniform was not measured at 8 m it stands for itself at the next larger m.
-    far = {m: min(u for u in found["uniform"] if u >= 8 * m) for m in FEW}
-    for name in ("quadratic", "quadratic_absolute"):
+    for name in [n for n in found if n.startswith("quadratic")]:
         figures[f"{name}_close_uniform_at_8_m_far"] = [
-            m for m in found[name] if close(name, m) and not close("uniform", far[m])
+            m for m in found[name] if close(name, m) and uniform_far(8 * m)
         ]
     done = {(row["sampler"], int(row["m"]), int(row["seed"])) for row in read_rows(NAME)}
     figures["left"] = [" ".join(map(str, run)) for run in runs(seeds) if run not in done]

@@ -230,3 +230,35 @@ def test_wanted_rows_are_not_drawn():
     assert torch.equal(again.slots, draw.ids[draw.columns])
     weight = -(again.log_chance + math.log(6))
     torch.testing.assert_close(draw.log_weight, weight, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_validity_is_that_of_each_cell(top, floor):
+    """Rows are missing at different places of different cells, a barred one among them."""
+    request, _, full = problem(0.0, 1100)
+    cache = nc.DenseCache(1100, 8, dtype=torch.float64)
+    written = torch.randperm(1100, generator=torch.Generator().manual_seed(0))[:600]
+    written = written[written != 7]  # known to be a positive of query 0
+    cache.write(written, full.table[written])
+    sampler = nc.rf_softmax(cache, 40, num_frequencies=64, nu=2.0, floor=floor)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    alive = draw.ids[draw.columns][draw.log_weight > -torch.inf]
+    assert torch.isin(alive, written).all()
+    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    missing = ~torch.isin(torch.arange(1100), written)
+    assert (law[:, missing] == 0).all()
+    allowed = ~missing & ~request.exclude.mask(torch.arange(1100))
+    assert (law[allowed] > 0).all()
+    share = allowed.sum(1) / (1100 - request.exclude.counts)  # of uniform draws that live
+    wanted = 1 - floor + floor * share
+    torch.testing.assert_close(law.sum(1), wanted.double(), atol=1e-6, rtol=0)
+
+
+def test_log_uniform_is_zipfs_law():
+    request, _, cache = problem()
+    law = nc.log_uniform(cache, 4).log_prob(request, torch.arange(300)).exp()
+    rank = torch.arange(300, dtype=torch.float64)
+    wanted = ((rank + 2) / (rank + 1)).log() / torch.tensor(301.0).double().log()
+    allowed = ~request.exclude.mask(torch.arange(300))
+    torch.testing.assert_close(law[allowed], wanted.expand_as(law)[allowed])
+    assert abs(float(wanted.sum()) - 1) < 1e-9

@@ -143,8 +143,9 @@ class KernelSums:
             "take fewer frequencies, or project to fewer dimensions first",
         )
         self.forget()
-        for _, block in self.rows.chunks(HELD // queries.shape[1]):
-            self.kernel.check(block, scale)
+        valid = self.rows.valid
+        for first, block in self.rows.chunks(max(1, HELD // queries.shape[1])):
+            self.kernel.check(block[valid[first : first + len(block)]], scale)
         self.levels = [queries.new_zeros(_padded(cells), features)]
         self.counts = [queries.new_zeros(_padded(cells))]
         self.behind = torch.zeros(cells, dtype=torch.bool, device=queries.device)
