@@ -14,7 +14,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 $(PIP_TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[run,transformers,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[run,transformers,index,dev]'
 	touch $@
 
 demo: install  ## train three retrievers over WordNet's 117,659 entries, compare them, then search

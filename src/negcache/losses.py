@@ -148,11 +148,8 @@ class SoftmaxLoss(nn.Module):
         if self.cache is None:
             return
         with self._trace.stage("refresh"):
-            due = self.cache.due()
-            if len(due):
-                self.cache.write(due, self._look_at(due))
+            self._refresh(self.cache.due())
             self.cache.tick()
-        self._trace.encoded_nograd += len(due)
 
     @torch.no_grad()
     def fill_cache(self, batch_size: int = 1024, progress: Progress = iter) -> None:
@@ -163,11 +160,7 @@ class SoftmaxLoss(nn.Module):
             progress: wraps the iterable of batch starts, as ``tqdm`` does.
         """
         if self.cache is not None:
-            empty = self.cache.ids((~self.cache.valid).nonzero().squeeze(1))
-            for start in progress(range(0, len(empty), batch_size)):
-                ids = empty[start : start + batch_size]
-                self.cache.write(ids, self._look_at(ids))
-            self._trace.encoded_nograd += len(empty)
+            self._refresh(self.cache.missing(), batch_size, progress)
         self._filled = True
 
     def report(self) -> StepReport:
@@ -253,6 +246,14 @@ class SoftmaxLoss(nn.Module):
         """Encode as search will see the items: no gradient, no dropout."""
         with torch.no_grad(), without_dropout(self.item_tower):
             return self._encode(ids)
+
+    def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:
+        """Encode items anew and tell the cache, ``batch_size`` at a time."""
+        assert self.cache is not None
+        for start in progress(range(0, len(ids), batch_size)):
+            some = ids[start : start + batch_size]
+            self.cache.write(some, self._look_at(some))
+        self._trace.encoded_nograd += len(ids)
 
     def _remember(self, ids: Tensor, rows: Tensor) -> None:
         """Write back every row encoded in this step, positives and negatives."""

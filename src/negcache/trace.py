@@ -22,6 +22,7 @@ class Trace:
         self.terms: Tensor | None = None
         self.staleness: Tensor | None = None
         self.masked: Tensor | None = None
+        self.figures: dict[str, float] = {}
         self.encoded_grad = self.encoded_nograd = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -35,7 +36,7 @@ class Trace:
     def note(self, losses: Tensor, terms: Tensor, draw: Draw, encoded: int) -> None:
         """Remember one forward pass: its losses, its terms, the sampler's draw."""
         self.losses, self.terms = losses.detach(), terms.detach()
-        self.masked = draw.log_weight == -torch.inf
+        self.masked, self.figures = draw.log_weight == -torch.inf, draw.figures
         self.encoded_grad += encoded
 
     def compare(self, cached: Float[Tensor, "M D"], fresh: Float[Tensor, "M D"]) -> None:
@@ -53,6 +54,7 @@ class Trace:
             encoded_grad=self.encoded_grad,
             encoded_nograd=self.encoded_nograd,
             seconds=dict(self.seconds),
+            sampler=self.figures,
         )
         self.restart()
         return report

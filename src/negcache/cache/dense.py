@@ -70,6 +70,9 @@ class DenseCache:
         """Whether the row has ever been written."""
         return self.written >= 0
 
+    def missing(self) -> Int[Tensor, "R"]:
+        return (~self.valid).nonzero().squeeze(1)
+
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         """Consecutive blocks of rows, each with the id of its first row."""
         for first in range(0, len(self.table), size):

@@ -67,6 +67,10 @@ class LiveTable:
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return slots
 
+    def missing(self) -> Int[Tensor, "R"]:
+        """Nothing: every row is there."""
+        return self.due()
+
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         for first in range(0, len(self.weight), size):
             yield first, self._shown(self.weight.detach()[first : first + size])

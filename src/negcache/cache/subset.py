@@ -70,6 +70,9 @@ class SubsetCache:
     def valid(self) -> Bool[Tensor, "S"]:
         return self.written >= 0
 
+    def missing(self) -> Int[Tensor, "R"]:
+        return self.held[~self.valid]
+
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         for first in range(0, self.num_rows, size):
             yield first, self.table[first : first + size]

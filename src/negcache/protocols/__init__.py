@@ -10,11 +10,13 @@ Protocols are structural: a class belongs to one by having its methods, never by
 from negcache.protocols.messages import Batch, Change, Draw, Law, Request, Rest, StepReport
 from negcache.protocols.rooms import (
     Cache,
+    Coordinates,
     Corpus,
     DensitySampler,
     Estimator,
     Known,
     Listener,
+    Reencoder,
     Rows,
     Sampler,
 )
@@ -24,6 +26,7 @@ __all__ = [
     "Batch",
     "Cache",
     "Change",
+    "Coordinates",
     "Corpus",
     "DensitySampler",
     "Draw",
@@ -31,6 +34,7 @@ __all__ = [
     "Known",
     "Law",
     "Listener",
+    "Reencoder",
     "Request",
     "Rest",
     "Rows",

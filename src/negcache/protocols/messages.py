@@ -1,6 +1,6 @@
 """The plain data that travels between rooms: what is asked, what is drawn, what is told."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -113,6 +113,7 @@ class Draw:
         log_share: log of each draw's share of ``log_z``; shares of a row sum to 1 (pinned form).
         law: for the sampler's own ``log_prob``.
         rest: what stands for the items that were scored but not drawn; None: nothing does.
+        figures: what else the sampler says of the draw, means over the queries, for the report.
     """
 
     ids: Int[Tensor, "M"]
@@ -122,6 +123,7 @@ class Draw:
     log_share: Float[Tensor, "B k"] | None = None
     law: Law | None = None
     rest: Rest | None = None
+    figures: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = self.ids.numel() if self.columns is None else self.columns.shape[1]
@@ -182,6 +184,7 @@ class StepReport:
         encoded_grad: items encoded with gradient in this step.
         encoded_nograd: items encoded without gradient (refresh, fill) since the last report.
         seconds: wall time per stage of the step (draw, encode, loss, write; then refresh).
+        sampler: what the sampler says of its draw, by name (``Draw.figures``).
     """
 
     loss: float
@@ -191,3 +194,4 @@ class StepReport:
     encoded_grad: int
     encoded_nograd: int
     seconds: dict[str, float]
+    sampler: dict[str, float] = field(default_factory=dict)

@@ -66,6 +66,10 @@ class Cache(Rows, Protocol):
     @property
     def num_items(self) -> int: ...
 
+    def missing(self) -> Int[Tensor, "R"]:
+        """The items to encode before the first draw, in the order that the cache wants them."""
+        ...
+
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember fresh rows of distinct items, detached; items without a slot are passed over."""
         ...
@@ -81,6 +85,58 @@ class Cache(Rows, Protocol):
     def attach(self, listener: Listener) -> None:
         """Tell it of every change from now on, and keep its state with the cache's own."""
         ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Coordinates(Cache, Protocol):
+    """A cache of low-dimensional coordinates, and of how to read them today.
+
+    The logit of an item is ``score.paired(see_queries(h), see_items(z))``.
+    """
+
+    def coordinates(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M C"]: ...
+
+    def coordinate_chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c C"]]]:
+        """Consecutive blocks of coordinates with the slot of their first row."""
+        ...
+
+    def see_queries(self, queries: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]: ...
+
+    def see_items(self, coordinates: Float[Tensor, "*n C"]) -> Float[Tensor, "*n K"]:
+        """Coordinates of items, or of the centres of some, as they are scored today."""
+        ...
+
+
+@runtime_checkable
+class Reencoder(Protocol):
+    """Says what items encoded a while ago look like today, from a few encoded then and now.
+
+    ``<queries(h), items(z)>`` approximates ``<h, fresh embedding>``.
+    """
+
+    def start(self, basis: Float[Tensor, "D L"]) -> None:
+        """A full pass has been made: coordinates are z = [basis^T e, 1], and nothing has moved."""
+        ...
+
+    def fit(self, stale: Float[Tensor, "s C"], fresh: Float[Tensor, "s D"]) -> float:
+        """Learn the way from coordinates to fresh embeddings.
+
+        Returns:
+            Mean cosine between fresh embeddings held out of the fit and what is made of them.
+        """
+        ...
+
+    def full(self, coordinates: Float[Tensor, "*n C"]) -> Float[Tensor, "*n D"]:
+        """Approximate embeddings of today."""
+        ...
+
+    def queries(self, queries: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]: ...
+
+    def items(self, coordinates: Float[Tensor, "*n C"]) -> Float[Tensor, "*n K"]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -48,6 +48,7 @@ class RunLog:
         """Take in the reports of one optimizer step that took ``wall`` seconds."""
         for report in reports:
             self.window.update({name: getattr(report, name) for name in (*MEANS, *COUNTS)})
+            self.window.update({f"sampler/{name}": x for name, x in report.sampler.items()})
             self.totals.update({name: getattr(report, name) for name in COUNTS})
             self.seconds.update(report.seconds)
         self.window.update({"steps": 1, "reports": len(reports)})
@@ -55,8 +56,9 @@ class RunLog:
 
     def flush(self, step: int, epoch: int) -> None:
         """Write means since the last flush, counts and seconds since the start."""
+        own = sorted(name for name in self.window if name.startswith("sampler/"))
         values: dict[str, float | int] = {
-            name: self.window[name] / self.window["reports"] for name in MEANS
+            name: self.window[name] / self.window["reports"] for name in (*MEANS, *own)
         }
         for name in COUNTS:
             values[f"{name}_per_step"] = self.window[name] / self.window["steps"]
