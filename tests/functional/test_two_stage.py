@@ -133,3 +133,21 @@ def test_bf16_rows_keep_the_law():
         laws.append((torch.logsumexp(masses, 1), log_q.double().exp()))
     assert (laws[0][0] - laws[1][0]).abs().max() < 2e-2
     assert (laws[0][1] - laws[1][1]).abs().sum(1).max() / 2 < 0.005
+
+
+def test_scoring_all_rows_once_draws_what_scoring_cells_draws():
+    request, _, cache = problem(num_items=1000)
+    cache.written[torch.arange(200, 400)] = -1  # not valid
+    noise = request.uniforms(torch.Generator().manual_seed(0), 7, 2)
+    masses = two_stage.cell_log_masses(request, cache)
+    by_cells = two_stage.draw_from_cells(request, cache, masses, noise)
+    cells = two_stage.invert_cdf(masses, noise[..., 0].contiguous())
+    at_once = two_stage._draw_from_all(request, cache, cells, noise[..., 1])
+    assert 7 * two_stage.CELL < cache.num_rows, "the first is the way by cells"
+    assert torch.equal(by_cells.slots, at_once.slots)
+    torch.testing.assert_close(by_cells.logits, at_once.logits)
+    many = request.uniforms(torch.Generator().manual_seed(1), 9, 2)
+    found = two_stage.draw_from_cells(request, cache, masses, many)
+    rows = torch.arange(len(many))[:, None].expand_as(found.slots)
+    assert cache.valid[found.slots].all()
+    assert not request.exclude.contains(rows, found.slots).any()

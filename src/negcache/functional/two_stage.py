@@ -31,6 +31,9 @@ BLOCK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
 GATHER = 1 << 16
 """Rows that stage two gathers at a time: a bound on its memory."""
 
+ALL_SCORES = 1 << 22
+"""Scores held at a time where stage two scores all rows: a bound on its memory."""
+
 LOG2_E = math.log2(math.e)
 
 
@@ -101,7 +104,10 @@ def draw_from_cells(
 ) -> Found:
     """Stage two: draw a cell, then a row of it, for every query and draw."""
     num_queries, per_query = noise.shape[:2]
-    cells = invert_cdf(log_masses, noise[..., 0].contiguous()).flatten()
+    cells = invert_cdf(log_masses, noise[..., 0].contiguous())
+    if per_query * CELL >= rows.num_rows:
+        return _draw_from_all(request, rows, cells, noise[..., 1])
+    cells = cells.flatten()
     queries = torch.arange(num_queries, device=cells.device).repeat_interleave(per_query)
     parts = []
     for some, where, noises in zip(
@@ -114,6 +120,32 @@ def draw_from_cells(
         place = invert_cdf(logits, noises[:, None])
         parts.append((slots.gather(1, place), logits.gather(1, place)))
     slots, logits = (torch.cat(c).view(num_queries, per_query) for c in zip(*parts, strict=True))
+    return Found(slots, logits)
+
+
+def _draw_from_all(
+    request: Request, rows: Rows, cells: Int[Tensor, "B m"], noise: Float[Tensor, "B m"]
+) -> Found:
+    """Stage two where a query's draws would score as many rows as there are: score them once."""
+    parts, at_a_time = [], max(1, ALL_SCORES // rows.num_rows)
+    for first in range(0, len(cells), at_a_time):
+        last = min(first + at_a_time, len(cells))
+        blocks = [block.clone() for _, block in masked_blocks(request.slice(first, last), rows)]
+        logits = torch.cat(blocks, dim=1)
+        logits = F.pad(logits, (0, -logits.shape[1] % CELL), value=-torch.inf)
+        some = logits.unflatten(1, (-1, CELL)).flatten(0, 1)
+        width = logits.shape[1] // CELL
+        start = width * torch.arange(last - first, device=cells.device)[:, None]
+        for where, noises in zip(
+            (start + cells[first:last]).flatten().split(GATHER // CELL),
+            noise[first:last].flatten().split(GATHER // CELL),
+            strict=True,
+        ):
+            cell = some[where]
+            place = invert_cdf(cell, noises[:, None])
+            slots = where[:, None] % width * CELL + place
+            parts.append((slots, cell.gather(1, place)))
+    slots, logits = (torch.cat(c).view(cells.shape) for c in zip(*parts, strict=True))
     return Found(slots, logits)
 
 
