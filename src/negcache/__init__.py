@@ -1,6 +1,6 @@
 """negcache: softmax training over very large item sets."""
 
-from negcache.cache import DenseCache, LiveTable, SubsetCache
+from negcache.cache import DenseCache, LiveTable, LowRankCache, SnapshotCache, SubsetCache
 from negcache.data.known_positives import KnownPositives
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
@@ -12,6 +12,10 @@ from negcache.samplers import (
     CachedDistinct,
     CachedRest,
     CachedSoftmax,
+    DynamicIndex,
+    DynamicIndexChain,
+    DynamicIndexMiner,
+    DynamicIndexRejection,
     ExactKernel,
     FullSoftmax,
     Given,
@@ -20,8 +24,11 @@ from negcache.samplers import (
     KernelSoftmax,
     Mixture,
     Popularity,
+    Resampled,
     SharedDraws,
+    StaleTopK,
     Uniform,
+    as_printed,
     log_uniform,
     quadratic,
     rf_softmax,
@@ -38,6 +45,10 @@ __all__ = [
     "DenseCache",
     "DotScore",
     "Draw",
+    "DynamicIndex",
+    "DynamicIndexChain",
+    "DynamicIndexMiner",
+    "DynamicIndexRejection",
     "ExactKernel",
     "Exclusion",
     "FullSoftmax",
@@ -49,16 +60,21 @@ __all__ = [
     "KernelSoftmax",
     "KnownPositives",
     "LiveTable",
+    "LowRankCache",
     "Mixture",
     "Popularity",
     "Request",
+    "Resampled",
     "SharedDraws",
+    "SnapshotCache",
     "SoftmaxHead",
     "SoftmaxLoss",
+    "StaleTopK",
     "StaticTower",
     "StepReport",
     "SubsetCache",
     "Uniform",
+    "as_printed",
     "corrected",
     "log_uniform",
     "pinned",

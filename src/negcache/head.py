@@ -39,7 +39,9 @@ class SoftmaxHead(nn.Module):
         temperature: divides the logits.
         sparse: sparse gradients of the table: ``torch.optim.SparseAdam``, ``SGD`` or ``Adagrad``.
             False: any optimizer; one that moves all rows makes sums lag behind.
+        ignore_index: rows with this target count for nothing, as in ``cross_entropy``.
         seed: of the draws.
+        device, dtype: of the table, as in ``nn.Linear``.
 
     Example:
         >>> head = SoftmaxHead(1000, 16, num_samples=20)
@@ -61,16 +63,21 @@ class SoftmaxHead(nn.Module):
         normalize: bool = False,
         temperature: float = 1.0,
         sparse: bool = True,
+        ignore_index: int = -100,
         seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if bias and normalize:
             raise InputError(
                 "bias=False with normalize=True", "both", "unit-norm classes have no bias"
             )
-        self.dim, self.has_bias = dim, bias
+        self.dim, self.has_bias, self.ignore_index = dim, bias, ignore_index
         score = DotScore(temperature, normalize=normalize, absolute=absolute)
-        classes = nn.Embedding(num_classes, dim + bias, sparse=sparse)  # DDP knows it as sparse
+        classes = nn.Embedding(  # DDP knows it as sparse
+            num_classes, dim + bias, sparse=sparse, device=device, dtype=dtype
+        )
         nn.init.uniform_(classes.weight, -(dim**-0.5), dim**-0.5)
         if bias:
             nn.init.zeros_(classes.weight[:, dim])
@@ -103,11 +110,17 @@ class SoftmaxHead(nn.Module):
             target: the class of each row; or several, [B, p], padded with -1: the loss of a row is
                 then the mean over its targets, none competing with another.
 
+        Rows of ``ignore_index`` are left out before anything is drawn; with no row left the loss is
+        NaN, and its gradient 0, as in torch.
+
         Raises:
             InputError: shapes or targets out of range.
         """
         self.table.settle()
-        queries = self._queries(hidden)
+        queries, target = self._counted(self._queries(hidden), target)
+        if len(hidden) and not len(queries):
+            nothing = self.loss.item_tower(target.flatten()[:0])
+            return (queries.sum() + nothing.sum()) / 0.0
         return self.loss(queries, target) if self.training else self._exact(queries, target)
 
     @torch.no_grad()
@@ -126,6 +139,14 @@ class SoftmaxHead(nn.Module):
     def _logits(self, hidden: Tensor) -> Tensor:
         queries = self.loss.score.embed(self._queries(hidden))
         return torch.cat([self.loss.score(queries, c) for _, c in self.table.chunks(8192)], dim=1)
+
+    def _counted(self, queries: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that have another target than ``ignore_index``."""
+        kept = target != self.ignore_index
+        kept = kept.any(dim=1) if kept.ndim == 2 else kept
+        if kept.shape != queries.shape[:1] or kept.all():  # wrong shapes are refused by the loss
+            return queries, target
+        return queries, target.clamp_min(0)
 
     def _queries(self, hidden: Tensor) -> Tensor:
         """Hidden rows with a 1 for the bias."""

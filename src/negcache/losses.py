@@ -133,7 +133,8 @@ class SoftmaxLoss(nn.Module):
         if self.training and torch.is_grad_enabled():
             self._remember(ids, items.detach())
         with self._trace.stage("loss"):
-            target, *drawn = (items[where] for where in place.split([len(w) for w in wanted]))
+            places = place.split([len(w) for w in wanted])
+            target, *drawn = (nn.functional.embedding(where, items) for where in places)
             log_terms = self._terms(queries, drawn, draws)
             target = target.view(len(queries), -1, items.shape[1])
             losses = softmax_loss(self.score.paired(queries, target), log_terms)
@@ -228,7 +229,7 @@ class SoftmaxLoss(nn.Module):
         """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
         if draw.columns is None:
             return self.score(queries, drawn)
-        return self.score.paired(queries, drawn[draw.columns])
+        return self.score.paired(queries, nn.functional.embedding(draw.columns, drawn))
 
     def _encode(self, ids: Tensor) -> Tensor:
         """Embeddings of items; in mini-batches that are encoded again in the backward pass."""
@@ -259,9 +260,7 @@ class SoftmaxLoss(nn.Module):
         """Write back every row encoded in this step, positives and negatives."""
         if self.cache is not None:
             with self._trace.stage("write"):
-                slots = self.cache.slots(ids)
-                held = slots >= 0
-                self._trace.compare(self.cache.rows(slots[held]), rows[held])
+                self._trace.look(self.cache, ids, rows)
                 self.cache.write(ids, rows)
 
 

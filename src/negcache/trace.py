@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from negcache.protocols import Draw, StepReport
-from negcache.shapes import Float, Tensor
+from negcache.protocols import Cache, Draw, StepReport
+from negcache.shapes import Float, Int, Tensor
 
 
 class Trace:
@@ -38,6 +38,15 @@ class Trace:
         self.losses, self.terms = losses.detach(), terms.detach()
         self.masked, self.figures = draw.log_weight == -torch.inf, draw.figures
         self.encoded_grad += encoded
+
+    def look(self, cache: Cache, ids: Int[Tensor, "M"], fresh: Float[Tensor, "M D"]) -> None:
+        """Compare the cache's rows of these items with fresh ones; a live table has no others."""
+        if getattr(cache, "live", False):
+            self.staleness = fresh.new_zeros(1)
+            return
+        slots = cache.slots(ids)
+        held = slots >= 0
+        self.compare(cache.rows(slots[held]), fresh[held])
 
     def compare(self, cached: Float[Tensor, "M D"], fresh: Float[Tensor, "M D"]) -> None:
         """Remember how far cached rows had drifted: ||cached - fresh||^2 / ||fresh||^2."""

@@ -124,6 +124,35 @@ def test_a_table_that_is_replaced_is_read_anew():
     assert ear.heard is None, "a state without listeners leaves nothing of the old rows"
 
 
+def test_only_rows_that_have_moved_are_told():
+    weight, table, ear = build()
+    encode(table, [1, 3, 5])
+    with torch.no_grad():
+        weight[3, 1] += 1
+        weight[5, 0] = torch.nan
+    table.settle()
+    (change,) = ear.heard
+    assert change.slots.tolist() == [3, 5]
+    assert change.old.tolist() == [[6, 7], [10, 11]]
+    assert torch.equal(change.new, weight.detach()[[3, 5]]) or change.new[1, 0].isnan()
+
+
+def test_another_table_is_taken_whole():
+    _, table, ear = build()
+    encode(table, [1])
+    with pytest.raises(nc.InputError, match=r"shape \(6, 2\)"):
+        table.weight = torch.zeros(6, 3)
+    other = torch.nn.Parameter(torch.ones(6, 2))
+    table.weight = other
+    assert table.weight is other
+    assert table.touched == []
+    assert ear.heard is None
+    module = torch.nn.Embedding(6, 2)
+    tied = nc.LiveTable(module)
+    tied.weight = other
+    assert module.weight is other
+
+
 def test_saving_settles_first():
     weight, table, ear = build()
     encode(table, [1])

@@ -15,6 +15,8 @@ def test_every_position_is_in_one_group_of_its_own_number(at_a_time):
         assert (which[members] == numbers[:, None]).all()
         seen[members] += 1
     assert (seen == 1).all()
+    ordered = [groups.numbers for groups in groups_of(which.sort().values, at_a_time)]
+    assert torch.equal(torch.cat(ordered).sort().values, which.unique()), "each group comes once"
 
 
 def test_grouped_products_are_those_of_the_pairs():

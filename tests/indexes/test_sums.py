@@ -107,6 +107,26 @@ def test_a_structure_that_lags_is_summed_anew_once_all_rows_have_moved():
     same(sums, cache, 1e-9)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_rounded_level_follows_the_sums(every, monkeypatch):
+    monkeypatch.setattr(sums_module, "_fast", lambda table: True)
+    cache, sums, noise = build(Quadratic(2.0), torch.float32, every=every)
+    before = sums.rounded.clone()
+    for _ in range(3):
+        ids = torch.randperm(N, generator=noise)[:20]
+        cache.write(ids, unit((20, D), noise, torch.float32))
+        assert torch.equal(sums.rounded, sums.levels[-1].bfloat16())
+    assert not torch.equal(sums.rounded, before)
+    features = sums.kernel.query_features(unit((5, D), noise, torch.float32), torch.tensor(3.0))
+    exact = features @ sums.levels[-1].T
+    torch.testing.assert_close(sums.top_masses(features), exact, atol=0, rtol=0.02)
+    assert build(Quadratic(2.0), torch.float64)[1].rounded is None
+    state = copy.deepcopy(cache.state_dict())
+    sums.forget()
+    cache.load_state_dict(state)
+    assert torch.equal(sums.rounded, sums.levels[-1].bfloat16())
+
+
 def test_sums_follow_the_dtype_of_the_queries():
     _, sums, _ = build(Quadratic(2.0), torch.float64)
     sums.build(torch.zeros(1, D), torch.tensor(1.0))

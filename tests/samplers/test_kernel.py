@@ -113,6 +113,32 @@ def test_random_features_draw_what_they_report(top, kind, floor, seed):
         assert chi_square_p(counts[row], law[row] * counts[row].sum()) > 1e-4
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
+    """The uppermost product in bfloat16: each weight is that of the draw made, and log_prob's."""
+    monkeypatch.setattr(sums_module, "_fast", lambda table: True)
+    request, items, _ = problem(0.0, 1100)
+    cache = nc.DenseCache(1100, 8)
+    cache.write(torch.arange(1100), items.float())
+    asked = nc.Request(
+        request.queries.float(), nc.DotScore(1.0), request.positives, request.exclude
+    )
+    sampler = nc.quadratic(cache, 40, alpha=3.0)
+    law = sampler.log_prob(asked, torch.arange(1100)).double().exp()
+    assert sampler.sums.rounded is not None
+    torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-4, rtol=0)
+    noise, counts = torch.Generator().manual_seed(seed), torch.zeros(5, 1100, dtype=torch.long)
+    for _ in range(10):
+        draw = sampler.draw(tile(asked, 50), noise)
+        drawn = draw.ids[draw.columns].view(50, 5, -1)
+        reported = (-draw.log_weight.double() - math.log(40)).exp().view(50, 5, -1)
+        for row in range(5):
+            torch.testing.assert_close(reported[:, row], law[row][drawn[:, row]], atol=0, rtol=0.01)
+            counts[row] += torch.bincount(drawn[:, row].flatten(), minlength=1100)
+    for row in range(5):
+        assert chi_square_p(counts[row], law[row] / law[row].sum() * counts[row].sum()) > 1e-4
+
+
 def test_clipped_masses_leave_the_closed_form_and_the_report_with_them():
     """Negative masses occur here, and the law differs from exp(nu <h, e>): the product rule."""
     request, _, cache = problem(0.0, 1100)

@@ -26,6 +26,7 @@ class LiveTable:
     """
 
     coverage = 1.0
+    live = True
 
     def __init__(
         self,
@@ -44,6 +45,25 @@ class LiveTable:
         found = self.source.weight if isinstance(self.source, nn.Module) else self.source
         assert isinstance(found, Tensor)
         return found
+
+    @weight.setter
+    def weight(self, table: Float[Tensor, "N D"]) -> None:
+        """Take another table of this shape, an embedding's to tie the two: all starts anew from it.
+
+        Raises:
+            InputError: it has another shape.
+        """
+        if table.shape != self.weight.shape:
+            raise InputError(
+                f"a table of shape {tuple(self.weight.shape)}",
+                f"{tuple(table.shape)}",
+                "tie a SoftmaxHead with bias=False: a bias is a column of its table",
+            )
+        if isinstance(self.source, nn.Module):
+            self.source.weight = table
+        else:
+            self.source = table
+        self.forget()
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -87,14 +107,16 @@ class LiveTable:
         """Tell the listeners which remembered rows have moved; if none has, wait on."""
         if not self.touched:
             return
-        ids, first = _first_of_each(torch.cat([ids for ids, _ in self.touched]))
-        old, new = torch.cat([rows for _, rows in self.touched])[first], self.rows(ids)
-        moved = (old != new).any(dim=1)
+        ids, old = _each_once(self.touched)
+        new = self.rows(ids)
+        moved = (old - new).abs_().amax(dim=1) != 0  # also where one is not a number
         self.touched = [] if moved.any() else [(ids, old)]
         if self.touched:
             return
-        valid = torch.ones_like(ids[moved], dtype=torch.bool)
-        change = Change(ids[moved], old[moved], valid, new[moved], valid)
+        if not moved.all():
+            ids, old, new = ids[moved], old[moved], new[moved]
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        change = Change(ids, old, valid, new, valid)
         for listener in self.listeners.all:
             listener.on_change(change)
 
@@ -128,9 +150,12 @@ class LiveTable:
         return rows if self.embed is None else self.embed(rows)
 
 
-def _first_of_each(ids: Int[Tensor, "n"]) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
-    """The distinct ids, and where each comes first."""
+def _each_once(touched: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All ids and their rows, as they were when each was first remembered."""
+    if len(touched) == 1:
+        return touched[0]
+    ids = torch.cat([ids for ids, _ in touched])
     distinct, place = torch.unique(ids, return_inverse=True)
     order = torch.arange(len(ids), device=ids.device)
     first = torch.full_like(distinct, len(ids)).scatter_reduce_(0, place, order, "amin")
-    return distinct, first
+    return distinct, torch.cat([rows for _, rows in touched])[first]

@@ -29,20 +29,20 @@ def groups_of(which: Int[Tensor, "P"], at_a_time: int) -> Iterator[Groups]:
     There are at most sqrt(2 P) sizes, and no padding.
 
     Args:
-        which: the group of each position.
+        which: the group of each position, ascending.
         at_a_time: groups in one table, at most.
     """
-    order = which.argsort()
-    numbers, counts = torch.unique_consecutive(which[order], return_counts=True)
+    numbers, counts = torch.unique_consecutive(which, return_counts=True)
     starts = counts.cumsum(0) - counts
     by_size = counts.argsort(stable=True)
     sizes, groups = torch.unique_consecutive(counts[by_size], return_counts=True)
     for size, some in zip(sizes.tolist(), by_size.split(groups.tolist()), strict=True):
         inside = torch.arange(size, device=which.device)
         for part in some.split(at_a_time):
-            yield Groups(numbers[part], order[starts[part, None] + inside])
+            yield Groups(numbers[part], starts[part, None] + inside)
 
 
+@torch.no_grad()
 def grouped_dots(
     queries: Float[Tensor, "B F"],
     blocks: Callable[[Tensor], Float[Tensor, "g c F"]],
@@ -60,18 +60,17 @@ def grouped_dots(
         blocks: (block numbers [g]) -> their vectors.
         block_size: vectors of a block, c.
         rows: the query of each pair.
-        which: the block of each pair.
+        which: the block of each pair, ascending.
 
     Returns:
         The products, and where each pair's are among them.
     """
-    parts, pairs = [], []
-    at_a_time = max(1, HELD // (block_size * queries.shape[1]))
-    for numbers, members in groups_of(which, at_a_time):
-        dots = queries[rows[members]] @ blocks(numbers).to(queries.dtype).mT
-        parts.append(dots.flatten(0, 1))
-        pairs.append(members.flatten())
-    order = torch.cat(pairs)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return torch.cat(parts), place
+    dots = queries.new_empty(len(rows), block_size)
+    place, done = torch.empty_like(rows), 0
+    for numbers, members in groups_of(which, max(1, HELD // (block_size * queries.shape[1]))):
+        pairs, some = members.flatten(), slice(done, done := done + members.numel())
+        place[pairs] = torch.arange(some.start, some.stop, device=rows.device)
+        left = queries.index_select(0, rows[pairs]).view(*members.shape, -1)
+        right = blocks(numbers).to(queries.dtype).mT
+        torch.bmm(left, right, out=dots[some].view(*members.shape, block_size))
+    return dots, place

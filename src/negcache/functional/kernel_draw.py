@@ -16,7 +16,7 @@ from negcache.functional.features import Kernel
 from negcache.functional.grouped import grouped_dots
 from negcache.functional.two_stage import CELL, GATHER
 from negcache.protocols import Request, Rows
-from negcache.shapes import Bool, Float, Float64, Int, Tensor
+from negcache.shapes import Float, Float64, Int, Tensor
 
 
 @runtime_checkable
@@ -31,6 +31,10 @@ class Sums(Protocol):
 
     @property
     def arity(self) -> int: ...
+
+    def top_masses(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B n"]:
+        """Products with the uppermost level."""
+        ...
 
 
 class Barred(NamedTuple):
@@ -63,7 +67,7 @@ def draw_by_sums(
     sums: Sums,
     kernel: Kernel,
     noise: Float[Tensor, "B m levels"],
-    wanted: Int[Tensor, "B m"],
+    wanted: Int[Tensor, "B m"] | None = None,
 ) -> Drawn:
     """Draw rows by ``K(h, e)``, approximately, and say how likely each was.
 
@@ -73,28 +77,34 @@ def draw_by_sums(
         sums: of the features of these rows.
         kernel: of the sums.
         noise: a uniform for every level of the sums and one for the cell.
-        wanted: rows whose chance is asked for instead of a draw; -1: draw one.
+        wanted: rows whose chance is asked for instead of a draw; -1: draw one; None: draw all.
     """
     features = kernel.query_features(request.queries, request.score.scale)
     barred = _barred(request, rows, kernel)
-    queries = torch.arange(len(features), device=features.device)[:, None].expand_as(wanted)
     height = len(sums.levels) - 1
     span = CELL * sums.arity**height
-    everything = features @ sums.levels[height].T
-    mass = _without(everything, sums.counts[height], barred, span)
-    node, log_chance = _pick(mass, None, noise[..., height + 1], wanted // span, wanted >= 0)
+    mass = _without(sums.top_masses(features), sums.counts[height], barred, span)
+    node, log_chance = _pick(mass, None, noise[..., height + 1], _inside(wanted, None, span))
     for level in range(height - 1, -1, -1):
         span //= sums.arity
-        pairs, place = _pairs(queries, node, len(sums.levels[level + 1]))
-        mass = _children(features, sums, level, pairs, barred, span)
-        inside = wanted // span - node * sums.arity
-        child, log_share = _pick(mass, place, noise[..., level + 1], inside, wanted >= 0)
+        pairs, place = _pairs(node)
+        mass, order = _child_masses(features, sums, level, pairs, barred, span)
+        inside = _inside(wanted, node * sums.arity, span)
+        child, log_share = _pick(mass, order[place], noise[..., level + 1], inside)
         node, log_chance = node * sums.arity + child, log_chance + log_share
-    pairs, place = _pairs(queries, node, len(sums.levels[0]))
-    mass, order = _cell_masses(request, rows, kernel, pairs, barred)
-    row, log_share = _pick(mass, order[place], noise[..., 0], wanted - node * CELL, wanted >= 0)
+    pairs, place = _pairs(node)
+    mass, order = _cell_masses(request, rows, kernel, sums.counts[0], pairs, barred)
+    row, log_share = _pick(mass, order[place], noise[..., 0], _inside(wanted, node * CELL, 1))
     slots = (node * CELL + row).clamp_(max=rows.num_rows - 1)
     return Drawn(slots, log_chance + log_share)
+
+
+def _inside(wanted: Tensor | None, first: Tensor | None, span: int) -> Tensor | None:
+    """Which child of its node each wanted row is below; negative where none is wanted."""
+    if wanted is None:
+        return None
+    child = wanted if span == 1 else wanted // span
+    return child if first is None else child - first
 
 
 def _barred(request: Request, rows: Rows, kernel: Kernel) -> Barred:
@@ -118,54 +128,71 @@ def _without(
 ) -> Float[Tensor, "B n"]:
     """Masses of the top nodes less what is barred; at least ``smallest`` for each row left."""
     place = barred.queries, barred.slots // span
-    mass = mass.index_put(place, -barred.mass, accumulate=True)
-    left = counts.expand(mass.shape).index_put(
-        place, -torch.ones_like(barred.mass), accumulate=True
-    )
-    return torch.maximum(mass, left * barred.smallest).masked_fill_(left < 0.5, 0.0)
+    return _raised(mass, counts.expand(mass.shape).clone(), place, barred.mass, barred.smallest)
+
+
+def _raised(
+    mass: Float[Tensor, "P c"],
+    left: Float[Tensor, "P c"],
+    place: tuple[Int[Tensor, "e"], Int[Tensor, "e"]],
+    barred: Float[Tensor, "e"],
+    smallest: float,
+) -> Float[Tensor, "P c"]:
+    """Masses less what is barred at some places, and what is then left; in place."""
+    mass.index_put_(place, -barred, accumulate=True)
+    left.index_put_(place, barred.new_full((), -1.0), accumulate=True)
+    empty = left < 0.5
+    return torch.maximum(mass, left.mul_(smallest), out=mass).masked_fill_(empty, 0.0)
 
 
 class Pairs(NamedTuple):
-    """Distinct (query, node) pairs, ordered by query and node."""
+    """Distinct (query, node) pairs, ordered by node and query."""
 
     queries: Int[Tensor, "P"]
     nodes: Int[Tensor, "P"]
     keys: Int[Tensor, "P"]
-    num_nodes: int
+    num_queries: int
 
 
-def _pairs(
-    queries: Int[Tensor, "B m"], nodes: Int[Tensor, "B m"], num_nodes: int
-) -> tuple[Pairs, Int[Tensor, "B m"]]:
+def _pairs(nodes: Int[Tensor, "B m"]) -> tuple[Pairs, Int[Tensor, "B m"]]:
     """The distinct pairs, and which of them each draw is at."""
-    keys, place = torch.unique(queries * num_nodes + nodes, return_inverse=True)
-    return Pairs(keys // num_nodes, keys % num_nodes, keys, num_nodes), place
+    count = len(nodes)
+    queries = torch.arange(count, device=nodes.device)[:, None]
+    keys, place = torch.unique(nodes * count + queries, return_inverse=True)
+    distinct = keys // count
+    return Pairs(keys - distinct * count, distinct, keys, count), place
 
 
-def _children(
+def _child_masses(
     features: Float[Tensor, "B F"],
     sums: Sums,
     level: int,
     pairs: Pairs,
     barred: Barred,
     span: int,
-) -> Float[Tensor, "P arity"]:
-    """Masses of the children of each pair's node, less what is barred there."""
+) -> tuple[Float[Tensor, "P arity"], Int[Tensor, "P"]]:
+    """Masses of the children of each pair's node, less what is barred there.
+
+    In an order of their own; where each pair is comes second.
+    """
     blocks = sums.levels[level].view(-1, sums.arity, features.shape[1])
     mass, order = grouped_dots(
         features, lambda n: blocks.index_select(0, n), sums.arity, pairs.queries, pairs.nodes
     )
-    mass = mass[order]
-    left = sums.counts[level].view(-1, sums.arity)[pairs.nodes]
+    counts = sums.counts[level].view(-1, sums.arity).index_select(0, pairs.nodes)
+    left = torch.empty_like(counts).index_copy_(0, order, counts)
     pair, found = _find(pairs, barred, barred.slots // (span * sums.arity))
-    place = pair, barred.slots[found] // span % sums.arity
-    mass.index_put_(place, -barred.mass[found], accumulate=True)
-    left.index_put_(place, -torch.ones_like(barred.mass[found]), accumulate=True)
-    return torch.maximum(mass, left * barred.smallest).masked_fill_(left < 0.5, 0.0)
+    place = order[pair], barred.slots[found] // span % sums.arity
+    return _raised(mass, left, place, barred.mass[found], barred.smallest), order
 
 
 def _cell_masses(
-    request: Request, rows: Rows, kernel: Kernel, pairs: Pairs, barred: Barred
+    request: Request,
+    rows: Rows,
+    kernel: Kernel,
+    counts: Float[Tensor, "n"],
+    pairs: Pairs,
+    barred: Barred,
 ) -> tuple[Float[Tensor, "P CELL"], Int[Tensor, "P"]]:
     """The exact kernel of the rows of each pair's cell, 0 where one may not be drawn.
 
@@ -173,18 +200,20 @@ def _cell_masses(
     """
     inside = torch.arange(CELL, device=pairs.nodes.device)
 
+    def slots(nodes: Tensor) -> Tensor:
+        return nodes[:, None] * CELL + inside
+
     def cells(nodes: Tensor) -> Tensor:
-        slots = (nodes[:, None] * CELL + inside).clamp_(max=rows.num_rows - 1)
-        return rows.rows(slots.flatten()).view(*slots.shape, -1)
+        held = slots(nodes).clamp_(max=rows.num_rows - 1).flatten()
+        return rows.rows(held).view(len(nodes), CELL, -1)
 
     dots, order = grouped_dots(request.queries, cells, CELL, pairs.queries, pairs.nodes)
     mass = kernel.kernel(dots, request.score.scale)
-    last = (pairs.nodes == (rows.num_rows - 1) // CELL).nonzero().squeeze(1)
-    mass[order[last], (rows.num_rows - 1) % CELL + 1 :] = 0.0
-    valid = rows.valid
-    if not valid.all():
-        slots = pairs.nodes[:, None] * CELL + inside
-        mass[order] *= valid[slots.clamp_(max=rows.num_rows - 1)]
+    partial = (counts[pairs.nodes] < CELL).nonzero().squeeze(1)
+    if len(partial):
+        some = slots(pairs.nodes[partial])
+        there = rows.valid[some.clamp(max=rows.num_rows - 1)] & (some < rows.num_rows)
+        mass[order[partial]] *= there
     pair, found = _find(pairs, barred, barred.slots // CELL)
     mass[order[pair], barred.slots[found] % CELL] = 0.0
     return mass, order
@@ -194,7 +223,7 @@ def _find(
     pairs: Pairs, barred: Barred, nodes: Int[Tensor, "E"]
 ) -> tuple[Int[Tensor, "e"], Int[Tensor, "e"]]:
     """Where barred (query, node) pairs are among ``pairs``: their places, and which they are."""
-    keys = barred.queries * pairs.num_nodes + nodes
+    keys = nodes * pairs.num_queries + barred.queries
     place = torch.searchsorted(pairs.keys, keys).clamp_(max=len(pairs.keys) - 1)
     found = (pairs.keys[place] == keys).nonzero().squeeze(1)
     return place[found], found
@@ -204,40 +233,44 @@ def _pick(
     mass: Float[Tensor, "P c"],
     place: Int[Tensor, "B m"] | None,
     uniforms: Float[Tensor, "B m"],
-    wanted: Int[Tensor, "B m"],
-    given: Bool[Tensor, "B m"],
+    wanted: Int[Tensor, "B m"] | None,
 ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
     """For each draw a column by its mass, or the wanted one; and the log of its share.
 
     Args:
         place: the row of masses that each draw is at; None: that of its query.
+        wanted: columns; negative: draw one; None: draw all.
     """
-    cdf = mass.cumsum(dim=1)
+    cdf, width = mass.cumsum(dim=1), mass.shape[1]
     if place is None:
         total = cdf[:, -1:].expand(uniforms.shape)
-        found = torch.searchsorted(cdf, _below(uniforms, total), right=True)
-        place = torch.arange(len(mass), device=mass.device)[:, None]
+        column = torch.searchsorted(cdf, _below(uniforms, total), right=True).clamp_(max=width - 1)
+        start = torch.arange(0, mass.numel(), width, device=mass.device)[:, None]
     else:
-        total = cdf[:, -1][place]
-        found = _search(cdf, place, _below(uniforms, total))
-    column = torch.where(given, wanted, found).clamp_(0, mass.shape[1] - 1)
-    share = mass[place, column].double() / total.double().clamp_min(torch.finfo(total.dtype).tiny)
-    return column, share.log()
+        start = place * width
+        total = _at(cdf, start + (width - 1))
+        column = _search(cdf, start, _below(uniforms, total))
+    if wanted is not None:
+        column = torch.where(wanted < 0, column, wanted.clamp(max=width - 1))
+    share = _at(mass, start + column).double()
+    return column, (share / total.double().clamp_min(torch.finfo(total.dtype).tiny)).log_()
 
 
 def _search(
-    cdf: Float[Tensor, "P c"], place: Int[Tensor, "B m"], target: Float[Tensor, "B m"]
+    cdf: Float[Tensor, "P c"], start: Int[Tensor, "B m"], target: Float[Tensor, "B m"]
 ) -> Int[Tensor, "B m"]:
-    """``searchsorted(cdf[place], target, right=True)`` without a copy of the rows."""
-    width, flat, start = cdf.shape[1], cdf.flatten(), place * cdf.shape[1] - 1
-    found = torch.zeros_like(place)
-    step = 1 << (width.bit_length() - 1)
+    """How many of the first c - 1 entries from ``start`` on are not above the target; c = 2^k."""
+    step, first = cdf.shape[1] // 2, start - 1
+    found = first.clone()
     while step:
-        probe = found + step
-        below = flat[(start + probe.clamp(max=width)).flatten()].view(place.shape) <= target
-        found = torch.where(below & (probe <= width), probe, found)
+        found += (_at(cdf, found + step) <= target) * step
         step //= 2
-    return found
+    return found - first
+
+
+def _at(table: Float[Tensor, "P c"], place: Int[Tensor, "B m"]) -> Float[Tensor, "B m"]:
+    """Entries by their place in the flattened table."""
+    return table.view(-1).index_select(0, place.flatten()).view(place.shape)
 
 
 def _below(uniforms: Float[Tensor, "B m"], total: Float[Tensor, "B m"]) -> Float[Tensor, "B m"]:

@@ -10,6 +10,7 @@ inside a cell the exact kernel is cheaper. Source: Blanc & Rendle 2018, section 
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from negcache.door import check_room
 from negcache.errors import InputError
@@ -44,6 +45,9 @@ class KernelSums:
     Attributes:
         levels: from the cells up, [n, F] sums, padded to a multiple of ``ARITY`` below the top.
         counts: valid rows below every node, [n].
+        rounded: the uppermost float32 level in bfloat16, where the processor multiplies that by
+            itself, four times as fast. Its masses are right to three digits, which costs efficiency
+            like old sums do; a draw's chance is that of the masses it was drawn by.
     """
 
     arity = ARITY
@@ -55,6 +59,7 @@ class KernelSums:
         self.moved, self.changes, self.behind = 0, 0, torch.zeros(0, dtype=torch.bool)
         self.levels: list[Tensor] = []
         self.counts: list[Tensor] = []
+        self.rounded: Tensor | None = None
 
     @property
     def _num_cells(self) -> int:
@@ -80,6 +85,7 @@ class KernelSums:
     def forget(self) -> None:
         """The rows have been replaced as a whole: the next draw sums them anew."""
         self.levels, self.counts, self.moved, self.changes = [], [], 0, 0
+        self.rounded = None
 
     def on_change(self, change: Change) -> None:
         """Rows have moved: bring the sums of their paths up to date.
@@ -89,16 +95,15 @@ class KernelSums:
         """
         if not self.levels or not len(change.slots):
             return
-        self.kernel.check(change.new[change.is_valid], torch.tensor(torch.inf))
+        new = change.new if change.is_valid.all() else change.new[change.is_valid]
+        self.kernel.check(new, torch.tensor(torch.inf))
         self.moved, self.changes = self.moved + len(change.slots), self.changes + 1
         self._count(change)
-        nodes = torch.unique(change.slots // CELL)
-        if self.every > 1:
-            self.behind[nodes] = True
-            if self.changes % self.every:
-                return
-            nodes = self.behind.nonzero().squeeze(1)
-            self.behind.fill_(False)
+        self.behind[change.slots // CELL] = True
+        if self.changes % self.every:
+            return
+        nodes = self.behind.nonzero().squeeze(1)
+        self.behind.fill_(False)
         if self.moved >= self.rows.num_rows:
             self.moved, nodes = 0, torch.arange(self._num_cells, device=nodes.device)
             self._sum_cells(nodes)
@@ -107,8 +112,16 @@ class KernelSums:
         else:
             self._shift(change)
         for level in range(1, len(self.levels)):
-            nodes = torch.unique(nodes // ARITY)
+            nodes = torch.unique_consecutive(nodes // ARITY)
             self._sum_children(level, nodes)
+        if self.rounded is not None:
+            self.rounded[nodes] = self.levels[-1][nodes].bfloat16()
+
+    def top_masses(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B n"]:
+        """The kernel summed over the rows below each uppermost node, for every query."""
+        if self.rounded is None:
+            return features @ self.levels[-1].T
+        return (features.bfloat16() @ self.rounded.T).to(features.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of the cells; those above follow from them."""
@@ -160,11 +173,16 @@ class KernelSums:
             self.levels.append(below.new_zeros(_padded(nodes), below.shape[1]))
             self.counts.append(below.new_zeros(_padded(nodes)))
             self._sum_children(len(self.levels) - 1, torch.arange(nodes, device=below.device))
+        top = self.levels[-1]
+        self.rounded = top.bfloat16() if top.dtype == torch.float32 and _fast(top) else None
 
     def _sum_cells(self, cells: Int[Tensor, "cells"]) -> None:
         """Sum the rows of these cells anew."""
         table, valid = self.levels[0], self.rows.valid
-        for some in cells.split(max(1, HELD // max(table.shape[1], CELL * CELL))):
+        at_a_time = max(1, HELD // max(table.shape[1], CELL * CELL))
+        if len(cells) == self._num_cells:
+            return self._sum_in_place(at_a_time)
+        for some in cells.split(at_a_time):
             slots = some[:, None] * CELL + torch.arange(CELL, device=cells.device)
             inside = slots.clamp(max=self.rows.num_rows - 1)
             weight = ((slots < self.rows.num_rows) & valid[inside]).to(table.dtype)
@@ -172,12 +190,25 @@ class KernelSums:
             table[some] = self.kernel.sum_features(rows.view(*slots.shape, -1), weight)
             self.counts[0][some] = weight.sum(dim=1)
 
+    def _sum_in_place(self, at_a_time: int) -> None:
+        """Sum all cells anew, their rows read in order without a copy."""
+        table, valid = self.levels[0], self.rows.valid
+        for first, rows in self.rows.chunks(at_a_time * CELL):
+            short = -len(rows) % CELL  # of the last cell
+            weight = F.pad(valid[first : first + len(rows)].to(table.dtype), (0, short))
+            rows = F.pad(rows, (0, 0, 0, short)) if short else rows
+            weight, rows = weight.view(-1, CELL), rows.to(table.dtype).view(-1, CELL, rows.shape[1])
+            some = slice(first // CELL, first // CELL + len(rows))
+            table[some] = self.kernel.sum_features(rows, weight)
+            self.counts[0][some] = weight.sum(dim=1)
+
     def _shift(self, change: Change) -> None:
         """Add what is new and subtract what was, the rows of a cell together."""
         table = self.levels[0]
-        old, new = change.old.to(table.dtype), change.new.to(table.dtype)
-        was, now = change.was_valid.to(table.dtype), change.is_valid.to(table.dtype)
-        for cells, members in groups_of(change.slots // CELL, max(1, HELD // table.shape[1])):
+        slots, order = change.slots.sort()
+        old, new = change.old[order].to(table.dtype), change.new[order].to(table.dtype)
+        was, now = (valid[order].to(table.dtype) for valid in (change.was_valid, change.is_valid))
+        for cells, members in groups_of(slots // CELL, max(1, HELD // table.shape[1])):
             rows = torch.cat([new[members], old[members]], dim=1)
             weight = torch.cat([now[members], -was[members]], dim=1)
             table[cells] += self.kernel.sum_features(rows, weight)
@@ -195,6 +226,12 @@ class KernelSums:
         for some in nodes.split(max(1, HELD // (ARITY * below.shape[1]))):
             self.levels[level][some] = below.view(-1, ARITY, below.shape[1])[some].sum(dim=1)
         self.counts[level][nodes] = self.counts[level - 1].view(-1, ARITY)[nodes].sum(dim=1)
+
+
+def _fast(table: Tensor) -> bool:
+    """Whether this processor multiplies bfloat16 by itself."""
+    known = torch.cpu.get_capabilities()
+    return table.device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _padded(nodes: int) -> int:

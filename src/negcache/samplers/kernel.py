@@ -59,9 +59,12 @@ class KernelSoftmax:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         inside = self._asked(request)
-        noise = request.uniforms(generator, self.num_negatives, len(self.sums.levels) + 3)
-        uniform = draw_allowed(inside.exclude, self.cache.num_rows, noise[..., -2])
-        wanted = uniform.where(noise[..., -1] < self.floor, -1)
+        needed = len(self.sums.levels) + (3 if self.floor else 1)
+        noise = request.uniforms(generator, self.num_negatives, needed)
+        wanted = None
+        if self.floor:
+            uniform = draw_allowed(inside.exclude, self.cache.num_rows, noise[..., -2])
+            wanted = uniform.where(noise[..., -1] < self.floor, -1)
         slots, log_q = self._drawn(inside, noise, wanted)
         weight = -log_q - math.log(self.num_negatives * self.coverage)
         weight = weight.masked_fill(log_q == -torch.inf, -torch.inf)
@@ -89,7 +92,7 @@ class KernelSoftmax:
         return within(request, self.cache)
 
     def _drawn(
-        self, inside: Request, noise: Float[Tensor, "B m n"], wanted: Int[Tensor, "B m"]
+        self, inside: Request, noise: Float[Tensor, "B m n"], wanted: Int[Tensor, "B m"] | None
     ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
         """Rows by the kernel, or the wanted ones; and their log-chance, the floor in it."""
         slots, log_q = draw_by_sums(inside, self.cache, self.sums, self.kernel, noise, wanted)

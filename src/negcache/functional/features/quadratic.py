@@ -1,23 +1,28 @@
 """Kernels of a squared and of a fourth-power logit (Blanc & Rendle, ICML 2018)."""
 
 import math
+from functools import lru_cache
 from typing import Any, final
 
 import torch
 
 from negcache.errors import InputError
 from negcache.functional.features.kernel import BLOCK, at_least_float32, check_finite
-from negcache.shapes import Float, Int, Tensor
+from negcache.shapes import Float, Float64, Int, Tensor
 
 
-def packed(rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
-    """u_i u_j for i <= j, row by row, off-diagonals times sqrt 2: <packed(a), packed(b)> = <a,b>^2.
+def packed(rows: Float[Tensor, "M D"], weight: Float[Tensor, ""] | None = None) -> Tensor:
+    """``[weight u_i u_j for i <= j, 1]``, [M, F], off-diagonals times sqrt 2.
 
-    F = D (D + 1) / 2.
+    ``<packed(a, w), packed(b)> = w <a, b>^2 + 1`` and F = D (D + 1) / 2 + 1. Laid out by columns.
     """
     rows = at_least_float32(rows)
-    first, second, factor = _upper_triangle(rows)
-    return rows[:, first] * rows[:, second] * factor
+    first, second, factor = _upper_triangle(rows.shape[1], rows.device)
+    factor = factor.to(rows.dtype) if weight is None else factor.to(rows.dtype) * weight
+    products = torch.cat([rows.T, rows.new_ones(1, len(rows))])  # the last times itself is the 1
+    products = products.index_select(0, first) * products.index_select(0, second)
+    products[:-1] *= factor[:, None]
+    return products.T
 
 
 def packed_sums(
@@ -26,33 +31,33 @@ def packed_sums(
     """``sum_c weight_gc packed(e_gc)`` through the matrices ``(E w)^T E``, some cells at a time."""
     cells = at_least_float32(cells)
     count, size, dim = cells.shape
-    first, second, factor = _upper_triangle(cells)
-    total = cells.new_empty(count, len(factor))
+    first, second, factor = _upper_triangle(dim, cells.device)
+    place, factor = first[:-1] * dim + second[:-1], factor.to(cells.dtype)
+    total = cells.new_empty(count, len(first))
+    total[:, -1] = weight.to(cells.dtype).sum(dim=1)
     step = max(1, BLOCK // (dim * max(size, dim)))
     for start in range(0, count, step):
         block = slice(start, start + step)
-        weighted = cells[block] * weight[block, :, None].to(cells.dtype)
+        weighted = cells[block]
+        if not (weight[block] == 1).all():
+            weighted = weighted * weight[block, :, None].to(cells.dtype)
         with torch.autocast(cells.device.type, enabled=False):
             moments = torch.bmm(weighted.mT, cells[block])
-        total[block] = moments.flatten(1)[:, first * dim + second] * factor
+        total[block, :-1] = moments.flatten(1).index_select(1, place).mul_(factor)
     return total
 
 
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
 def _upper_triangle(
-    rows: Float[Tensor, "*shape"],
-) -> tuple[Int[Tensor, "F"], Int[Tensor, "F"], Float[Tensor, "F"]]:
-    """Row, column and factor of each packed entry."""
-    dim = rows.shape[-1]
-    first, second = torch.triu_indices(dim, dim, device=rows.device)
-    factor = torch.full_like(first, math.sqrt(2.0), dtype=rows.dtype)
+    dim: int, device: torch.device
+) -> tuple[Int[Tensor, "F"], Int[Tensor, "F"], Float64[Tensor, "f"]]:
+    """Row and column of each packed entry, the constant last, and the factors of the others."""
+    first, second = torch.triu_indices(dim, dim, device=device)
+    factor = torch.full_like(first, math.sqrt(2.0), dtype=torch.float64)
     factor[first == second] = 1.0
-    return first, second, factor
-
-
-def _and_constant(
-    features: Float[Tensor, "M F"], constant: Float[Tensor, "M"]
-) -> Float[Tensor, "M F1"]:
-    return torch.cat([features, constant[:, None]], dim=1)
+    constant = first.new_full((1,), dim)
+    return torch.cat([first, constant]), torch.cat([second, constant]), factor
 
 
 @final
@@ -88,21 +93,18 @@ class Quadratic:
         self, queries: Float[Tensor, "B D"], scale: Float[Tensor, ""]
     ) -> Float[Tensor, "B F"]:
         """[alpha scale^2 packed(h), 1]."""
-        features = packed(queries)
-        features = features * (self.alpha * scale.to(features).square())
-        return _and_constant(features, features.new_ones(len(features)))
+        queries = at_least_float32(queries)
+        return packed(queries, self.alpha * scale.to(queries).square())
 
     def item_features(self, rows: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
         """[packed(e), 1]."""
-        features = packed(rows)
-        return _and_constant(features, features.new_ones(len(features)))
+        return packed(rows)
 
     def sum_features(
         self, cells: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
     ) -> Float[Tensor, "G F"]:
         """[packed upper triangle of sum_c w e e^T, sum_c w]: one batched matrix product."""
-        features = packed_sums(cells, weight)
-        return _and_constant(features, weight.to(features.dtype).sum(dim=1))
+        return packed_sums(cells, weight)
 
     def kernel(
         self, dots: Float[Tensor, "*shape"], scale: Float[Tensor, ""]

@@ -1,0 +1,71 @@
+"""Flat rejection: exact draws from the softmax of cached scores, by cells raised by their radius.
+
+A cell is drawn by ``n_c exp(V_c + reach r_c)``, a member y by chance, and y is kept with chance
+``exp(s~_y - V_c - reach r_c)``; else one begins again. Source: Monath et al., AISTATS 2023.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from negcache.errors import InputError
+from negcache.shapes import Bool, Float64, Int, Tensor
+
+TOLERANCE = 1e-3
+"""What rounding may put a score above its envelope, in nats."""
+
+
+class Accepted(NamedTuple):
+    """The first proposal of each row that was kept; whether there was one."""
+
+    ends: Int[Tensor, "B m"]
+    found: Bool[Tensor, "B m"]
+
+
+def log_keep(log_ratios: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+    """log of the chance that a proposal is kept: t itself, since the envelope is above the score.
+
+    Raises:
+        InputError: a score above its envelope; the draws would not follow the softmax.
+    """
+    over = float(log_ratios.max()) if log_ratios.numel() else 0.0
+    if over > TOLERANCE:
+        raise InputError(
+            "scores within scale x norm x radius of their cell's centre",
+            f"one that is {over:.2g} nats above",
+            "use DynamicIndexChain, which needs no radius",
+        )
+    return log_ratios.clamp(max=0.0)
+
+
+def first_kept(
+    log_ratios: Float64[Tensor, "B m s"], uniforms: Float64[Tensor, "B m s"]
+) -> Accepted:
+    """The first of s proposals that is kept.
+
+    Args:
+        log_ratios: t = s~ - V - reach r; -inf for what may not stand for the query.
+    """
+    kept = uniforms < log_keep(log_ratios).exp()
+    return Accepted(kept.long().argmax(dim=2), kept.any(dim=2))
+
+
+def log_shares(
+    found: Bool[Tensor, "B m"],
+    log_ratios: Float64[Tensor, "B m"],
+    log_norm: Float64[Tensor, "B"],
+    log_z: Float64[Tensor, "B"],
+) -> Float64[Tensor, "B m"]:
+    """log-shares of draws of which some are exact, and the others stand by their importance.
+
+    Args:
+        found: the draw came by rejection, from the softmax itself; the others come from Q.
+        log_ratios: t of each draw; -inf where it may not stand for the query.
+        log_norm: log of the sum of exp(V + reach r) over all items that may.
+        log_z: the estimate of the partition; -inf: there is none, and no draw counts.
+    """
+    importance = log_ratios + (log_norm - log_z)[:, None]
+    dead = (log_ratios == -torch.inf) | (log_z == -torch.inf)[:, None]
+    unnormalised = importance.masked_fill(found, 0.0).masked_fill(dead, -torch.inf)
+    total = torch.logsumexp(unnormalised, dim=1, keepdim=True)
+    return (unnormalised - total).masked_fill(dead, -torch.inf)

@@ -1,0 +1,204 @@
+"""The cluster proposal over a cache: what every sampler of the dynamic index asks."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from negcache.errors import InputError
+from negcache.functional.bounds import Exact, enumerate_chain, log_gamma_bound
+from negcache.functional.cluster_draw import (
+    Cut,
+    draw_members,
+    log_chance,
+    log_norm,
+    raised,
+    without,
+)
+from negcache.functional.views import within
+from negcache.indexes.cells import CellIndex, CellTable, KMeansCells
+from negcache.indexes.coordinates import as_coordinates
+from negcache.indexes.nested import NestedCells, group, nest
+from negcache.protocols import Cache, Coordinates, Request
+from negcache.shapes import Bool, Float, Float64, Int, Tensor
+
+HELD = 1 << 22
+"""Numbers of coordinates, or scores, held at a time: a bound on memory."""
+
+
+class Proposed(NamedTuple):
+    """Items drawn from the proposal.
+
+    Args:
+        slots: of the items.
+        scores: s~, the logit of each by its cached coordinates.
+        log_ratios: t = s~ - V; -inf where the item may not stand for the query.
+    """
+
+    slots: Int[Tensor, "B m s"]
+    scores: Float64[Tensor, "B m s"]
+    log_ratios: Float64[Tensor, "B m s"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The proposal as it is for the queries of one request, in slots.
+
+    Args:
+        request: with its exclusions in slots.
+        rows: which of the request's queries these are.
+        queries: as coordinates are scored against them.
+        cut: the cells of each query.
+        table: members and ranks of the cut's cells.
+        source: the coordinates.
+        reach: how fast the logit of each query can change with distance in the coordinates;
+            infinite where they are not scored as they are.
+    """
+
+    request: Request
+    rows: Int[Tensor, "b"]
+    queries: Float[Tensor, "b K"]
+    cut: Cut
+    table: CellTable
+    source: Coordinates
+    reach: Float64[Tensor, "b"]
+
+    def of(self, rows: Int[Tensor, "n"]) -> "Asked":
+        """The same for some of the queries."""
+        return replace(
+            self,
+            rows=self.rows[rows],
+            queries=self.queries[rows],
+            cut=self.cut.of(rows),
+            reach=self.reach[rows],
+        )
+
+    def raised(self) -> "Asked":
+        """Proposed by cells raised by their radius: no item scores above its cell."""
+        return replace(self, cut=raised(self.cut, self.reach))
+
+    def log_prob(self, slots: Int[Tensor, "M"]) -> Float64[Tensor, "b M"]:
+        """log Q of rows of the cache, hits among them; -inf for rows in no cell."""
+        places = self.table.ranks[slots]
+        log_q = log_chance(self.cut, places.clamp_min(0))
+        return log_q.masked_fill(places < 0, -torch.inf)
+
+    def draw(
+        self, noise: Float64[Tensor, "b m 2"]
+    ) -> tuple[Int[Tensor, "b m"], Float64[Tensor, "b m"]]:
+        """Slots, and log Q of each; hits are not masked. No coordinates of items are looked at."""
+        drawn = draw_members(self.cut, noise)
+        log_q = self.cut.values.gather(1, drawn.cells) - log_norm(self.cut)[:, None]
+        return self.table.members[drawn.places], log_q
+
+    def propose(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
+        """Draws and their scores; coordinates of the drawn items are gathered."""
+        drawn = draw_members(self.cut, noise.flatten(1, 2))
+        slots = self.table.members[drawn.places]
+        scores = self._scores(slots)
+        ratios = scores - self.cut.values.gather(1, drawn.cells)
+        ratios = ratios.masked_fill(self.barred(slots), -torch.inf)
+        return Proposed(*(each.unflatten(1, noise.shape[1:3]) for each in (slots, scores, ratios)))
+
+    def barred(self, slots: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+        """Which of these items may not stand for the query."""
+        return self.request.exclude.contains(self.rows[:, None].expand_as(slots), slots)
+
+    def allowed(self) -> Cut:
+        """The cells with the items that may stand for the query alone; of the whole request."""
+        exclude = self.request.exclude
+        places = self.table.ranks[exclude.ids]
+        held = places >= 0
+        return without(self.cut, exclude.rows[held], places[held])
+
+    def log_gamma_bound(self) -> Float64[Tensor, "b"]:
+        """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
+        if not bool(self.reach.isfinite().all()):
+            return torch.full_like(self.reach, torch.inf)
+        return log_gamma_bound(self.cut, self.allowed(), self.reach)
+
+    def enumerate(self) -> Exact:
+        """gamma and acceptance from the scores of every item, a few queries at a time."""
+        step = max(1, HELD // max(1, self.source.num_rows))
+        parts = [self.of(some)._enumerate() for some in torch.arange(len(self.rows)).split(step)]
+        return Exact(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _enumerate(self) -> Exact:
+        ratios, log_q = [], []
+        for first, block in self.source.coordinate_chunks(max(1, HELD // self.queries.shape[1])):
+            slots = torch.arange(first, first + len(block), device=self.table.ranks.device)
+            items = self.source.see_items(block)
+            scores = self.request.score(self.queries, items).double()
+            chance = self.log_prob(slots)
+            dead = (chance == -torch.inf) | self.barred(slots.expand(len(scores), -1))
+            log_q.append(chance.masked_fill(dead, -torch.inf))
+            values = chance + log_norm(self.cut)[:, None]
+            ratios.append((scores - values).masked_fill(dead, -torch.inf))
+        return enumerate_chain(torch.cat(ratios, dim=1), torch.cat(log_q, dim=1))
+
+    def _scores(self, slots: Int[Tensor, "b m"]) -> Float64[Tensor, "b m"]:
+        """Each query against its own rows."""
+        parts = []
+        step = max(1, HELD // max(1, slots.shape[1] * self.queries.shape[1]))
+        for queries, some in zip(self.queries.split(step), slots.split(step), strict=True):
+            items = self.source.see_items(self.source.coordinates(some.flatten()))
+            items = items.to(queries.dtype).view(*some.shape, -1)
+            parts.append(self.request.score.paired(queries, items).detach().double())
+        return torch.cat(parts)
+
+
+class ClusterProposal:
+    """Cells over a cache, and the cut that a query makes through them.
+
+    Args:
+        cache: of coordinates, or of whole embeddings, which are then their own coordinates.
+        index: keeps the cells; it is attached to the cache. None: ``KMeansCells()``.
+        expand: coarse cells that each query looks into; 0: all cells are scored for all queries.
+    """
+
+    def __init__(self, cache: Cache, index: CellIndex | None = None, expand: int = 0) -> None:
+        if expand < 0:
+            raise InputError("expand of 0 or more", f"{expand}", "0 scores all cells")
+        index = KMeansCells() if index is None else index
+        self.source, self.index, self.expand = as_coordinates(cache), index, expand
+        self._nested: NestedCells | None = None
+        self._of: CellTable | None = None
+        self._parents = torch.empty(0, dtype=torch.long)
+        cache.attach(index)
+
+    @torch.no_grad()
+    def ask(self, request: Request) -> Asked:
+        """Score the cells for the queries of a request."""
+        self.index.follow(self.source)
+        table, queries = self.index.table, self.source.see_queries(request.queries)
+        inside = within(request, self.source)
+        if not self.expand:
+            cut, reach = self._cut(table, queries, request)
+        else:
+            nested = self._nest(table)
+            coarse, reach = self._cut(nested.coarse, queries, request)
+            centres = self.source.see_items(nested.fine.centres).to(queries.dtype)
+            cut = nested.cut(queries, request.score, centres, coarse, self.expand)
+            table = nested.fine
+        rows = torch.arange(len(queries), device=queries.device)
+        return Asked(inside, rows, queries, cut, table, self.source, reach)
+
+    def _cut(
+        self, table: CellTable, queries: Float[Tensor, "B K"], request: Request
+    ) -> tuple[Cut, Float64[Tensor, "B"]]:
+        """The cells as all queries see them; and how fast logits change with distance."""
+        centres = self.source.see_items(table.centres)
+        values = request.score(queries, centres.to(queries.dtype)).detach().double()
+        shared = (table.offsets[:-1], table.sizes, table.radius.double())
+        cut = Cut(values, *(field.expand(len(queries), -1) for field in shared))
+        reach = request.score.scale.detach().double() * queries.double().norm(dim=1)
+        as_they_are = centres.shape == table.centres.shape and torch.equal(centres, table.centres)
+        return cut, reach if as_they_are else torch.full_like(reach, torch.inf)
+
+    def _nest(self, table: CellTable) -> NestedCells:
+        """The two-level table; coarse cells stay while the centres do."""
+        if self._nested is None or self._of is not table:
+            same = self._of is not None and self._of.centres is table.centres
+            self._parents = self._parents if same else group(table.centres)
+            self._nested, self._of = nest(table, self._parents), table
+        return self._nested

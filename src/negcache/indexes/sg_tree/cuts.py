@@ -1,0 +1,53 @@
+"""Partitions of a tree's items: at a level, or into a number of cells."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from negcache.errors import InputError
+from negcache.indexes.sg_tree.links import nearest_above
+from negcache.kernels.arrays import NONE, Nodes
+from negcache.shapes import Bool, Int, Tensor
+
+
+class TreeCut(NamedTuple):
+    """A partition of a tree's items into cells, each around the item at its head.
+
+    Args:
+        labels: the cell of each item; -1: not in the tree.
+        heads: the item at the head of each cell, ascending.
+        whole: the cell is the head's whole subtree; else it is what other heads have left of it.
+    """
+
+    labels: Int[Tensor, "N"]
+    heads: Int[Tensor, "G"]
+    whole: Bool[Tensor, "G"]
+
+
+def cut_at(t: Nodes, level: int) -> TreeCut:
+    """The subtrees whose heads are the highest at or below this level; others are alone."""
+    above = np.where(t.parent >= 0, t.level[t.parent], np.iinfo(np.int64).max)
+    return _cut(t, ((t.level > level) | (above > level)) & (t.parent != NONE))
+
+
+def cut_into(t: Nodes, num_cells: int) -> TreeCut:
+    """So many cells, or one for each item: their heads have the most items below them.
+
+    A cell is what is below its head and below no other head that is nearer.
+    """
+    if num_cells < 1:
+        raise InputError("1 cell or more", f"{num_cells}", "about 4 sqrt(N) suits most")
+    heads = np.zeros(len(t.parent), bool)
+    heads[np.argsort(-t.size, kind="stable")[: min(num_cells, int((t.parent != NONE).sum()))]] = (
+        True
+    )
+    return _cut(t, heads)
+
+
+def _cut(t: Nodes, heads: np.ndarray) -> TreeCut:
+    head, ids = nearest_above(t, heads), np.flatnonzero(heads)
+    labels = np.where(head == NONE, -1, np.cumsum(heads)[head] - 1)
+    counts = np.bincount(labels[labels >= 0], minlength=len(ids))
+    whole = torch.from_numpy(counts == t.size[ids])
+    return TreeCut(torch.from_numpy(labels), torch.from_numpy(ids), whole)

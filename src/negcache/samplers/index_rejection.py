@@ -1,0 +1,113 @@
+"""Exact draws over the dynamic index: flat rejection."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from negcache.errors import InputError
+from negcache.functional.cluster_draw import log_norm
+from negcache.functional.metropolis import log_partition
+from negcache.functional.rejection import first_kept, log_keep, log_shares
+from negcache.functional.softmax_draws import pinned_draw, with_figures
+from negcache.indexes.cells import CellIndex
+from negcache.indexes.proposal import Asked, ClusterProposal
+from negcache.protocols import Cache, Draw, Request
+from negcache.shapes import Bool, Float64, Int, Tensor
+
+
+class _Found(NamedTuple):
+    """Draws, those of the proposal where nothing was kept; t of all proposals of round one."""
+
+    slots: Int[Tensor, "B m"]
+    scores: Float64[Tensor, "B m"]
+    log_ratios: Float64[Tensor, "B m"]
+    kept: Bool[Tensor, "B m"]
+    first_ratios: Float64[Tensor, "B n"]
+
+
+class DynamicIndexRejection:
+    """Draws from the softmax of cached scores itself, by cells raised by their radius.
+
+    Proposals are refused until one is kept: ``exp(2 scale r)`` of them or fewer, so that cells must
+    be small, or the scale low. A draw that has none after ``rounds`` is made by the proposal
+    instead, and its share of the partition is its own importance: told in the report as
+    ``not_found``, and no longer exact. Take the ``pinned`` estimator.
+    Source: Monath et al., AISTATS 2023.
+
+    Args:
+        cache: of coordinates (``LowRankCache``), or of whole embeddings.
+        num_negatives: draws per query, m.
+        tries: proposals made at a time for each draw.
+        rounds: how often, at most.
+        index: keeps the cells; None: ``KMeansCells()``.
+        expand: as in ``DynamicIndex``.
+    """
+
+    has_density = False
+
+    def __init__(
+        self,
+        cache: Cache,
+        num_negatives: int,
+        *,
+        tries: int = 8,
+        rounds: int = 64,
+        index: CellIndex | None = None,
+        expand: int = 0,
+    ) -> None:
+        if min(num_negatives, tries, rounds) < 1:
+            raise InputError(
+                "num_negatives, tries and rounds of 1 or more",
+                f"{num_negatives}, {tries} and {rounds}",
+                "each round makes some tries for each draw",
+            )
+        self.cache, self.num_negatives = cache, num_negatives
+        self.tries, self.rounds = tries, rounds
+        self.proposal = ClusterProposal(cache, index, expand)
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        """As ``Sampler.draw``.
+
+        Raises:
+            InputError: the cache does not score coordinates as they are, so radii say nothing.
+        """
+        asked = self.proposal.ask(request)
+        if not bool(asked.reach.isfinite().all()):
+            raise InputError(
+                "coordinates that are scored as they are",
+                "a cache that changes them in see_items",
+                "use DynamicIndexChain, which needs no radius",
+            )
+        asked = asked.raised()
+        # One number from the generator, however many rounds this process makes.
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        found = self._search(asked, request, torch.Generator().manual_seed(seed))
+        norm = log_norm(asked.allowed())
+        log_z = log_partition(found.first_ratios, norm)
+        shares = log_shares(found.kept, found.log_ratios, norm, log_z)
+        log_z = log_z - math.log(self.cache.coverage)
+        ids, dtype = self.cache.ids(found.slots), request.queries.dtype
+        draw = pinned_draw(ids, found.scores, log_z, shares, dtype)
+        acceptance = log_keep(found.first_ratios).exp()
+        return with_figures(draw, {"acceptance": acceptance, "not_found": ~found.kept})
+
+    def _search(self, asked: Asked, request: Request, noise: torch.Generator) -> _Found:
+        """Rounds of proposals, for the queries that still want one."""
+        uniforms = request.uniforms(noise, self.num_negatives, 1, 2)
+        slots, scores, ratios = (each.squeeze(2) for each in asked.propose(uniforms))
+        found, first = torch.zeros_like(slots, dtype=torch.bool), ratios
+        for turn in range(self.rounds):
+            wanting = (~found).any(dim=1).nonzero().squeeze(1)
+            if not len(wanting):
+                break
+            uniforms = request.uniforms(noise, self.num_negatives, self.tries, 3)[wanting]
+            proposed = asked.of(wanting).propose(uniforms[..., :2])
+            first = proposed.log_ratios.flatten(1) if turn == 0 else first
+            kept = first_kept(proposed.log_ratios, uniforms[..., 2])
+            news = kept.found & ~found[wanting]
+            for mine, theirs in zip((slots, scores, ratios), proposed, strict=True):
+                theirs = theirs.gather(2, kept.ends[..., None]).squeeze(2)
+                mine[wanting] = theirs.where(news, mine[wanting])
+            found[wanting] |= news
+        return _Found(slots, scores, ratios, found, first)

@@ -1,0 +1,494 @@
+"""The low-rank cache: fill, refresh, full pass, items that come and go, files, resume."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+import negcache as nc
+from negcache.cache import LowRankCache
+from negcache.cache.coordinates import CoordinateTable
+from negcache.conformance import check_cache
+from negcache.protocols import Coordinates
+from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.training.pack import pack, unpack
+
+N, D, L = 60, 12, 5
+EVERYTHING = torch.arange(N)
+REENCODERS = {
+    "anchored": Ridge,
+    "compose": lambda: Ridge("compose"),
+    "corrector": lambda: Corrector(width=32, steps=150),
+    "identity": Identity,
+}
+
+
+class Encoder:
+    """Items whose embeddings move a little each step."""
+
+    def __init__(self, num_items=N, speed=0.02):
+        noise = torch.Generator().manual_seed(3)
+        low = torch.randn(num_items, 4, generator=noise) @ torch.randn(4, D, generator=noise)
+        self.rows = low + 0.2 * torch.randn(num_items, D, generator=noise)
+        self.turn = speed * torch.randn(D, D, generator=noise)
+
+    def __call__(self, ids):
+        return torch.nn.functional.normalize(self.rows[ids], dim=1)
+
+    def move(self):
+        self.rows = self.rows + self.rows @ self.turn
+
+
+class Ear:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.changes, self.forgot = [], 0
+
+    def on_change(self, change):
+        self.changes.append(change)
+
+    def forget(self):
+        self.forgot += 1
+
+    def state_dict(self):
+        return {"heard": len(self.changes)}
+
+    def load_state_dict(self, state):
+        self.loaded = state["heard"]
+
+
+def build(num_items=N, **settings):
+    defaults = {"landmarks": L, "every": 3, "sample": 20, "full_below": 0.0}
+    return LowRankCache(num_items, D, **defaults | settings)
+
+
+def look(cache, encode, ids, size=16):
+    """Write as the training step does, some at a time."""
+    for some in ids.split(size):
+        cache.write(some, encode(some))
+
+
+def steps(cache, encode, count):
+    for _ in range(count):
+        encode.move()
+        look(cache, encode, cache.due())
+        cache.tick()
+
+
+def filled(encode=None, **settings):
+    cache = build(**settings)
+    look(cache, encode or Encoder(), cache.missing())
+    return cache
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_items", [37, 200])
+def test_landmarks_that_span_everything_obey_the_laws_of_every_cache(num_items, dtype):
+    check_cache(lambda: LowRankCache(num_items, 3, full_below=0.0, dtype=dtype), 0.0)
+
+
+def test_it_is_a_cache_of_coordinates():
+    cache = filled()
+    assert isinstance(cache, Coordinates)
+    z = cache.coordinates(EVERYTHING)
+    assert z.shape == (N, L + 1)
+    assert (z[:, -1] == 1).all()
+    assert torch.equal(torch.cat([block for _, block in cache.coordinate_chunks(7)]), z)
+    assert torch.equal(torch.cat([block for _, block in cache.chunks(7)]), cache.rows(EVERYTHING))
+    queries = torch.randn(4, D)
+    scores = cache.see_queries(queries) @ cache.see_items(z).T
+    torch.testing.assert_close(scores, queries @ cache.rows(EVERYTHING).T)
+
+
+def test_landmarks_come_first_and_the_others_are_projected_on_their_span():
+    cache, encode = build(), Encoder()
+    order = cache.missing()
+    assert order.sort().values.equal(EVERYTHING)
+    landmarks = order[:L]
+    cache.write(order[:3], encode(order[:3]))
+    cache.write(order[9:], encode(order[9:]))
+    assert not cache.valid.any(), "others wait until every landmark is known"
+    assert cache.missing()[:2].equal(landmarks[3:].sort().values)
+    cache.write(order[3:9], encode(order[3:9]))
+    assert cache.valid.nonzero().squeeze(1).equal(order[:9].sort().values)
+    look(cache, encode, cache.missing())
+    assert cache.valid.all()
+    torch.testing.assert_close(cache.rows(landmarks), encode(landmarks))
+    fresh = encode(EVERYTHING)
+    basis = torch.linalg.qr(encode(landmarks).T).Q
+    torch.testing.assert_close(cache.rows(EVERYTHING), fresh @ basis @ basis.T)
+    others = order[L:]
+    kept, count = cache.projected.tolist()
+    wanted = torch.cosine_similarity(cache.rows(others), fresh[others]).mean()
+    assert count == N - L
+    assert kept / count == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_rows_before_any_landmark_are_zero_and_not_valid():
+    cache = build()
+    assert not cache.rows(EVERYTHING).any()
+    assert not cache.valid.any()
+    assert len(cache.due()) == N
+
+
+@pytest.mark.parametrize("kind", ["all identical", "two alike", "fewer items than landmarks"])
+def test_landmarks_of_low_rank_give_fewer_columns(kind):
+    rows = {
+        "all identical": torch.ones(N, D),
+        "two alike": torch.eye(D)[:2].repeat(N // 2, 1),
+        "fewer items than landmarks": torch.randn(3, D),
+    }[kind]
+    cache = LowRankCache(len(rows), D, landmarks=40, every=1, sample=20)
+    for _ in range(3):
+        look(cache, lambda ids: rows[ids], cache.due())
+        cache.tick()
+    assert (
+        cache.coordinates(cache.ids(torch.arange(2))).shape[1] == torch.linalg.matrix_rank(rows) + 1
+    )
+    torch.testing.assert_close(cache.rows(torch.arange(len(rows))), rows, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sample_is_due_every_so_many_steps_and_teaches_at_the_tick():
+    encode = Encoder()
+    cache = filled(encode)
+    counts = []
+    for _ in range(9):
+        due = cache.due()
+        assert len(due.unique()) == len(due)
+        counts.append(len(due))
+        look(cache, encode, due[:7])
+        assert cache.due().equal(due[7:]), "asked again, it names the rest"
+        look(cache, encode, due[7:])
+        cache.tick()
+    assert counts == [0, 0, 20] * 3
+    assert cache.fits == 3
+
+
+@pytest.mark.parametrize("name", ["anchored", "compose", "corrector"])
+def test_after_a_refresh_rows_look_as_they_do_today(name):
+    """Held against a cache that stays as it was."""
+    found = {}
+    for each in (name, "identity"):
+        encode = Encoder(speed=0.05)
+        cache = filled(encode, reencoder=REENCODERS[each](), sample=60, every=6)
+        steps(cache, encode, 6)
+        seen = torch.cosine_similarity(cache.rows(EVERYTHING), encode(EVERYTHING))
+        found[each] = float(seen.mean())
+        assert cache.cosine == pytest.approx(found[each], abs=0.1)
+    assert found[name] > found["identity"] + 0.05
+
+
+def test_anchored_coordinates_stay_and_composed_ones_move_to_the_same_rows():
+    rows, coordinates = {}, {}
+    for name in ("anchored", "compose"):
+        encode, ear = Encoder(), Ear()
+        cache = filled(encode, reencoder=REENCODERS[name](), dtype=torch.float64)
+        cache.attach(ear)
+        before = cache.coordinates(EVERYTHING)
+        steps(cache, encode, 3)
+        assert cache.fits == 1
+        rows[name], coordinates[name] = cache.rows(EVERYTHING), cache.coordinates(EVERYTHING)
+        assert torch.equal(before, coordinates[name]) == (name == "anchored")
+        assert ear.forgot == (name == "compose")
+        assert not ear.changes
+    torch.testing.assert_close(rows["anchored"], rows["compose"], atol=1e-10, rtol=0)
+
+
+def test_rows_that_a_step_encodes_are_passed_over():
+    encode = Encoder()
+    cache = filled(encode)
+    before = cache.coordinates(EVERYTHING)
+    encode.move()
+    look(cache, encode, EVERYTHING)
+    assert torch.equal(cache.coordinates(EVERYTHING), before)
+
+
+@pytest.mark.parametrize("name", REENCODERS)
+def test_a_low_cosine_brings_a_full_pass(name):
+    encode, ear = Encoder(speed=0.0), Ear()
+    cache = filled(encode, reencoder=REENCODERS[name](), full_below=0.95)
+    cache.attach(ear)
+    steps(cache, encode, 6)
+    assert not cache.full_due, "nothing moved: the map still holds"
+    noise = torch.Generator().manual_seed(8)
+    encode.rows = torch.randn(N, D, generator=noise)  # nothing to be learned from the old ones
+    steps(cache, encode, 3)
+    assert cache.cosine < 0.6
+    due, forgot = cache.due(), ear.forgot
+    assert due.sort().values.equal(EVERYTHING)
+    assert not cache.valid.any(), "old coordinates are never mixed with new ones"
+    look(cache, encode, due)
+    cache.tick()
+    assert cache.valid.all()
+    assert ear.forgot > forgot - 1 >= 0
+    landmarks, fresh = due[:L], encode(EVERYTHING)
+    basis = torch.linalg.qr(encode(landmarks).T).Q
+    torch.testing.assert_close(cache.rows(EVERYTHING), fresh @ basis @ basis.T, atol=1e-5, rtol=0)
+
+
+def test_what_projection_loses_is_no_reason_for_a_full_pass():
+    """Five landmarks of wide noise keep a cosine of 0.6 at best: passes would never end."""
+    encode = Encoder(speed=0.0)
+    encode.rows = torch.randn(N, D)
+    cache = filled(encode, full_below=0.9, sample=60)
+    steps(cache, encode, 9)
+    assert cache.cosine < 0.8
+    assert not cache.full_due
+
+
+def snapshot(cache):
+    """Its state, as a checkpoint's two files would give it back."""
+    tree, tensors = pack(copy.deepcopy(cache.state_dict()))
+    return unpack(json.loads(json.dumps(tree)), tensors)
+
+
+def as_tensors(state):
+    """All that is in nested state, in order."""
+    if isinstance(state, dict):
+        return [leaf for key in state for leaf in as_tensors(state[key])]
+    return [state if isinstance(state, torch.Tensor) else torch.tensor(float(state or 0))]
+
+
+def assert_same(one, other):
+    pairs = zip(as_tensors(one.state_dict()), as_tensors(other.state_dict()), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", REENCODERS)
+@pytest.mark.parametrize("cut", ["landmarks", "fill", "steps", "refresh", "due pass", "full pass"])
+def test_a_resumed_cache_is_one_that_never_stopped(name, cut):
+    def fresh_cache(seed=0):
+        return build(reencoder=REENCODERS[name](), seed=seed)
+
+    cache, encode = fresh_cache(), Encoder()
+    if cut == "landmarks":
+        look(cache, encode, cache.missing()[:3])
+    elif cut == "fill":
+        look(cache, encode, cache.missing()[:30])
+    else:
+        look(cache, encode, cache.missing())
+        steps(cache, encode, {"refresh": 5}.get(cut, 4))
+    if cut == "refresh":
+        encode.move()
+        look(cache, encode, cache.due()[:11])
+    if cut in ("due pass", "full pass"):
+        cache.full_due = True
+    if cut == "full pass":
+        look(cache, encode, cache.due()[:20])
+    resumed = fresh_cache(seed=99)
+    resumed.load_state_dict(snapshot(cache))
+    assert_same(cache, resumed)
+    for each in (cache, resumed):
+        steps(each, copy.deepcopy(encode), 7)
+        assert each.valid.all()
+        assert each.fits
+    assert_same(cache, resumed)
+    assert torch.equal(cache.rows(EVERYTHING), resumed.rows(EVERYTHING))
+
+
+def test_an_item_that_comes_later_gets_coordinates_that_look_like_it_today():
+    encode, ear = Encoder(speed=0.05), Ear()
+    cache, late = build(landmarks=D - 1, sample=60), torch.tensor([3, 40])
+    cache.remove(late)
+    look(cache, encode, cache.missing())
+    cache.attach(ear)
+    steps(cache, encode, 6)
+    assert not cache.valid[late].any(), "removed items are not written"
+    assert not ear.changes
+    cache.add(late)
+    assert cache.due()[:2].equal(late)
+    look(cache, encode, late)
+    (change,) = ear.changes
+    assert change.slots.equal(late)
+    assert not change.was_valid.any()
+    assert change.is_valid.all()
+    assert torch.equal(change.new, cache.coordinates(late))
+    seen = torch.cosine_similarity(cache.rows(late), encode(late))
+    assert seen.min() > 0.98
+    as_if_old = torch.cosine_similarity(
+        cache.reencoder.full(torch.cat([encode(late) @ cache.basis, torch.ones(2, 1)], 1)),
+        encode(late),
+    )
+    assert (seen > as_if_old).all()
+
+
+def test_removed_items_are_told_and_never_asked_for_again():
+    encode, ear, gone = Encoder(), Ear(), torch.tensor([0, 7, 59])
+    cache = filled(encode)
+    cache.attach(ear)
+    cache.remove(gone)
+    (change,) = ear.changes
+    assert change.was_valid.all()
+    assert not change.is_valid.any()
+    assert torch.equal(change.old, cache.coordinates(gone))
+    for _ in range(6):
+        due = cache.due()
+        assert not torch.isin(due, gone).any()
+        look(cache, encode, due)
+        look(cache, encode, EVERYTHING)
+        cache.tick()
+    assert not cache.valid[gone].any()
+    assert not len(cache.missing())
+    cache.full_due = True
+    assert (
+        cache.due()
+        .sort()
+        .values.equal(EVERYTHING[cache.valid.new_ones(N).index_fill(0, gone, False)])
+    )
+
+
+def test_removal_in_the_middle_of_a_fill_or_a_refresh():
+    cache, encode = build(), Encoder()
+    first = cache.missing()[:2]
+    look(cache, encode, first)
+    cache.remove(first)
+    assert not torch.isin(cache.missing(), first).any()
+    look(cache, encode, cache.missing())
+    assert len(cache.missing()) == 0
+    assert cache.table.rank == L
+    steps(cache, encode, 2)
+    due = cache.due()
+    look(cache, encode, due[:5])
+    cache.remove(due[3:7])
+    assert cache.due().equal(due[7:])
+    look(cache, encode, cache.due())
+    cache.tick()
+    assert cache.fits == 1
+
+
+def test_too_few_items_left():
+    cache = build()
+    with pytest.raises(nc.InputError, match="at least 2 items left"):
+        cache.remove(EVERYTHING[1:])
+    assert len(cache.missing()) == N
+
+
+@pytest.mark.parametrize("when", ["before the fill", "after refreshes"])
+@pytest.mark.parametrize("few", [4, 40])
+def test_a_corpus_that_grew_by_half_between_two_runs(when, few):
+    many = few + few // 2
+    encode, old = Encoder(many), build(few)
+    old.attach(Ear())
+    if when == "after refreshes":
+        look(old, encode, old.missing())
+        steps(old, encode, 6)
+    ear, grown = Ear(), build(many)
+    grown.attach(ear)
+    grown.load_state_dict(snapshot(old))
+    assert ear.forgot == 1, "an index of fewer items starts anew"
+    if when == "after refreshes":
+        assert grown.missing().equal(torch.arange(few, many))
+        assert torch.equal(grown.rows(torch.arange(few)), old.rows(torch.arange(few)))
+    look(grown, encode, grown.missing())
+    steps(grown, encode, 6)
+    assert grown.valid.all()
+    seen = torch.cosine_similarity(grown.rows(torch.arange(many)), encode(torch.arange(many)))
+    assert seen.mean() > 0.7
+    with pytest.raises(nc.InputError, match=f"at most {few} items"):
+        old.load_state_dict(grown.state_dict())
+
+
+def test_a_state_of_other_settings_is_refused():
+    state = filled().state_dict()
+    for other in (build(landmarks=L + 1), LowRankCache(N, D + 1, landmarks=L)):
+        with pytest.raises(nc.InputError, match="build the cache as it was"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["anchored", "compose"])
+def test_a_file_holds_what_memory_would(tmp_path, dtype, name):
+    caches = []
+    for path in (None, tmp_path / "coordinates"):
+        encode = Encoder()
+        cache = filled(encode, path=path, dtype=dtype, reencoder=REENCODERS[name]())
+        steps(cache, encode, 4)
+        caches.append(cache)
+    assert_same(*caches)
+    assert (tmp_path / "coordinates").stat().st_size == N * L * dtype.itemsize
+    assert caches[1].held.coordinates == N * L * dtype.itemsize
+
+
+def test_a_file_left_by_a_crash_is_filled_or_loaded_anew(tmp_path):
+    path, encode = tmp_path / "coordinates", Encoder()
+    cache = filled(encode, path=path)
+    saved, wanted = snapshot(cache), cache.rows(EVERYTHING)
+    with path.open("r+b") as file:
+        file.write(bytes([255]) * 777)  # killed while it wrote
+    left = build(path=path)
+    assert not left.valid.any(), "a file is no promise"
+    left.load_state_dict(saved)
+    assert torch.equal(left.rows(EVERYTHING), wanted)
+    path.write_bytes(bytes([255]) * path.stat().st_size)
+    again = build(path=path)
+    assert not again.coordinates(EVERYTHING)[:, :-1].any(), "nothing of it is ever read"
+    look(again, encode, again.missing())
+    assert torch.equal(again.rows(EVERYTHING), wanted)
+
+
+def test_a_file_of_another_size_and_a_folder_that_is_not_there(tmp_path):
+    path = tmp_path / "precious"
+    path.write_bytes(b"not yours")
+    with pytest.raises(nc.InputError, match=r"1200 bytes.*got 9 at"):
+        build(path=path)
+    assert path.read_bytes() == b"not yours"
+    with pytest.raises(nc.InputError, match="a folder with room"):
+        build(path=tmp_path / "no" / "such")
+
+
+def test_a_table_moves_to_fewer_columns():
+    table = CoordinateTable((4, 3), torch.float64, torch.device("cpu"), None)
+    table.write(torch.arange(4), torch.randn(4, 4).double())
+    before, move = table.rows(torch.arange(4)), torch.randn(4, 3).double()
+    move[:, -1] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    table.move(move)
+    torch.testing.assert_close(table.rows(torch.arange(4)), before @ move)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_rows_that_are_not_finite_are_refused_with_their_ids(bad):
+    encode = Encoder()
+    cache = filled(encode)
+    before = cache.coordinates(EVERYTHING)
+    rows = encode(torch.tensor([5, 41]))
+    rows[1, 2] = bad
+    with pytest.raises(nc.InputError, match=r"finite.*ids \[41\]"):
+        cache.write(torch.tensor([5, 41]), rows)
+    assert torch.equal(cache.coordinates(EVERYTHING), before)
+
+
+def test_coordinates_too_large_for_their_dtype_are_refused():
+    cache = build(dtype=torch.float16)
+    with pytest.raises(nc.InputError, match="finite"):
+        look(cache, lambda ids: 1e6 * torch.eye(D).repeat(5, 1)[ids], cache.missing())
+
+
+def test_what_is_held_is_counted():
+    cache = filled(reencoder=Identity())
+    rows, map = L + 20, (L + 1) * D
+    assert cache.held.rows == rows
+    assert cache.held.on_device == 4 * (rows * D + D * L + map) + 2 * N
+    assert cache.held.coordinates == 4 * N * L
+
+
+def test_it_holds_no_gradient():
+    cache, rows = build(), torch.randn(N, D, requires_grad=True)
+    cache.write(EVERYTHING, rows)
+    assert not cache.rows(EVERYTHING).requires_grad
+    assert not cache.see_queries(torch.randn(2, D)).requires_grad
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"num_items": 1}, {"landmarks": 0}, {"every": 0}, {"sample": 9}, {"full_below": 1.5}],
+)
+def test_bad_settings(bad):
+    with pytest.raises(nc.InputError, match="Expected"):
+        build(**bad)
+
+
+def test_rows_of_other_dimensions_are_refused():
+    with pytest.raises(nc.InputError, match="12 dimensions"):
+        build().write(EVERYTHING, torch.zeros(N, D + 1))

@@ -1,0 +1,224 @@
+"""Chains, rejection and mining over the dynamic index, against exact laws."""
+
+import math
+
+import pytest
+import torch
+from dynamic import EVERY, cells, low_rank
+from roster import NUM_ITEMS, ROWS, problem
+from setting import Setting
+
+import negcache as nc
+from negcache import reference
+from negcache.conformance import check_sampler, chi_square_p, tile
+from negcache.functional import metropolis, rejection
+from negcache.reencoders import Corrector
+from negcache.samplers.dynamic_index import DynamicIndex
+from negcache.samplers.index_chain import DynamicIndexChain
+from negcache.samplers.index_mining import DynamicIndexMiner
+from negcache.samplers.index_rejection import DynamicIndexRejection
+
+
+def laws(sampler, request, cache):
+    """By other means than the sampler's own: Q and exp(s~ - V) of every item, who is barred."""
+    table = sampler.proposal.index.table
+    values = request.score(request.queries, table.centres)[:, table.labels].double()
+    scores = request.score(request.queries, cache.table).double()
+    return torch.softmax(values, dim=1), scores - values, request.exclude.mask(EVERY)
+
+
+def chain_law(proposal, ratios, barred, length):
+    """The law of the end of a chain of this length, by its transition matrix."""
+    ratios = ratios.masked_fill(barred, -torch.inf)
+    accept = (ratios[None] - ratios[:, None]).clamp(max=0).exp()
+    accept[barred] = 1.0  # what may not stay is left at once
+    accept[:, barred] = 0.0
+    matrix = proposal * accept
+    matrix = matrix - torch.diag(matrix.diag())
+    matrix = matrix + torch.diag(1 - matrix.sum(dim=1))
+    return proposal @ torch.linalg.matrix_power(matrix, length - 1)
+
+
+def frequencies(sampler, request, rounds, seed):
+    draw = sampler.draw(tile(request, rounds), torch.Generator().manual_seed(seed))
+    drawn = draw.ids[draw.columns].view(rounds, ROWS, -1)
+    return [torch.bincount(drawn[:, row].flatten(), minlength=NUM_ITEMS) for row in range(ROWS)]
+
+
+@pytest.mark.parametrize(("chain", "rounds"), [(1, 400), (2, 400), (200, 60)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_chain_ends_follow_the_exact_law(chain, rounds, seed):
+    """Test 16: one state against Q, two against the two-step law, 200 against P."""
+    request, _, cache = problem(temperature=0.4)
+    sampler = DynamicIndexChain(cache, 30, chain=chain, index=cells(25))
+    counts = frequencies(sampler, request, rounds, seed)
+    proposal, ratios, barred = laws(sampler, request, cache)
+    for row in range(ROWS):
+        law = chain_law(proposal[row], ratios[row], barred[row], chain)
+        if chain == 200:
+            torch.testing.assert_close(
+                law, reference.softmax_law(request, cache.table)[row], atol=1e-4, rtol=0
+            )
+        assert (counts[row][law < 1e-300] == 0).all()
+        assert chi_square_p(counts[row], law * rounds * 30) > 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rejection_draws_follow_the_softmax(seed):
+    request, _, cache = problem(temperature=0.5)
+    sampler = DynamicIndexRejection(cache, 30, index=cells(60))
+    counts = frequencies(sampler, request, 400, seed)
+    law = reference.softmax_law(request, cache.table)
+    for row in range(ROWS):
+        assert (counts[row][law[row] == 0] == 0).all()
+        assert chi_square_p(counts[row], law[row] * 400 * 30) > 1e-4
+
+
+def reversed_walk(log_ratios, uniforms):
+    return metropolis.walk(-log_ratios.clamp_min(-50), uniforms)
+
+
+def never_moves(log_ratios, uniforms):
+    return metropolis.walk(log_ratios, torch.ones_like(uniforms))
+
+
+@pytest.mark.parametrize("broken", [reversed_walk, never_moves])
+def test_broken_chains_are_caught(broken, monkeypatch):
+    """Acceptance the wrong way round, and a chain that stays where it began, as in public code."""
+    monkeypatch.setattr("negcache.samplers.index_chain.walk", broken)
+    with pytest.raises(AssertionError):
+        test_chain_ends_follow_the_exact_law(2, 400, 0)
+
+
+def keep_everything(log_ratios, uniforms):
+    return rejection.first_kept(torch.zeros_like(log_ratios), uniforms)
+
+
+def test_a_rejection_sampler_that_keeps_everything_is_caught(monkeypatch):
+    monkeypatch.setattr("negcache.samplers.index_rejection.first_kept", keep_everything)
+    with pytest.raises(AssertionError):
+        test_rejection_draws_follow_the_softmax(0)
+
+
+@pytest.mark.parametrize("expand", [0, 3])
+def test_bounds_hold_and_say_when_they_say_nothing(expand):
+    request, _, cache = problem(temperature=0.5)
+    sampler = DynamicIndexChain(cache, 6, chain=40, index=cells(60), expand=expand)
+    found = sampler.bounds(request)
+    assert found.log_gamma is not None
+    assert (found.log_gamma <= found.log_gamma_bound).all()
+    assert (found.acceptance >= torch.exp(-found.log_gamma)).all()
+    assert (found.acceptance <= 1).all()
+    expected = torch.exp(-39 * torch.exp(-found.log_gamma))
+    torch.testing.assert_close(found.tv_bound, expected)
+    assert torch.equal(found.vacuous, expected >= 0.5)
+    coarse = sampler.bounds(request, enumerate_up_to=10)
+    assert coarse.log_gamma is None
+    torch.testing.assert_close(coarse.log_gamma_bound, found.log_gamma_bound)
+    assert (coarse.tv_bound >= found.tv_bound).all()
+    assert (coarse.acceptance <= found.acceptance).all()
+    if not expand:
+        proposal, ratios, barred = laws(sampler, request, cache)
+        softmax = reference.softmax_law(request, cache.table)
+        gamma = (softmax / proposal).masked_fill(barred, 0).amax(1)
+        torch.testing.assert_close(found.log_gamma, gamma.log())
+        for row in range(ROWS):
+            for length in (2, 8, 40):
+                law = chain_law(proposal[row], ratios[row], barred[row], length)
+                far = (law - softmax[row]).abs().sum() / 2
+                assert far <= torch.exp(-(length - 1) / gamma[row])
+        radius = sampler.proposal.index.table.radius.max()
+        hits = 1 - proposal.masked_fill(barred, 0).sum(1)
+        published = (
+            2 * request.score.scale * radius * request.queries.norm(dim=1) - (1 - hits).log()
+        )
+        assert (found.log_gamma <= published).all()
+    figures = sampler.draw(request, torch.Generator()).figures
+    assert 0 < figures["acceptance"] < 1
+    torch.testing.assert_close(figures["log_gamma_bound"], float(found.log_gamma_bound.mean()))
+    torch.testing.assert_close(figures["tv_bound"], float(coarse.tv_bound.mean()))
+    assert figures["vacuous"] == float(coarse.vacuous.double().mean())
+
+
+def test_the_chain_accepts_as_often_as_its_bounds_say():
+    request, _, cache = problem(temperature=0.4)
+    sampler = DynamicIndexChain(cache, 20, chain=200, index=cells(25))
+    figures = sampler.draw(tile(request, 20), torch.Generator().manual_seed(0)).figures
+    assert abs(figures["acceptance"] - float(sampler.bounds(request).acceptance.mean())) < 0.01
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda cache: DynamicIndexChain(cache, 6, chain=3, index=cells()),
+        lambda cache: DynamicIndexRejection(cache, 6, tries=32, index=cells(40)),
+    ],
+)
+def test_partitions_are_unbiased_for_the_cached_scores_whatever_is_barred(build):
+    """The likeliest items are barred: a third of the proposals and more are refused."""
+    request, _, cache = problem(drift=0.3)
+    likely = request.score(request.queries, cache.table).topk(12, dim=1).indices
+    exclude = request.exclude.and_also(torch.arange(ROWS).repeat_interleave(12), likely.flatten())
+    request = nc.Request(request.queries, request.score, request.positives, exclude)
+    truth = reference.log_partition(request, cache.table)
+    draw = build(cache).draw(tile(request, 2000), torch.Generator().manual_seed(0))
+    ratio = (draw.log_z.view(2000, ROWS) - truth).exp()
+    error = ratio.std(dim=0) / 2000**0.5
+    assert (ratio.mean(dim=0) - 1).abs().max() < 0.1
+    assert ((ratio.mean(dim=0) - 1).abs() < 4.5 * error).all()
+
+
+def test_rejections_that_find_nothing_fall_back_on_importance_and_say_so():
+    """Draws that nothing was kept for weigh by their importance: means under P stay right."""
+    request, _, cache = problem(temperature=0.2)
+    sampler = DynamicIndexRejection(cache, 200, tries=1, rounds=1, index=cells(60))
+    draw = sampler.draw(tile(request, 40), torch.Generator().manual_seed(0))
+    assert 0.3 < draw.figures["not_found"] < 1
+    share = draw.log_share.exp()
+    torch.testing.assert_close(share.sum(dim=1), torch.ones(len(share)).double())
+    held = torch.zeros(len(share), NUM_ITEMS, dtype=torch.float64)
+    held.scatter_add_(1, draw.ids[draw.columns], share)
+    held = held.view(40, ROWS, NUM_ITEMS).mean(dim=0)
+    law = reference.softmax_law(request, cache.table)
+    assert ((held - law).abs().sum(dim=1) / 2 < 0.08).all()
+    naive = torch.zeros(len(share), NUM_ITEMS, dtype=torch.float64)
+    naive.scatter_add_(1, draw.ids[draw.columns], torch.full_like(share, 1 / 200))
+    naive = naive.view(40, ROWS, NUM_ITEMS).mean(dim=0)
+    assert ((naive - law).abs().sum(dim=1) / 2 > 0.15).any()
+
+
+def test_the_miner_takes_distinct_high_scores_of_the_best_cells():
+    request, _, cache = problem()
+    sampler = DynamicIndexMiner(cache, 10, chain=4, top_cells=3, index=cells())
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    table = sampler.proposal.index.table
+    best = request.score(request.queries, table.centres).topk(3, dim=1).indices
+    scores = request.score(request.queries, cache.table)
+    for row in range(ROWS):
+        kept = draw.ids[draw.columns[row]][draw.log_weight[row] == 0]
+        assert len(kept.unique()) == len(kept)
+        assert torch.isin(table.labels[kept], best[row]).all()
+        assert scores[row, kept].mean() > scores[row].mean() + 1
+    assert set(draw.log_weight.unique().tolist()) <= {0.0, -math.inf}
+
+
+def test_coordinates_that_are_not_scored_as_they_are_have_no_radius():
+    request, items, _ = problem()
+    cache = low_rank(items, reencoder=Corrector())
+    check_sampler(DynamicIndex(cache, 6, index=cells()), request, items, rounds=50)
+    chain = DynamicIndexChain(cache, 6, index=cells())
+    found = chain.bounds(request, enumerate_up_to=10)
+    assert (found.log_gamma_bound == torch.inf).all()
+    assert found.vacuous.all()
+    assert "log_gamma_bound" not in chain.draw(request, torch.Generator()).figures
+    assert chain.bounds(request).log_gamma.isfinite().all()
+    with pytest.raises(nc.InputError, match="scored as they are"):
+        DynamicIndexRejection(cache, 6, index=cells()).draw(request, torch.Generator())
+
+
+def test_the_figures_of_a_draw_reach_the_report():
+    setting = Setting(lambda cache: DynamicIndexChain(cache, 4, index=cells()), estimator=nc.pinned)
+    setting.step()
+    assert set(setting.loss.report().sampler) == {
+        "acceptance", "log_gamma_bound", "tv_bound", "vacuous",
+    }  # fmt: skip

@@ -1,0 +1,115 @@
+"""Settings of the softmax head: ignored rows, device and dtype, tied tables, clipped gradients."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import negcache as nc
+from negcache.functional.features import Quadratic
+from negcache.indexes.sums import KernelSums
+
+N, D, B = 400, 12, 9
+
+
+def build(**settings):
+    torch.manual_seed(0)
+    head = nc.SoftmaxHead(N, D, num_samples=8, dtype=torch.float64, **settings).double()
+    noise = torch.Generator().manual_seed(1)
+    hidden = torch.randn(B, D, generator=noise, dtype=torch.float64)
+    return head, hidden, torch.randint(0, N, (B,), generator=noise)
+
+
+def everything(head, hidden):
+    """Logits of all classes, as ``nn.Linear`` would give them."""
+    return F.linear(hidden, head.weight, head.bias)
+
+
+def same_loss(head, hidden, target, ignored):
+    """What the loss of all rows is, and that of the rows that count by themselves."""
+    kept = torch.tensor([row not in ignored for row in range(B)])
+    start = head.loss.generator.get_state()
+    rows = hidden.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(head(rows, target), rows) if head.training else (None,)
+    head.loss.generator.set_state(start)
+    value = head(hidden, target)
+    head.loss.generator.set_state(start)
+    torch.testing.assert_close(value, head(hidden[kept], target[kept]), atol=0, rtol=0)
+    if grad is not None:
+        assert (grad[~kept] == 0).all()
+        assert (grad[kept] != 0).any(dim=1).all()
+    return value
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_ignored_rows_count_for_nothing(several):
+    head, hidden, target = build()
+    target[[1, 4]] = -100
+    same_loss(head, hidden, target[:, None].expand(B, 2) if several else target, (1, 4))
+    looked_up = head.loss.report().encoded_grad
+    assert looked_up <= 3 * (B - 2) * 9, "nothing is drawn for them"
+    head.eval()
+    value = same_loss(head, hidden, target, (1, 4))
+    truth = F.cross_entropy(everything(head, hidden), target)
+    torch.testing.assert_close(value, truth, atol=1e-10, rtol=0)
+    other, _, _ = build(ignore_index=7)
+    other.eval()
+    target = target.clamp_min(0).index_fill_(0, torch.tensor([2]), 7)
+    truth = F.cross_entropy(everything(other, hidden), target, ignore_index=7)
+    torch.testing.assert_close(other(hidden, target), truth, atol=1e-10, rtol=0)
+
+
+def test_with_every_row_ignored_the_loss_is_nan_without_gradient_as_in_torch():
+    head, hidden, target = build()
+    loss = head(hidden.requires_grad_(), torch.full_like(target, -100))
+    loss.backward()
+    assert loss.isnan()
+    assert (hidden.grad == 0).all()
+    assert head.table.weight.grad.is_sparse
+    assert not head.table.weight.grad.coalesce().values().numel()
+    head.eval()
+    assert head(hidden, torch.full_like(target, -100)).isnan()
+
+
+def test_device_and_dtype_are_those_of_the_table():
+    head = nc.SoftmaxHead(N, D, num_samples=4, device="cpu", dtype=torch.float64)
+    assert head.weight.dtype == head.bias.dtype == torch.float64
+    assert nc.SoftmaxHead(N, D, nc.Uniform, device="meta").weight.device.type == "meta"
+    loss = head(torch.randn(B, D, dtype=torch.float64), torch.arange(B))
+    assert loss.dtype == torch.float64
+    assert loss.isfinite()
+
+
+def test_a_table_can_be_tied_to_an_embedding():
+    head, hidden, target = build(bias=False)
+    head(hidden, target)
+    embedding = torch.nn.Embedding(N, D, sparse=True, dtype=torch.float64)
+    head.table.weight = embedding.weight
+    assert next(p for p in head.parameters() if p.requires_grad) is embedding.weight
+    step = torch.optim.SparseAdam([embedding.weight], lr=0.05)
+    for _ in range(2):
+        (head(hidden, target) + embedding(target).square().mean()).backward()
+        assert embedding.weight.grad.is_sparse
+        step.step()
+        step.zero_grad()
+    head(hidden, target)
+    fresh = KernelSums(head.table, Quadratic())
+    fresh.build(torch.zeros(1, D, dtype=torch.float64), torch.tensor(1.0))
+    now = head.loss.sampler.sums.levels[0]
+    torch.testing.assert_close(now, fresh.levels[0], atol=1e-10, rtol=0)
+    with pytest.raises(nc.InputError, match="bias=False"):
+        build()[0].table.weight = embedding.weight
+
+
+def test_sparse_gradients_are_clipped_by_their_norm():
+    """As docs/classifiers.md says; ``clip_grad_norm_`` itself refuses sparse gradients."""
+    head, hidden, target = build()
+    weight = head.table.weight
+    (100 * head(hidden, target)).backward()
+    with pytest.raises(NotImplementedError):
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+    weight.grad = weight.grad.coalesce()
+    total = torch.nn.utils.get_total_norm([weight.grad.values()])
+    torch.testing.assert_close(total, weight.grad.to_dense().norm())
+    wanted = weight.grad.to_dense() / total
+    torch.nn.utils.clip_grads_with_norm_([weight], 1.0, total)
+    torch.testing.assert_close(weight.grad.to_dense(), wanted, atol=1e-6, rtol=0)
