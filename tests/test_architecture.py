@@ -20,7 +20,8 @@ def test_imports_only_go_down():
 def test_the_face_needs_only_torch_and_numpy():
     script = (
         "import sys, negcache; extra = {'pyarrow', 'tokenizers', 'accelerate', 'typer', 'rich',"
-        " 'ir_measures', 'pydantic', 'numba', 'faiss', 'sentence_transformers', 'transformers', 'sklearn'}"
+        " 'ir_measures', 'pydantic', 'numba', 'faiss', 'sentence_transformers', 'transformers',"
+        " 'sklearn'}"
         " & set(sys.modules); assert not extra, extra"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

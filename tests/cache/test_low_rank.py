@@ -467,7 +467,7 @@ def test_coordinates_too_large_for_their_dtype_are_refused():
 
 def test_what_is_held_is_counted():
     cache = filled(reencoder=Identity())
-    rows, map = L + 20, (L + 1) * D
+    rows, map = max(L, 20), (L + 1) * D
     assert cache.held.rows == rows
     assert cache.held.on_device == 4 * (rows * D + D * L + map) + 2 * N
     assert cache.held.coordinates == 4 * N * L

@@ -13,7 +13,7 @@ class Held:
     """What a low-rank cache holds at most.
 
     Args:
-        rows: embeddings at full dimension on the training step's device: landmarks and sample.
+        rows: embeddings at full dimension on the training step's device: landmarks, or a sample.
         on_device: bytes there: these rows, the basis, the re-encoder, two flags for each item.
         coordinates: bytes of the table, in ordinary memory or in its file.
     """

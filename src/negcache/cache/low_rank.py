@@ -90,8 +90,8 @@ class LowRankCache:
 
     @property
     def held(self) -> Held:
-        """Rows and bytes on the device of the training step, and bytes of coordinates."""
-        rows = min(self.most, self.num_items) + min(self.sample, self.num_items)
+        """What is held at most; landmarks and samples never together."""
+        rows = min(max(self.most, self.sample), self.num_items)
         width = self.dim * self.table.exact.itemsize
         fixed = bytes_of([self.valid, self.removed, self.basis, self.reencoder.state_dict()])
         return Held(rows, rows * width + fixed, self.table.stored.nbytes)

@@ -55,7 +55,8 @@ class Mixture:
         law = Law(parts=tuple(d.law for d in draws))
         log_q = self.log_prob(request, ids, law).gather(1, columns)
         weight = (-log_q - math.log(drawn.shape[1])).masked_fill(~alive, -torch.inf)
-        return Draw(ids, columns, weight, law=law)
+        figures = {name: value for d in draws for name, value in d.figures.items()}
+        return Draw(ids, columns, weight, law=law, figures=figures)
 
     def log_prob(
         self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None

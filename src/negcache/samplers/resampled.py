@@ -11,6 +11,9 @@ from negcache.protocols import Cache, Draw, Request, Sampler
 from negcache.samplers.shared import SharedDraws
 from negcache.shapes import Float, Int, Tensor
 
+ROWS = 256
+"""Cached rows of the pool that are held at a time: a bound on memory."""
+
 
 class Resampled:
     """Shared draws from the softmax of cached scores over a pool of proposals.
@@ -56,12 +59,16 @@ class Resampled:
         log_chance = (logits - log_norm)[alive][:, places]
         log_expected = torch.logsumexp(log_chance, dim=0) + math.log(self.num_negatives)
         weight = pool.log_weight[:, places] + (seen.log() - log_expected)
-        return Draw(pool.ids[places], None, weight.to(request.queries.dtype))
+        weight, figures = weight.to(request.queries.dtype), {"pool": float(len(pool.ids))}
+        return Draw(pool.ids[places], None, weight, figures=pool.figures | figures)
 
     def _scores(self, request: Request, ids: Int[Tensor, "U"]) -> Float[Tensor, "B U"]:
         """Cached scores of every query against the pool; an item that is not cached scores 0."""
         slots = self.source.slots(ids)
         held = (slots >= 0) & self.source.valid[slots.clamp_min(0)]
         queries = self.source.see_queries(request.queries)
-        items = self.source.see_items(self.source.coordinates(slots.clamp_min(0)))
-        return request.score(queries, items.to(queries.dtype)).where(held, 0.0)
+        parts = []
+        for some in slots.clamp_min(0).split(ROWS):
+            items = self.source.see_items(self.source.coordinates(some))
+            parts.append(request.score(queries, items.to(queries.dtype)))
+        return torch.cat(parts, dim=1).where(held, 0.0)

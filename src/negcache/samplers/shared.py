@@ -1,6 +1,7 @@
 """Share each query's draws with the whole batch, and the batch's own positives with them."""
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -63,9 +64,11 @@ class SharedDraws:
             ids, seen = torch.unique(drawn[kept], return_counts=True)
             log_prob = self.sampler.log_prob(request, ids, own.law)
             log_expected = torch.logsumexp(log_prob, dim=0) + log_times
-            return share(ids, seen, log_expected + math.log(self.sampler.coverage), request)
+            log_expected += math.log(self.sampler.coverage)
+            return replace(share(ids, seen, log_expected, request), figures=own.figures)
         ids, seen = torch.unique(torch.cat([drawn[kept], request.targets]), return_counts=True)
         log_prob = self.sampler.log_prob(request, ids, own.law)
         log_expected = torch.logsumexp(log_prob, dim=0) + log_times
         by_batch = request.others.to(log_expected).log() + self.log_popularity.to(log_expected)[ids]
-        return share(ids, seen, torch.logaddexp(log_expected, by_batch), request)
+        drawn = share(ids, seen, torch.logaddexp(log_expected, by_batch), request)
+        return replace(drawn, figures=own.figures)

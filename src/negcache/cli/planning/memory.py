@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from negcache.cli.planning.scene import Scene
-from negcache.functional.two_stage import BLOCK_SCORES, CELL, GATHER
+from negcache.functional.two_stage import ALL_SCORES, BLOCK_SCORES, CELL, GATHER
 from negcache.indexes.sums import ARITY
 
 FLOAT, INT = 4, 8
@@ -113,11 +113,15 @@ def _drawing(scene: Scene) -> Iterator[Part]:
     cells = -(-items // CELL)
     block = min(max(1, budget // (CELL * batch)), cells) * CELL * batch * FLOAT
     masses = batch * cells * (3 * FLOAT + INT)  # blocks, joined; shifted; their float64 sums
-    rows = min(GATHER, batch * scene.each * CELL) * dim * FLOAT
     lower = "batch_size"
     yield Part("draw: cell masses", masses, "device", "draw", False, lower)
     yield Part("draw: a block of scores", block, "device", "draw", False, lower)
-    yield Part("draw: rows of drawn cells", rows, "device", "draw", False, _dim(scene))
+    if scene.each * CELL >= items:  # all rows are scored once more
+        scores = min(max(ALL_SCORES, items), batch * items) * FLOAT
+        yield Part("draw: scores of all rows", scores, "device", "draw", False, lower)
+    else:
+        rows = min(GATHER, batch * scene.each * CELL) * dim * FLOAT
+        yield Part("draw: rows of drawn cells", rows, "device", "draw", False, _dim(scene))
 
 
 def _encoding(scene: Scene) -> Iterator[Part]:

@@ -1,0 +1,260 @@
+"""What quality does a byte of memory on the training device buy, and an encoding?
+
+    python -m benchmarks.memory_vs_quality [--seeds 3] [--methods uniform index_96]
+
+The trade-off of Monath et al. (AISTATS 2023) on GO: synonym -> definition, 22,047 items, static
+towers of D = 192, batch 128, 128 shared negatives, 1,500 steps of Adam at 3e-3, scale 20. R@1 over
+2,000 held-out queries and all items; MRR@10 beside it.
+
+``exhaustive`` draws from the exact softmax over encodings at most 20 steps old: the yardstick.
+``cache_*`` is the negative cache over a share of the corpus, 128 rows renewed a step. ``snm_*``:
+stochastic negative mining, each query's hardest of a pool that is drawn and encoded anew every 20
+steps, shared, weight 0; ``*_uniform`` with as many uniform negatives beside them, as published.
+``ance``: one of the best 200 of an exact index, encoded anew every 100 steps. ``index_L``: the
+dynamic index, L landmarks: proposals by 192 cells, 16 a query, resampled by low-rank coordinates
+that an anchored ridge follows every 10 steps; ``index_96_cells`` draws by the cells alone.
+
+``device_rows`` counts vectors of items that the device must hold between steps and while it draws,
+in rows of D floats: cached rows, pools; for the index landmarks, sample, basis, map, centres, flags
+and the block of coordinates that is scored at a time. Rows that the loss encodes are common to all
+and left out. Coordinates of all items and the members of cells are in ordinary memory. The share is
+that of N rows. Three seeds for the methods that
+the answer compares, one for the others. Resumable per (method, seed).
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import negcache as nc
+from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
+from benchmarks.retrieval import Problem, Run, fetched, log_popularity, static
+from negcache.indexes.cells import KMeansCells
+from negcache.protocols import Cache, Draw, Request, Sampler
+from negcache.samplers.resampled import ROWS
+
+NAME, D, RATE, STEPS, QUERIES = "memory_vs_quality", 192, 3e-3, 1500, 2000
+CACHES, POOLS, LANDMARKS = (1, 3, 10, 30, 100), (1, 3, 10), (32, 64, 96)
+CELLS, POOL, EVERY, SAMPLE = 192, 16, 10, 128
+METRIC = "r1"
+ONCE = (*(f"cache_{percent}" for percent in CACHES), "index_96_cells", "ance", "in_batch")
+"""Methods of one seed: their place is clear without more."""
+
+Made = tuple[Cache | None, Sampler, float]
+"""A cache, the sampler over it, and rows of D floats that the device holds for them."""
+
+
+class Beside:
+    """Two shared draws of different samplers, one after the other, each with its own weights."""
+
+    has_density = False
+
+    def __init__(self, first: Sampler, second: Sampler) -> None:
+        self.first, self.second, self.cache = first, second, first.cache
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        parts = [sampler.draw(request, generator) for sampler in (self.first, self.second)]
+        ids, place = torch.unique(torch.cat([part.ids for part in parts]), return_inverse=True)
+        weight = torch.full((len(request.queries), len(ids)), -torch.inf)
+        for part, where in zip(parts, place.split([len(p.ids) for p in parts]), strict=True):
+            weight[:, where] = torch.maximum(weight[:, where], part.log_weight)
+        return Draw(ids, None, weight)
+
+
+class Unweighted:
+    """A sampler's shared draws with weight 0: the loss is a softmax over these alone."""
+
+    has_density = False
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.cache = sampler, sampler.cache
+
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        draw = self.sampler.draw(request, generator)
+        weight = draw.log_weight.masked_fill(draw.log_weight > -torch.inf, 0.0)
+        return Draw(draw.ids, None, weight)
+
+
+def _in_batch(problem: Problem, seed: int) -> Made:
+    return None, nc.InBatch(log_popularity(problem.task)), 0
+
+
+def _uniform(problem: Problem, seed: int) -> Made:
+    return None, nc.SharedDraws(nc.Uniform(problem.items, 1)), 0
+
+
+def _cached(percent: int) -> Callable[[Problem, int], Made]:
+    def build(problem: Problem, seed: int) -> Made:
+        size = len(problem.items) * percent // 100
+        rho = min(1.0, 128 / size)
+        cache = nc.SubsetCache(len(problem.items), D, size, rho=rho, seed=seed)
+        return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), size
+
+    return build
+
+
+def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
+    def build(problem: Problem, seed: int) -> Made:
+        num_items = len(problem.items)
+        size = num_items * percent // 100
+        pool = nc.SubsetCache(num_items, D, size, rho=1.0, seed=seed)
+        cache = nc.SnapshotCache(pool, every=20)
+        sampler: Sampler = nc.StaleTopK(cache, 1, shared=True)
+        if uniform:
+            sampler = Beside(sampler, Unweighted(nc.SharedDraws(nc.Uniform(problem.items, 1))))
+        return cache, sampler, size
+
+    return build
+
+
+def _ance(problem: Problem, seed: int) -> Made:
+    num_items = len(problem.items)
+    cache = nc.SnapshotCache(nc.DenseCache(num_items, D, rho=1.0), every=100)
+    return cache, nc.StaleTopK(cache, 1, depth=200, shared=True), num_items
+
+
+def _exhaustive(problem: Problem, seed: int) -> Made:
+    cache = nc.DenseCache(len(problem.items), D, rho=1 / 20)
+    return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), len(problem.items)
+
+
+def _index(landmarks: int, resampled: bool = True) -> Callable[[Problem, int], Made]:
+    def build(problem: Problem, seed: int) -> Made:
+        num_items = len(problem.items)
+        cache = nc.LowRankCache(
+            num_items, D, landmarks=landmarks, every=EVERY, sample=SAMPLE, seed=seed
+        )
+        cells = KMeansCells(CELLS, seed=seed)
+        floats = cache.held.on_device / 4 + CELLS * (landmarks + 4)
+        if resampled:
+            sampler: Sampler = nc.Resampled(nc.DynamicIndex(cache, POOL, index=cells))
+            floats += ROWS * (landmarks + 1)
+        else:
+            sampler = nc.SharedDraws(nc.DynamicIndex(cache, 1, index=cells))
+        return cache, sampler, floats / D
+
+    return build
+
+
+METHODS: dict[str, Callable[[Problem, int], Made]] = {
+    "uniform": _uniform,
+    "exhaustive": _exhaustive,
+    **{f"snm_{percent}": _snm(percent, False) for percent in POOLS},
+    **{f"snm_{percent}_uniform": _snm(percent, True) for percent in POOLS},
+    **{f"index_{count}": _index(count) for count in LANDMARKS},
+    **{f"cache_{percent}": _cached(percent) for percent in CACHES},
+    "index_96_cells": _index(96, resampled=False),
+    "ance": _ance,
+    "in_batch": _in_batch,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A method's means over its seeds.
+
+    Args:
+        quality: of ``METRIC``.
+        spread: standard deviation over the seeds; 0 for one.
+        share: of the memory of all items.
+        encoded: items encoded a step.
+    """
+
+    quality: float
+    spread: float
+    share: float
+    encoded: float
+
+
+def measured(problem: Problem, method: str, seed: int) -> None:
+    """One run; a finished one is not run again."""
+    if any((r["method"], r["seed"]) == (method, str(seed)) for r in read_rows(NAME)):
+        return
+    cache, sampler, rows = METHODS[method](problem, seed)
+    unused = cache or nc.DenseCache(2, 1)  # a run wants one; this sampler asks for none
+    run = Run(problem, lambda cache, task: (sampler, nc.corrected), RATE, seed, cache=unused)
+    *_, figures = run.train(steps=STEPS)
+    row: dict[str, Any] = {"method": method, "seed": seed, "device_rows": round(rows, 1)}
+    row |= {"device_share": round(rows / len(problem.items), 5)} | figures
+    row |= {f"dev_{name}": value for name, value in run.test("dev", QUERIES).items()}
+    row |= run.test("test", QUERIES) | hardware()
+    append_rows(NAME, [row])
+    print(*list(row.values())[:12], flush=True)
+
+
+def outcomes() -> dict[str, Outcome]:
+    """What has been measured so far."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in read_rows(NAME):
+        rows.setdefault(row["method"], []).append(row)
+    found = {}
+    for method, own in rows.items():
+        values = [float(r[METRIC]) for r in own]
+        encoded = [float(r["encoded_grad"]) + float(r["encoded_nograd"]) for r in own]
+        found[method] = Outcome(
+            statistics.mean(values),
+            statistics.stdev(values) if len(values) > 1 else 0.0,
+            float(own[0]["device_share"]),
+            statistics.mean(encoded) / STEPS,
+        )
+    return found
+
+
+def answer(found: dict[str, Outcome]) -> dict[str, Any]:
+    """The largest index within 3 % of the memory against the best mining within 3 %."""
+    best, uniform = found["exhaustive"].quality, found["uniform"].quality
+    within = {name: one for name, one in found.items() if one.share <= 0.03}
+    mined = max((n for n in within if n.startswith("snm")), key=lambda n: within[n].quality)
+    ours = max((n for n in within if n.startswith("index")), key=lambda n: within[n].quality)
+    gap = best - found[mined].quality
+    spread = statistics.mean([found["exhaustive"].spread, found[mined].spread])
+    return {
+        "exhaustive_over_uniform": round(best / uniform, 4),
+        "gap_ratio_to_snm": round((best - found[ours].quality) / gap, 4),
+        "snm_gap_in_sd": round(gap / spread, 2) if spread else None,
+        "device_memory_share": round(found[ours].share, 4),
+        "index": ours,
+        "snm": mined,
+        METRIC: {name: round(one.quality, 4) for name, one in found.items()},
+        "share": {name: one.share for name, one in found.items()},
+        "encoded_a_step": {name: round(one.encoded) for name, one in found.items()},
+    }
+
+
+def plot(found: dict[str, Outcome]) -> None:
+    """Quality against memory, and against encodings."""
+    families: dict[str, list[Outcome]] = {}
+    for name, one in found.items():
+        families.setdefault(name.rstrip("0123456789").rstrip("_"), []).append(one)
+    memory = {
+        name: [(max(100 * one.share, 0.1), one.quality) for one in own]
+        for name, own in families.items()
+    }
+    encoded = {name: [(one.encoded, one.quality) for one in own] for name, own in families.items()}
+    panels = {"% of all items' memory (0.1: none)": memory, "items encoded a step": encoded}
+    curves(NAME, panels, "", METRIC, log_x=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    problem = static(fetched("go"), D, 2 * D)
+    for seed in range(options.seeds):
+        for method in options.methods:
+            if seed == 0 or method not in ONCE:
+                measured(problem, method, seed)
+    found = outcomes()
+    if {"uniform", "exhaustive"} <= set(found):
+        plot(found)
+        conclude(NAME, answer(found))
+
+
+if __name__ == "__main__":
+    main()
