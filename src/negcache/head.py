@@ -146,7 +146,7 @@ class SoftmaxHead(nn.Module):
         kept = kept.any(dim=1) if kept.ndim == 2 else kept
         if kept.shape != queries.shape[:1] or kept.all():  # wrong shapes are refused by the loss
             return queries, target
-        return queries, target.clamp_min(0)
+        return queries[kept], target[kept]
 
     def _queries(self, hidden: Tensor) -> Tensor:
         """Hidden rows with a 1 for the bias."""
