@@ -198,7 +198,8 @@ class SoftmaxLoss(nn.Module):
             mine = negatives >= 0
             exclude = exclude.and_also(rows[:, None].expand_as(negatives)[mine], negatives[mine])
         first, total = distributed.rank() * len(rows), distributed.world_size() * len(rows)
-        request = Request(queries, self.score, positives, exclude, first, total)
+        num_items = len(self.corpus)
+        request = Request(queries, self.score, positives, exclude, first, total, num_items)
         generator = self.generator if self.training else self.generator.clone_state()
         with torch.autocast(queries.device.type, enabled=False):  # laws are float32 at least
             drawn = self.sampler.draw(request, generator)

@@ -41,7 +41,7 @@ class Trace:
 
     def look(self, cache: Cache, ids: Int[Tensor, "M"], fresh: Float[Tensor, "M D"]) -> None:
         """Compare the cache's rows of these items with fresh ones; a live table has no others."""
-        if getattr(cache, "live", False):
+        if cache.is_live:
             self.staleness = fresh.new_zeros(1)
             return
         slots = cache.slots(ids)

@@ -331,3 +331,19 @@ def test_bad_input_to_forward(arguments, message):
 def test_bad_input_at_the_door(build, message):
     with pytest.raises(nc.InputError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda cache: nc.Popularity(torch.ones(N - 1), 2),
+        lambda cache: nc.Uniform(range(N + 1), 2),
+        lambda cache: nc.FullSoftmax(range(N - 1)),
+        lambda cache: nc.InBatch(torch.zeros(N - 1)),
+        lambda cache: nc.SharedDraws(nc.Uniform(cache, 1), log_popularity=torch.zeros(N - 1)),
+        lambda cache: nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(range(N - 1), 1)),
+    ],
+)
+def test_a_sampler_over_another_number_of_items_is_refused(build):
+    with pytest.raises(nc.InputError, match=f"the corpus' {N} items.*one over"):
+        Setting(build).step()

@@ -27,6 +27,8 @@ class DenseCache:
         device: where the rows live.
     """
 
+    is_live = False
+
     def __init__(
         self,
         num_items: int,

@@ -26,7 +26,7 @@ class LiveTable:
     """
 
     coverage = 1.0
-    live = True
+    is_live = True
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class LowRankCache:
     """
 
     coverage = 1.0
+    is_live = False
 
     def __init__(
         self,

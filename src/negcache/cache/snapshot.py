@@ -23,6 +23,8 @@ class SnapshotCache:
         every: optimizer steps from one snapshot to the next; N encodings each time, or the pool's.
     """
 
+    is_live = False
+
     def __init__(self, cache: DenseCache | SubsetCache, every: int) -> None:
         if every < 1:
             raise InputError("every of 1 or more steps", f"{every}", "1 encodes all rows each step")

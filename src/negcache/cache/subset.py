@@ -31,6 +31,8 @@ class SubsetCache:
         seed: of the subset.
     """
 
+    is_live = False
+
     def __init__(
         self,
         num_items: int,

@@ -40,6 +40,10 @@ class RowsAsCoordinates:
         return self.cache.num_items
 
     @property
+    def is_live(self) -> bool:
+        return self.cache.is_live
+
+    @property
     def coverage(self) -> float:
         return self.cache.coverage
 

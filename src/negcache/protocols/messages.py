@@ -22,6 +22,7 @@ class Request:
         exclude: what may not stand for each query; always holds its targets.
         first_row: the place of row 0 in the batch of all processes.
         total_rows: rows of the batch of all processes; None: this is the whole batch.
+        num_items: of the corpus; None: not said.
     """
 
     queries: Float[Tensor, "B D"]
@@ -30,6 +31,16 @@ class Request:
     exclude: Exclusion
     first_row: int = 0
     total_rows: int | None = None
+    num_items: int | None = None
+
+    def over(self, num_items: int) -> None:
+        """Refuse a sampler that was built over another number of items than the corpus has."""
+        if self.num_items not in (None, num_items):
+            raise InputError(
+                f"a sampler over the corpus' {self.num_items} items",
+                f"one over {num_items}",
+                "build it from this corpus, or from counts of all its items",
+            )
 
     @property
     def targets(self) -> Int[Tensor, "P"]:

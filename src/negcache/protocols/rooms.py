@@ -66,6 +66,11 @@ class Cache(Rows, Protocol):
     @property
     def num_items(self) -> int: ...
 
+    @property
+    def is_live(self) -> bool:
+        """Whether rows are the parameters themselves, so that none is ever stale."""
+        ...
+
     def missing(self) -> Int[Tensor, "R"]:
         """The items to encode before the first draw, in the order that the cache wants them."""
         ...

@@ -21,6 +21,7 @@ class FullSoftmax:
         self.num_items = len(items)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        request.over(self.num_items)
         like = request.queries
         weight = torch.zeros(len(like), self.num_items, dtype=like.dtype, device=like.device)
         weight[request.exclude.rows, request.exclude.ids] = -torch.inf

@@ -28,6 +28,7 @@ class InBatch:
         ids, counts = torch.unique(request.targets, return_counts=True)
         weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
         if self.log_popularity is not None:
+            request.over(len(self.log_popularity))
             log_pi = self.log_popularity.to(weight)[ids]
             weight = weight - log_pi - request.others.clamp_min(1).to(weight).log()
         barred = request.exclude.mask(ids)  # the query's own positive is among them

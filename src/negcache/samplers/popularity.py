@@ -46,6 +46,7 @@ class Popularity:
         self.table = build_alias(chances)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        request.over(len(self.log_q))
         drawn = draw_alias(self.table, request.uniforms(generator, self.num_negatives, 2))
         weight = -(self.log_q[drawn] + math.log(self.num_negatives)).to(request.queries.dtype)
         rows = torch.arange(len(drawn), device=drawn.device)[:, None].expand_as(drawn)

@@ -53,6 +53,8 @@ class SharedDraws:
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         own = self.sampler.draw(request, generator)
         assert own.columns is not None
+        if self.log_popularity is not None:
+            request.over(len(self.log_popularity))
         drawn, kept = own.ids[own.columns].flatten(), own.log_weight.flatten() > -torch.inf
         total = len(drawn)
         count = min(self.num_encoded or total, total)

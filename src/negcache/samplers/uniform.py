@@ -33,6 +33,7 @@ class Uniform:
         self.num_items, self.num_negatives = len(items), num_negatives
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        request.over(self.num_items)
         noise = request.uniforms(generator, self.num_negatives)
         drawn = draw_allowed(request.exclude, self.num_items, noise)
         allowed = self.num_items - request.exclude.counts
