@@ -31,6 +31,9 @@ BLOCK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
 GATHER = 1 << 16
 """Rows that stage two gathers at a time: a bound on its memory."""
 
+GATHERED = 4
+"""Rows of a block that are scored in less than the time of one gathered row."""
+
 ALL_SCORES = 1 << 22
 """Scores held at a time where stage two scores all rows: a bound on its memory."""
 
@@ -105,7 +108,7 @@ def draw_from_cells(
     """Stage two: draw a cell, then a row of it, for every query and draw."""
     num_queries, per_query = noise.shape[:2]
     cells = invert_cdf(log_masses, noise[..., 0].contiguous())
-    if per_query * CELL >= rows.num_rows:
+    if scores_all(per_query, rows.num_rows):
         return _draw_from_all(request, rows, cells, noise[..., 1])
     cells = cells.flatten()
     queries = torch.arange(num_queries, device=cells.device).repeat_interleave(per_query)
@@ -123,10 +126,15 @@ def draw_from_cells(
     return Found(slots, logits)
 
 
+def scores_all(per_query: int, num_rows: int) -> bool:
+    """Whether stage two scores all rows once more: cheaper than the rows of so many cells."""
+    return per_query * CELL * GATHERED >= num_rows
+
+
 def _draw_from_all(
     request: Request, rows: Rows, cells: Int[Tensor, "B m"], noise: Float[Tensor, "B m"]
 ) -> Found:
-    """Stage two where a query's draws would score as many rows as there are: score them once."""
+    """Stage two from the scores of all rows, some queries at a time."""
     parts, at_a_time = [], max(1, ALL_SCORES // rows.num_rows)
     for first in range(0, len(cells), at_a_time):
         last = min(first + at_a_time, len(cells))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from negcache.cli.planning.scene import Scene
-from negcache.functional.two_stage import ALL_SCORES, BLOCK_SCORES, CELL, GATHER
+from negcache.functional.two_stage import ALL_SCORES, BLOCK_SCORES, CELL, GATHER, scores_all
 from negcache.indexes.sums import ARITY
 
 FLOAT, INT = 4, 8
@@ -116,7 +116,7 @@ def _drawing(scene: Scene) -> Iterator[Part]:
     lower = "batch_size"
     yield Part("draw: cell masses", masses, "device", "draw", False, lower)
     yield Part("draw: a block of scores", block, "device", "draw", False, lower)
-    if scene.each * CELL >= items:  # all rows are scored once more
+    if scores_all(scene.each, items):
         scores = min(max(ALL_SCORES, items), batch * items) * FLOAT
         yield Part("draw: scores of all rows", scores, "device", "draw", False, lower)
     else:
