@@ -12,6 +12,7 @@ from negcache.conformance import chi_square_p, tile
 from negcache.functional.features import Fourier, Positive, Quadratic, Quartic
 from negcache.functional.kernel_draw import draw_by_sums
 from negcache.indexes import sums as sums_module
+from negcache.samplers import kernel as kernel_module
 
 
 @pytest.fixture(params=[2048, 8], ids=["flat", "tree"])
@@ -288,3 +289,18 @@ def test_log_uniform_is_zipfs_law():
     allowed = ~request.exclude.mask(torch.arange(300))
     torch.testing.assert_close(law[allowed], wanted.expand_as(law)[allowed])
     assert abs(float(wanted.sum()) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+def test_few_queries_at_a_time_draw_what_all_at_once_draw(floor, monkeypatch):
+    request, _, cache = problem()
+    sampler = nc.KernelSoftmax(cache, 7, Quadratic(), floor=floor)
+    draws, laws = [], []
+    for pairs in (1 << 15, 15):  # all five queries, or two of them
+        monkeypatch.setattr(kernel_module, "PAIRS", pairs)
+        draws.append(sampler.draw(request, torch.Generator().manual_seed(0)))
+        laws.append(sampler.log_prob(request, torch.arange(len(cache))))
+    assert torch.equal(draws[0].ids, draws[1].ids)
+    assert torch.equal(draws[0].columns, draws[1].columns)
+    torch.testing.assert_close(draws[0].log_weight, draws[1].log_weight)
+    torch.testing.assert_close(laws[0], laws[1])

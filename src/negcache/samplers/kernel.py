@@ -13,8 +13,8 @@ from negcache.indexes.sums import KernelSums
 from negcache.protocols import Cache, Draw, Law, Request
 from negcache.shapes import Float, Float64, Int, Tensor
 
-PAIRS = 1 << 14
-"""(query, row) pairs whose chances are worked out at a time: a bound on memory."""
+PAIRS = 1 << 15
+"""(query, draw) pairs on their way down at a time, about 4 kB each: a bound on memory."""
 
 
 class KernelSoftmax:
@@ -75,14 +75,10 @@ class KernelSoftmax:
     ) -> Float[Tensor, "B M"]:
         """The way down to every id, for every query: all cells of the ids are scored."""
         inside, slots = self._asked(request), self.cache.slots(ids)
-        size = max(1, PAIRS // max(1, len(ids)))
-        parts = []
-        for first in range(0, len(request.queries), size):
-            some = inside.slice(first, min(first + size, len(request.queries)))
-            wanted = slots.clamp_min(0).expand(len(some.queries), -1)
-            noise = torch.empty(*wanted.shape, len(self.sums.levels) + 1, dtype=torch.float64)
-            parts.append(self._drawn(some, noise.to(slots.device).zero_(), wanted)[1])
-        log_q = torch.cat(parts).to(request.queries.dtype)
+        wanted = slots.clamp_min(0).expand(len(request.queries), -1)
+        unused = torch.zeros((), dtype=torch.float64, device=slots.device)
+        unused = unused.expand(*wanted.shape, len(self.sums.levels) + 1)
+        log_q = self._drawn(inside, unused, wanted)[1].to(request.queries.dtype)
         return log_q.masked_fill(request.exclude.mask(ids) | (slots < 0), -torch.inf)
 
     def _asked(self, request: Request) -> Request:
@@ -94,7 +90,19 @@ class KernelSoftmax:
     def _drawn(
         self, inside: Request, noise: Float[Tensor, "B m n"], wanted: Int[Tensor, "B m"] | None
     ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
-        """Rows by the kernel, or the wanted ones; and their log-chance, the floor in it."""
+        """Rows by the kernel, or the wanted ones, and their log-chance; some queries at a time."""
+        size, parts = max(1, PAIRS // max(1, noise.shape[1])), []
+        for first in range(0, len(noise), size):
+            last = min(first + size, len(noise))
+            some = None if wanted is None else wanted[first:last]
+            parts.append(self._at_once(inside.slice(first, last), noise[first:last], some))
+        slots, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
+        return slots, log_q
+
+    def _at_once(
+        self, inside: Request, noise: Float[Tensor, "B m n"], wanted: Int[Tensor, "B m"] | None
+    ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
+        """The same for few queries; the floor is in the chance."""
         slots, log_q = draw_by_sums(inside, self.cache, self.sums, self.kernel, noise, wanted)
         if not self.floor:
             return slots, log_q
