@@ -17,7 +17,8 @@ class Cut(NamedTuple):
     """For each query a partition of the items, which stand in a row, into cells of neighbours.
 
     Cells come in the order of their members. What a query does not use, to fill a row up, has the
-    value -inf, size 0, and lies behind all items.
+    value -inf, size 0, and lies behind all items. Where all queries share the cells, fields other
+    than the values are one row, expanded, and what follows from them is found once.
 
     Args:
         values: V, the logit of each cell's centre.
@@ -33,7 +34,14 @@ class Cut(NamedTuple):
 
     def of(self, rows: Int[Tensor, "b"] | slice) -> "Cut":
         """The cut of some of the queries."""
-        return Cut(*(field[rows] for field in self))
+        values = self.values[rows]
+        return Cut(
+            values,
+            *(
+                field[:1].expand(len(values), -1) if _is_one_row(field) else field[rows]
+                for field in self[1:]
+            ),
+        )
 
 
 class Members(NamedTuple):
@@ -45,7 +53,8 @@ class Members(NamedTuple):
 
 def log_masses(cut: Cut) -> Float64[Tensor, "B W"]:
     """log of ``n_c exp(V_c)``."""
-    return cut.values + cut.size.double().log()
+    size = cut.size[:1] if _is_one_row(cut.size) else cut.size
+    return cut.values + size.double().log()
 
 
 def log_norm(cut: Cut) -> Float64[Tensor, "B"]:
@@ -65,6 +74,8 @@ def cells_holding(
     cut: Cut, rows: Int[Tensor, "*shape"], places: Int[Tensor, "*shape"]
 ) -> Int[Tensor, "*shape"]:
     """Which cell of query ``rows[i]`` the item at ``places[i]`` is in."""
+    if _is_one_row(cut.first):
+        return _cells_of_one_row(cut, places)
     width = cut.first.shape[1]
     span = int(cut.first.max()) + int(cut.size.max()) + 1 if width else 1
     queries = torch.arange(len(cut.first), device=rows.device)[:, None]
@@ -76,9 +87,12 @@ def cells_holding(
 
 def log_chance(cut: Cut, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
     """log Q of each item, for every query."""
-    rows = torch.arange(len(cut.values), device=places.device)[:, None].expand(-1, len(places))
-    cells = cells_holding(cut, rows, places.expand(len(rows), -1))
-    return cut.values.gather(1, cells) - log_norm(cut)[:, None]
+    if _is_one_row(cut.first):
+        values = cut.values[:, _cells_of_one_row(cut, places)]
+    else:
+        rows = torch.arange(len(cut.values), device=places.device)[:, None].expand(-1, len(places))
+        values = cut.values.gather(1, cells_holding(cut, rows, places.expand(len(rows), -1)))
+    return values - log_norm(cut)[:, None]
 
 
 def without(cut: Cut, rows: Int[Tensor, "E"], places: Int[Tensor, "E"]) -> Cut:
@@ -135,3 +149,12 @@ def refined(
     order = (2 * first + size.clamp(max=1)).argsort(dim=1)  # the empty before what starts there
     fields = (values, first, size, radius.to(values.dtype))
     return Cut(*(field.gather(1, order) for field in fields))
+
+
+def _is_one_row(field: Tensor) -> bool:
+    """Whether all queries share it: one row, expanded."""
+    return len(field) > 0 and field.stride(0) == 0
+
+
+def _cells_of_one_row(cut: Cut, places: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    return torch.searchsorted(cut.first[0].contiguous(), places, right=True) - 1

@@ -4,8 +4,8 @@ import torch
 
 from negcache.shapes import Float, Int, Tensor
 
-SCORES = 1 << 22
-"""(point, centre) pairs looked at at a time: a bound on memory."""
+SCORES = {"cpu": 1 << 20, "cuda": 1 << 25}
+"""(point, centre) pairs looked at at a time: what a core's own cache takes in, or a GPU likes."""
 
 
 def nearest(
@@ -13,9 +13,10 @@ def nearest(
 ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
     """The centre nearest to each point, the first of equals, and the distance to it."""
     half = centres.square().sum(dim=1) / 2
+    pairs = SCORES.get(points.device.type, SCORES["cpu"])
     parts = [
         torch.addmm(half, some, centres.T, alpha=-1).argmin(dim=1)
-        for some in points.split(max(1, SCORES // len(centres)))
+        for some in points.split(max(1, pairs // len(centres)))
     ]
     labels = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=points.device)
     # Not from the products above: these lose the digits of a short distance between long vectors.

@@ -1,5 +1,6 @@
 """Cells of items that lie close together, as one table; and what keeps such a table up to date."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,10 +17,24 @@ ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
+class HeldCells:
+    """Bytes of tables of cells.
+
+    Args:
+        on_device: on the device of the coordinates: centres, offsets, radii.
+        in_memory: in ordinary memory: what there is of each item.
+    """
+
+    on_device: int
+    in_memory: int
+
+
+@dataclass(frozen=True)
 class CellTable:
     """A partition of slots into cells: the members of a cell stand in a row.
 
-    Build it with ``from_labels``. A cell may be empty.
+    Build it with ``from_labels``. A cell may be empty. Members and ranks, a number for each item,
+    are in ordinary memory whatever the device of the centres; ``slots`` and ``places`` look there.
 
     Args:
         centres: representative of each cell: a mean, or the coordinates of one of its items.
@@ -40,14 +55,29 @@ class CellTable:
         labels: Int[Tensor, "S"], centres: Float[Tensor, "G C"], radius: Float[Tensor, "G"]
     ) -> "CellTable":
         """The table of slots that are in cell ``labels[slot]``; -1: in none."""
+        labels = labels.cpu()
         narrow = torch.int16 if len(centres) < 1 << 15 else torch.int64  # sorts six times faster
         order = labels.to(narrow).argsort(stable=True)
         counts = torch.bincount(labels + 1, minlength=len(centres) + 1)
         members = order[int(counts[0]) :]
         ranks = torch.full_like(labels, -1)
-        ranks[members] = torch.arange(len(members), device=labels.device)
+        ranks[members] = torch.arange(len(members))
         offsets = torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)])
-        return CellTable(centres, offsets, members, ranks, radius)
+        return CellTable(centres, offsets.to(centres.device), members, ranks, radius)
+
+    @staticmethod
+    def empty() -> "CellTable":
+        """No cells, of no slots."""
+        none = torch.empty(0)
+        return CellTable.from_labels(none.long(), none.view(0, 0), none)
+
+    def slots(self, places: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The members at these places, on the device of these."""
+        return self.members[places.cpu()].to(places.device)
+
+    def places(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The ranks of these slots, on the device of these; -1: in no cell."""
+        return self.ranks[slots.cpu()].to(slots.device)
 
     @property
     def num_cells(self) -> int:
@@ -60,9 +90,21 @@ class CellTable:
 
     @property
     def labels(self) -> Int[Tensor, "S"]:
-        """The cell of each slot; -1: in none."""
-        cells = torch.searchsorted(self.offsets, self.ranks, right=True) - 1
+        """The cell of each slot, in ordinary memory; -1: in none."""
+        cells = torch.searchsorted(self.offsets.cpu(), self.ranks, right=True) - 1
         return cells.where(self.ranks >= 0, -1)
+
+    @property
+    def held(self) -> HeldCells:
+        return held_by([self])
+
+
+def held_by(tables: Iterable[CellTable]) -> HeldCells:
+    """What tables hold; members that several of them share count once."""
+    tables = list(tables)
+    on_device = (t.nbytes for each in tables for t in (each.centres, each.offsets, each.radius))
+    in_memory = {id(t): t.nbytes for each in tables for t in (each.members, each.ranks)}
+    return HeldCells(sum(on_device), sum(in_memory.values()))
 
 
 @runtime_checkable
@@ -119,13 +161,14 @@ class KMeansCells:
         """The coordinates have been replaced as a whole: the next ``follow`` builds anew."""
         self.labels: Tensor | None = None
         self.centres, self.radius = torch.empty(0, 0), torch.empty(0)
-        self.moved, self._table = 0, None
+        self.moved, self._table, self._loaded = 0, None, False
 
     @property
     def table(self) -> CellTable:
         if self._table is None:
-            labels = torch.empty(0, dtype=torch.long) if self.labels is None else self.labels
-            self._table = CellTable.from_labels(labels, self.centres, self.radius)
+            if self.labels is None:
+                return CellTable.empty()
+            self._table = CellTable.from_labels(self.labels, self.centres, self.radius)
         return self._table
 
     @torch.no_grad()
@@ -133,6 +176,10 @@ class KMeansCells:
         grown = self.labels is not None and len(self.labels) != cache.num_rows
         if self.labels is None or grown or self.moved >= cache.num_rows:
             self._build(cache)
+        elif self._loaded:  # from a state of whatever device
+            device = cache.valid.device
+            self.centres, self.radius = self.centres.to(device), self.radius.to(device)
+            self._loaded, self._table = False, None
 
     @torch.no_grad()
     def on_change(self, change: Change) -> None:
@@ -144,7 +191,7 @@ class KMeansCells:
         here = change.is_valid
         self.radius = self.radius.scatter_reduce(0, cells[here], away[here], "amax")
         self.labels = self.labels.clone()
-        self.labels[change.slots] = cells.where(here, -1)
+        self.labels[change.slots.cpu()] = cells.where(here, -1).cpu()
         self.moved, self._table = self.moved + len(change.slots), None
         if not bool(here.all()) and not bool((self.labels >= 0).any()):
             self.forget()  # nobody is left
@@ -159,8 +206,8 @@ class KMeansCells:
         self.generator.set_state(state["generator"].cpu())
         self.moved = int(state["moved"])
         if state["labels"] is not None:
-            self.labels, self.centres = state["labels"].clone(), state["centres"].clone()
-            self.radius = state["radius"].clone()
+            self.labels, self.centres = state["labels"].clone().cpu(), state["centres"].clone()
+            self.radius, self._loaded = state["radius"].clone(), True
 
     def _build(self, cache: Coordinates) -> None:
         """Find centres from a sample, give every item to the nearest, centre each cell on its own.
@@ -180,7 +227,7 @@ class KMeansCells:
         centres = lloyd(points, min(wanted, len(chosen)), self.iterations, self.generator)
         labels, means, counts = _assign(cache, centres)
         kept = counts > 0
-        renumbered = (kept.cumsum(0) - 1).where(kept, -1)
+        renumbered = (kept.cumsum(0) - 1).where(kept, -1).cpu()
         labels = labels.where(labels < 0, renumbered[labels])
         self.labels, self.centres = labels, means[kept]
         self.radius = _radii(cache, labels, self.centres)
@@ -191,14 +238,14 @@ def _assign(
 ) -> tuple[Int[Tensor, "S"], Float[Tensor, "G C"], Int[Tensor, "G"]]:
     """The nearest centre of every valid row, -1 for the others; mean and size of each cell."""
     valid = cache.valid
-    labels, sums = torch.full_like(valid, -1, dtype=torch.long), torch.zeros_like(centres)
+    labels, sums = torch.full(valid.shape, -1), torch.zeros_like(centres)
     for first, block in cache.coordinate_chunks(ROWS):
         here = valid[first : first + len(block)]
         rows = _finite(block, here)[here].to(centres.dtype)
         cells, _ = nearest(rows, centres)
-        labels[first : first + len(block)][here] = cells
+        labels[first : first + len(block)][here.cpu()] = cells.cpu()
         sums.index_add_(0, cells, rows)
-    counts = torch.bincount(labels[labels >= 0], minlength=len(centres))
+    counts = torch.bincount(labels + 1, minlength=len(centres) + 1)[1:].to(centres.device)
     return labels, sums / counts.clamp_min(1)[:, None], counts
 
 
@@ -208,7 +255,7 @@ def _radii(
     """The distance of each cell's farthest member from its centre."""
     radius = centres.new_zeros(len(centres))
     for first, block in cache.coordinate_chunks(ROWS):
-        cells = labels[first : first + len(block)]
+        cells = labels[first : first + len(block)].to(block.device)
         here = cells >= 0
         away = distance(block[here].to(centres.dtype), centres, cells[here])
         radius.scatter_reduce_(0, cells[here], away, "amax")

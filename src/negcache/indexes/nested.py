@@ -13,6 +13,9 @@ from negcache.shapes import Float, Int, Tensor
 ITERATIONS = 5
 """Of Lloyd's algorithm, over the centres of the fine cells."""
 
+PRODUCT = 64
+"""So many scores in one product cost as much as one whose row is gathered, about, on a CPU."""
+
 
 @dataclass(frozen=True)
 class NestedCells:
@@ -48,7 +51,10 @@ class NestedCells:
         column = torch.arange(int(counts.max()), device=counts.device)
         used = (column < counts[..., None]).flatten(1)
         cells = (self.offsets[chosen][..., None] + column).flatten(1).where(used, 0)
-        values = score.paired(queries, centres[cells]).double()
+        if len(centres) <= PRODUCT * cells.shape[1]:
+            values = score(queries, centres).detach().gather(1, cells).double()
+        else:
+            values = score.paired(queries, centres[cells]).detach().double()
         fine = self.fine
         children = Cut(values, fine.offsets[cells], fine.sizes[cells], fine.radius[cells])
         return refined(coarse_cut, chosen, children, used)
@@ -68,7 +74,7 @@ def nest(table: CellTable, parents: Int[Tensor, "G"]) -> NestedCells:
     place[order] = torch.arange(len(order), device=order.device)
     labels, parents = table.labels, parents[order]
     fine = CellTable.from_labels(
-        place[labels].where(labels >= 0, -1), table.centres[order], table.radius[order]
+        place.cpu()[labels].where(labels >= 0, -1), table.centres[order], table.radius[order]
     )
     counts = torch.bincount(parents)
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -16,7 +16,7 @@ from negcache.functional.cluster_draw import (
     without,
 )
 from negcache.functional.views import within
-from negcache.indexes.cells import CellIndex, CellTable, KMeansCells
+from negcache.indexes.cells import CellIndex, CellTable, HeldCells, KMeansCells, held_by
 from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.nested import NestedCells, group, nest
 from negcache.protocols import Cache, Coordinates, Request
@@ -79,7 +79,7 @@ class Asked:
 
     def log_prob(self, slots: Int[Tensor, "M"]) -> Float64[Tensor, "b M"]:
         """log Q of rows of the cache, hits among them; -inf for rows in no cell."""
-        places = self.table.ranks[slots]
+        places = self.table.places(slots)
         log_q = log_chance(self.cut, places.clamp_min(0))
         return log_q.masked_fill(places < 0, -torch.inf)
 
@@ -89,12 +89,12 @@ class Asked:
         """Slots, and log Q of each; hits are not masked. No coordinates of items are looked at."""
         drawn = draw_members(self.cut, noise)
         log_q = self.cut.values.gather(1, drawn.cells) - log_norm(self.cut)[:, None]
-        return self.table.members[drawn.places], log_q
+        return self.table.slots(drawn.places), log_q
 
     def propose(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
         """Draws and their scores; coordinates of the drawn items are gathered."""
         drawn = draw_members(self.cut, noise.flatten(1, 2))
-        slots = self.table.members[drawn.places]
+        slots = self.table.slots(drawn.places)
         scores = self._scores(slots)
         ratios = scores - self.cut.values.gather(1, drawn.cells)
         ratios = ratios.masked_fill(self.barred(slots), -torch.inf)
@@ -107,7 +107,7 @@ class Asked:
     def allowed(self) -> Cut:
         """The cells with the items that may stand for the query alone; of the whole request."""
         exclude = self.request.exclude
-        places = self.table.ranks[exclude.ids]
+        places = self.table.places(exclude.ids)
         held = places >= 0
         return without(self.cut, exclude.rows[held], places[held])
 
@@ -126,7 +126,7 @@ class Asked:
     def _enumerate(self) -> Exact:
         ratios, log_q = [], []
         for first, block in self.source.coordinate_chunks(max(1, HELD // self.queries.shape[1])):
-            slots = torch.arange(first, first + len(block), device=self.table.ranks.device)
+            slots = torch.arange(first, first + len(block), device=self.rows.device)
             items = self.source.see_items(block)
             scores = self.request.score(self.queries, items).double()
             chance = self.log_prob(slots)
@@ -165,6 +165,12 @@ class ClusterProposal:
         self._of: CellTable | None = None
         self._parents = torch.empty(0, dtype=torch.long)
         cache.attach(index)
+
+    @property
+    def held(self) -> HeldCells:
+        """Bytes of the tables: of the index, and of its cells of cells."""
+        nested = () if self._nested is None else (self._nested.coarse, self._nested.fine)
+        return held_by([self.index.table, *nested])
 
     @torch.no_grad()
     def ask(self, request: Request) -> Asked:

@@ -6,7 +6,7 @@ from collections.abc import Sized
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.alias import build_alias, draw_alias
+from negcache.functional.alias import AliasTable, build_alias, draw_alias
 from negcache.functional.draws import use_columns
 from negcache.protocols import Draw, Law, Request
 from negcache.shapes import Float, Int, Tensor
@@ -19,7 +19,7 @@ class Popularity:
     Source: Mikolov et al. 2013 (power 0.75); Walker 1977.
 
     Args:
-        counts: how often each item occurs [N], above 0, on the queries' device.
+        counts: how often each item occurs [N], above 0.
         num_negatives: draws per query, m; wrap in ``SharedDraws`` to share them over the batch.
         power: 1: popularity itself (the unigram law); 0: uniform.
     """
@@ -47,6 +47,7 @@ class Popularity:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(len(self.log_q))
+        self._follow(request.queries.device)
         drawn = draw_alias(self.table, request.uniforms(generator, self.num_negatives, 2))
         weight = -(self.log_q[drawn] + math.log(self.num_negatives)).to(request.queries.dtype)
         rows = torch.arange(len(drawn), device=drawn.device)[:, None].expand_as(drawn)
@@ -57,9 +58,16 @@ class Popularity:
         self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
     ) -> Float[Tensor, "B M"]:
         """log q(y), the same for every query that may draw the id."""
+        self._follow(ids.device)
         barred = request.exclude.mask(ids)
         log_q = self.log_q[ids].to(request.queries.dtype)
         return log_q.expand(barred.shape).masked_fill(barred, -torch.inf)
+
+    def _follow(self, device: torch.device) -> None:
+        """The tables move to where the queries are."""
+        if self.log_q.device != device:
+            self.log_q = self.log_q.to(device)
+            self.table = AliasTable(*(part.to(device) for part in self.table))
 
 
 def log_uniform(items: Sized, num_negatives: int) -> Popularity:

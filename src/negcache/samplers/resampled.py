@@ -50,6 +50,8 @@ class Resampled:
     @torch.no_grad()
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         pool = self.pool.draw(request, generator)
+        if not len(pool.ids):  # nobody may draw anything
+            return pool
         noise = request.uniforms(generator, self.num_negatives)
         logits = self._scores(request, pool.ids).double() + pool.log_weight
         log_norm = torch.logsumexp(logits, dim=1, keepdim=True)
@@ -58,7 +60,7 @@ class Resampled:
         places, seen = torch.unique(drawn, return_counts=True)
         log_chance = (logits - log_norm)[alive][:, places]
         log_expected = torch.logsumexp(log_chance, dim=0) + math.log(self.num_negatives)
-        weight = pool.log_weight[:, places] + (seen.log() - log_expected)
+        weight = pool.log_weight[:, places] + (seen.double().log() - log_expected)
         weight, figures = weight.to(request.queries.dtype), {"pool": float(len(pool.ids))}
         return Draw(pool.ids[places], None, weight, figures=pool.figures | figures)
 

@@ -58,12 +58,11 @@ class TreeCells:
         self.drift, self.rebuild_above, self.reinserted = drift, rebuild_above, 0
         self.tree, self._table = SGTree(base, resolution=resolution), None
         self.changed, self.moved = torch.zeros(0, dtype=torch.bool), True
+        self._loaded = False
 
     @property
     def table(self) -> CellTable:
-        if self._table is None:
-            raise InputError("cells of a cache", "none yet", "call follow(cache) first")
-        return self._table
+        return CellTable.empty() if self._table is None else self._table
 
     def on_change(self, change: Change) -> None:
         """Items have moved, come or gone: the tree hears of them when it next follows."""
@@ -88,8 +87,8 @@ class TreeCells:
         """
         grown = cache.num_rows != len(self.tree.present)
         if self._table is not None and not (self.moved or grown or bool(self.changed.any())):
-            if self._table.centres.device != cache.valid.device:  # a state has been loaded
-                self._table = self._cut(cache.valid.device)
+            if self._loaded:  # a table of ordinary memory, whatever the device
+                self._table, self._loaded = self._cut(cache.valid.device), False
             return
         valid = cache.valid.cpu()
         if not bool(valid.any()):
@@ -98,7 +97,7 @@ class TreeCells:
             )
         self.reinserted = self._move(cache, valid)
         self.moved, self.changed = False, torch.zeros_like(valid)
-        self._table = self._cut(cache.valid.device)
+        self._table, self._loaded = self._cut(cache.valid.device), False
 
     def state_dict(self) -> dict[str, Any]:
         own = {"changed": self.changed, "moved": self.moved, "reinserted": self.reinserted}
@@ -109,6 +108,7 @@ class TreeCells:
         self.reinserted = int(state["reinserted"])
         self.tree.load_state_dict(state["tree"])
         self._table = self._cut(torch.device("cpu")) if len(self.tree) else None
+        self._loaded = self._table is not None
 
     def _move(self, cache: Coordinates, valid: Bool[Tensor, "S"]) -> int:
         """Bring the tree to the coordinates of today; returns the items put to another place."""
@@ -156,7 +156,7 @@ class TreeCells:
         away = distance(rows[here], centres, labels[here])
         radius = torch.zeros_like(centres[:, 0])
         radius.scatter_reduce_(0, labels[here], away, "amax")
-        return CellTable.from_labels(labels.to(device), centres.to(device), radius.to(device))
+        return CellTable.from_labels(labels, centres.to(device), radius.to(device))
 
 
 def _ids(mask: Bool[Tensor, "S"]) -> Int[Tensor, "M"]:
