@@ -12,8 +12,8 @@ sample, about 4 sqrt(N); at 10^7 of half the sample with 5 iterations in place o
 for each draw besides. ``resampled``: a shared pool of 16 proposals a query, of which each query
 draws one. ``tree``: cells of an SG tree in place of k-means. ``rejection`` (32 tries at most) is
 exact only where it finds something. ``build_s`` is for all cells; ``upkeep_ms`` for 1,000 rows that
-are written and the table that the next draw needs. Bytes are those of the index, without the rows,
-which the exact draw needs on the device and the index in ordinary memory.
+are written and the table that the next draw needs (``two_level`` makes its own besides). Bytes are
+those of the index, without the rows: the exact draw needs these on the device.
 
 A cheap draw from a bad law is no bargain: at 10^5 items, for 32 queries, KL(P || Q) against the
 softmax, and the share of a draw that is effective, 1 / sum p^2 / q; laws are enumerated, those of
@@ -235,10 +235,7 @@ def draw_ms(method: str) -> dict[int, float]:
 
 
 def crossing(method: str) -> int | None:
-    """Items from which the draw is cheaper than the exact one, between sizes by logarithms.
-
-    The smallest size: it is cheaper there already; None: not even at the largest.
-    """
+    """Items from which it is cheaper than ``exact``, between sizes by logarithms; None: nowhere."""
     ours, exact = draw_ms(method), draw_ms("exact")
     log_ratios = [(math.log(n), math.log(ours[n] / exact[n])) for n in sorted(ours)]
     dearer = [place for place, (_, ratio) in enumerate(log_ratios) if ratio >= 0]
@@ -262,6 +259,8 @@ def answer() -> dict[str, Any]:
     large = [r for r in read_rows(NAME) if (r["items"], r["method"]) == (str(LARGE), "index")]
     for column in ("build_s", "upkeep_ms", "on_device", "in_memory"):
         figures[f"{column}_10m"] = float(large[-1][column])
+    ms = float(large[-1]["draw_ms"]) + float(large[-1]["upkeep_ms"])
+    figures["speedup_with_upkeep_10m"] = round(cost["exact"][LARGE] / ms, 1)
     for column in ("kl", "effective", "z_error", "missed"):
         figures[column] = {
             f"{scale:g}": {

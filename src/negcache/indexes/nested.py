@@ -48,9 +48,12 @@ class NestedCells:
         alive = coarse_cut.values.masked_fill(coarse_cut.size == 0, -torch.inf)
         chosen = alive.topk(min(expand, alive.shape[1]), dim=1).indices
         counts = self.offsets.diff()[chosen]
-        column = torch.arange(int(counts.max()), device=counts.device)
-        used = (column < counts[..., None]).flatten(1)
-        cells = (self.offsets[chosen][..., None] + column).flatten(1).where(used, 0)
+        ends = counts.cumsum(1)
+        column = torch.arange(int(ends[:, -1].max()), device=ends.device).repeat(len(ends), 1)
+        which = torch.searchsorted(ends, column, right=True)  # of the chosen: one after the other
+        used, which = which < chosen.shape[1], which.clamp(max=chosen.shape[1] - 1)
+        starts = self.offsets[chosen] - ends + counts
+        cells = (starts.gather(1, which) + column).where(used, 0)
         if len(centres) <= PRODUCT * cells.shape[1]:
             values = score(queries, centres).detach().gather(1, cells).double()
         else:

@@ -1,0 +1,59 @@
+"""What tables of cells hold, and that cuts shared by all queries are read like any others."""
+
+import torch
+from dynamic import cells
+from roster import NUM_ITEMS, problem
+
+import negcache as nc
+from negcache.functional import cluster_draw
+from negcache.functional.cluster_draw import Cut
+from negcache.indexes import nested
+
+
+def test_bytes_of_tables_are_centres_there_and_items_here():
+    request, _, cache = problem()
+    flat = nc.DynamicIndex(cache, 6, index=cells())
+    flat.draw(request, torch.Generator())
+    table, held = flat.proposal.index.table, flat.proposal.held
+    assert held == table.held
+    assert held.on_device == table.centres.nbytes + table.offsets.nbytes + table.radius.nbytes
+    assert held.in_memory == 8 * 2 * NUM_ITEMS
+    two = nc.DynamicIndex(cache, 6, index=cells(), expand=3)
+    two.draw(request, torch.Generator())
+    both = two.proposal.held
+    assert both.in_memory == 2 * held.in_memory, "coarse and fine share their members"
+    assert 2 * held.on_device < both.on_device < 4 * held.on_device
+
+
+def test_places_and_slots_are_inverse():
+    request, _, cache = problem()
+    flat = nc.DynamicIndex(cache, 6, index=cells())
+    flat.draw(request, torch.Generator())
+    table, slots = flat.proposal.index.table, torch.arange(NUM_ITEMS).view(2, -1)
+    assert torch.equal(table.slots(table.places(slots)), slots)
+
+
+def test_cells_of_one_row_are_found_as_cells_of_many():
+    noise = torch.Generator().manual_seed(0)
+    size = torch.tensor([3, 0, 2, 5])
+    first = torch.tensor([0, 3, 3, 5])
+    values = torch.randn(4, 4, generator=noise, dtype=torch.float64)
+    shared = Cut(values, *(each.expand(4, -1) for each in (first, size, torch.ones(4))))
+    apart = Cut(*(each.clone(memory_format=torch.contiguous_format) for each in shared))
+    assert apart.first.stride(0) == 4
+    places, rows = torch.arange(10), torch.tensor([2, 0])
+    for one, other in ((shared, apart), (shared.of(rows), apart.of(rows))):
+        assert torch.equal(
+            cluster_draw.log_chance(one, places), cluster_draw.log_chance(other, places)
+        )
+        assert torch.equal(cluster_draw.log_norm(one), cluster_draw.log_norm(other))
+    assert shared.of(rows).first.stride(0) == 0
+
+
+def test_children_are_scored_alike_by_one_product_and_one_by_one(monkeypatch):
+    request, _, cache = problem()
+    sampler = nc.DynamicIndex(cache, 6, index=cells(60), expand=3)
+    product = sampler.log_prob(request, torch.arange(NUM_ITEMS))
+    monkeypatch.setattr(nested, "PRODUCT", 0)
+    gathered = sampler.log_prob(request, torch.arange(NUM_ITEMS))
+    torch.testing.assert_close(product, gathered)

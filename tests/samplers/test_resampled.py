@@ -1,0 +1,195 @@
+"""Draws in two stages: unbiased whatever is stale, and the cached softmax where the pool is all."""
+
+import math
+
+import pytest
+import torch
+from dynamic import EVERY, cells, low_rank, refresh
+from roster import NUM_ITEMS, ROWS, problem, subset
+from setting import Setting
+
+import negcache as nc
+from negcache import reference
+from negcache.cache import LowRankCache
+from negcache.conformance import check_sampler, tile
+from negcache.functional.draws import use_columns
+
+POOLS = {
+    "index": lambda cache: nc.DynamicIndex(cache, 9, index=cells()),
+    "two_levels": lambda cache: nc.DynamicIndex(cache, 9, index=cells(60), expand=3),
+    "uniform": lambda cache: nc.Uniform(cache, 9),
+    "cached": lambda cache: nc.CachedSoftmax(cache, 9),
+}
+
+
+def resampled(cache, name="index", count=3):
+    return nc.Resampled(POOLS[name](cache), count, cache=cache)
+
+
+class Everything:
+    """Proposes every item once to every query, each with the chance 1 / N."""
+
+    has_density, coverage, num_negatives = True, 1.0, NUM_ITEMS
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def draw(self, request, generator):
+        drawn = EVERY.expand(len(request.queries), -1)
+        barred = request.exclude.mask(EVERY)
+        return use_columns(drawn, torch.zeros(drawn.shape).double().masked_fill(barred, -torch.inf))
+
+    def log_prob(self, request, ids, law=None):
+        shape = (len(request.queries), len(ids))
+        log_q = torch.full(shape, -math.log(NUM_ITEMS), dtype=torch.float64)
+        return log_q.masked_fill(request.exclude.mask(ids), -torch.inf)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+@pytest.mark.parametrize("name", POOLS)
+def test_laws(name, drift):
+    request, items, cache = problem(drift)
+    check_sampler(resampled(cache, name), request, items, rounds=50)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("moving", [False, True], ids=["dense", "low_rank"])
+def test_the_partition_is_unbiased_though_cells_and_rows_are_stale(moving, count):
+    request, items, cache = problem(drift=0.5)
+    cache = low_rank(items) if moving else cache
+    sampler = resampled(cache, count=count)
+    sampler.draw(request, torch.Generator())  # cells are built before anything moves
+    noise = torch.Generator().manual_seed(3)
+    moved = items + 0.3 * torch.randn(items.shape, generator=noise, dtype=items.dtype)
+    if moving:
+        refresh(cache, moved)
+    else:
+        some = torch.randperm(NUM_ITEMS, generator=noise)[:100]
+        cache.write(some, moved[some])
+    request = tile(request, 16)
+    truth = reference.log_partition(request, moved)
+    generator, ratios = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        draw = sampler.draw(request, generator)
+        terms = request.score(request.queries, moved[draw.ids]) + draw.log_weight
+        ratios.append((torch.logsumexp(terms, dim=1) - truth).exp())
+    error = torch.stack(ratios) - 1
+    z = error.mean(0) / error.std(0) * len(error) ** 0.5
+    assert (z.abs() < 4.5).all(), z
+    assert (error.std(0) / len(error) ** 0.5 < 0.02).all(), "the test could not tell"
+
+
+def counts_of(draw, request, cache, count):
+    """How often each item was drawn, if weights are those of shared draws of the cached softmax."""
+    law = nc.CachedSoftmax(cache, count).log_prob(request, draw.ids)
+    log_expected = torch.logsumexp(law, dim=0) + math.log(count)
+    barred = request.exclude.mask(draw.ids)
+    seen = (draw.log_weight + log_expected).exp()
+    assert torch.equal(seen == 0, barred)
+    own = seen.amax(dim=0)
+    torch.testing.assert_close(seen, own.expand_as(seen).masked_fill(barred, 0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(own, own.round(), rtol=1e-9, atol=0)
+    return torch.zeros(NUM_ITEMS).double().index_add_(0, draw.ids, own)
+
+
+def test_where_the_pool_is_everything_it_draws_from_the_cached_softmax():
+    """Weights and counts are those of ``SharedDraws(CachedSoftmax)``, the latter by chi-square."""
+    request, _, cache = problem(drift=0.5)
+    request = tile(request, 600)
+    sampler = nc.Resampled(Everything(cache), 8)
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    counts = counts_of(draw, request, cache, 8)
+    assert counts.sum() == 600 * ROWS * 8
+    law = nc.CachedSoftmax(cache, 8).log_prob(request, EVERY)
+    chi_square(counts, 8 * law.exp())
+    with pytest.raises(AssertionError, match="chi-square"):
+        chi_square(counts, 8 * torch.log_softmax(0.7 * law, dim=1).exp())
+
+
+def chi_square(counts, expected_by_query):
+    """Standardised by the variance of independent draws from a law for each query."""
+    expected = expected_by_query.sum(0)
+    often = expected >= 10
+    value = ((counts - expected)[often].square() / expected[often]).sum()
+    freedom = int(often.sum()) - 1
+    z = (value - freedom) / (2 * freedom) ** 0.5
+    assert abs(z) < 4.5, f"chi-square of {value:.0f} at {freedom} degrees"
+
+
+def test_a_pool_of_everything_gives_the_weights_of_one_query():
+    """One query, one draw: log weight = log Z~ - s~, so that the cached partition is exact."""
+    request, _, cache = problem(drift=0.5)
+    alone = request.slice(2, 3)
+    draw = nc.Resampled(Everything(cache), 1).draw(alone, torch.Generator().manual_seed(1))
+    assert len(draw.ids) == 1
+    found = request.score(alone.queries, cache.table[draw.ids]) + draw.log_weight
+    torch.testing.assert_close(found[:, 0], reference.log_partition(alone, cache.table))
+
+
+def with_barred(request, rows):
+    """The request, with every item barred for these queries."""
+    rows = torch.tensor(rows).repeat_interleave(NUM_ITEMS)
+    exclude = request.exclude.and_also(rows, EVERY.repeat(len(rows) // NUM_ITEMS))
+    return nc.Request(request.queries, request.score, request.positives, exclude)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_query_whose_items_are_all_barred_has_nothing(name):
+    request, items, cache = problem()
+    draw = resampled(cache, name).draw(with_barred(request, [0, 3]), torch.Generator())
+    assert (draw.log_weight[[0, 3]] == -torch.inf).all()
+    assert draw.log_weight[[1, 2, 4]].isfinite().any(dim=1).all()
+    check_sampler(resampled(cache, name), with_barred(request, [0]), items, rounds=50)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_where_nobody_may_draw_anything_the_draw_is_empty(name):
+    request, _, cache = problem()
+    draw = resampled(cache, name).draw(
+        with_barred(request, [0, 1, 2, 3, 4]), torch.Generator().manual_seed(0)
+    )
+    assert draw.log_weight.shape == (ROWS, 0)
+    assert draw.ids.shape == (0,)
+
+
+def test_items_without_cached_rows_are_still_drawn():
+    """What proposes reaches items that the cache of scores does not hold: these score 0."""
+    request, items, cache = problem()
+    sampler = nc.Resampled(nc.Uniform(cache, 9), 3, cache=subset(cache))
+    check_sampler(sampler, request, items, rounds=50)
+    half = nc.DenseCache(NUM_ITEMS, items.shape[1], dtype=torch.float64)
+    half.write(torch.arange(150), cache.table[:150])
+    check_sampler(nc.Resampled(nc.Uniform(cache, 9), 3, cache=half), request, items, rounds=50)
+
+
+def test_only_what_is_drawn_last_is_encoded():
+    request, _, cache = problem()
+    draw = nc.Resampled(nc.DynamicIndex(cache, 30, index=cells()), 2).draw(
+        request, torch.Generator().manual_seed(0)
+    )
+    assert 1 < len(draw.ids) <= 2 * ROWS
+
+
+def test_settings_that_cannot_draw_are_refused():
+    _, _, cache = problem()
+    with pytest.raises(nc.InputError, match="num_negatives"):
+        nc.Resampled(nc.DynamicIndex(cache, 9), 0)
+    with pytest.raises(nc.InputError, match="cache"):
+        nc.Resampled(nc.Popularity(torch.ones(NUM_ITEMS), 9))
+    with pytest.raises(nc.InputError, match="has_density"):
+        nc.Resampled(nc.DynamicIndexChain(cache, 9))
+
+
+@pytest.mark.parametrize("low", [True, False], ids=["low_rank", "dense"])
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(low):
+    def start():
+        cache = LowRankCache(300, 8, landmarks=5, every=4, sample=40) if low else None
+        return Setting(lambda dense: resampled(cache or dense, count=2))
+
+    one = start()
+    for _ in range(7):
+        one.step()
+    other = start()
+    other.load(one.state())
+    ours, theirs = ([run.step() for _ in range(15)] for run in (one, other))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
