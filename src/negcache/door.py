@@ -38,6 +38,16 @@ def check_batch(
             )
 
 
+def check_ids(ids: Tensor, num_items: int) -> None:
+    """Rows of a corpus. Raises InputError."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < num_items:
+        raise InputError(
+            f"ids between 0 and {num_items - 1}",
+            f"ids from {int(ids.min())} to {int(ids.max())}",
+            "ids are row numbers of the corpus",
+        )
+
+
 def _check_shapes(
     queries: Tensor, positives: Tensor, query_ids: Tensor | None, negatives: Tensor | None
 ) -> None:

@@ -169,7 +169,8 @@ class SoftmaxLoss(nn.Module):
         return self._trace.report()
 
     def get_extra_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"generator": self.generator.get_state()}
+        filled = len(self.corpus) if self._filled else 0
+        state: dict[str, Any] = {"generator": self.generator.get_state(), "filled": filled}
         if self.cache is not None:
             state["cache"] = self.cache.state_dict()
         return state
@@ -179,7 +180,7 @@ class SoftmaxLoss(nn.Module):
         if self.cache is not None:
             check_saved_cache(state)
             self.cache.load_state_dict(state["cache"])
-            self._filled = bool(self.cache.valid.all())
+            self._filled = state.get("filled") == len(self.corpus)
 
     def _draw(
         self,
@@ -197,9 +198,8 @@ class SoftmaxLoss(nn.Module):
             draws.append((own, corrected))
             mine = negatives >= 0
             exclude = exclude.and_also(rows[:, None].expand_as(negatives)[mine], negatives[mine])
-        first, total = distributed.rank() * len(rows), distributed.world_size() * len(rows)
-        num_items = len(self.corpus)
-        request = Request(queries, self.score, positives, exclude, first, total, num_items)
+        places = distributed.rank() * len(rows), distributed.world_size() * len(rows)
+        request = Request(queries, self.score, positives, exclude, *places, len(self.corpus))
         generator = self.generator if self.training else self.generator.clone_state()
         with torch.autocast(queries.device.type, enabled=False):  # laws are float32 at least
             drawn = self.sampler.draw(request, generator)

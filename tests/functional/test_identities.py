@@ -327,3 +327,27 @@ class Forced:
 
     def log_prob(self, request, ids, law=None):
         return self.log_q[:, ids]
+
+
+def test_items_that_only_a_partial_cache_reaches_count_in_a_joined_pool():
+    """Half of the items are held, and only the first five are ever positives."""
+    noise = torch.Generator().manual_seed(4)
+    items = torch.nn.functional.normalize(
+        torch.randn(20, 4, generator=noise, dtype=torch.float64), dim=1
+    )
+    pi = torch.zeros(20, dtype=torch.float64)
+    pi[:5] = 0.2
+    score, rest, ratios = nc.DotScore(0.7).double(), torch.arange(20) >= 5, []
+    for seed in range(600):
+        cache = nc.SubsetCache(20, 4, 10, dtype=torch.float64, seed=seed)
+        cache.write(torch.arange(20), items)
+        sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 4), log_popularity=pi.log())
+        positives = torch.randint(0, 5, (4,), generator=noise)
+        exclude = nc.Exclusion.from_pairs(torch.arange(4), positives, 4)
+        draw = sampler.draw(nc.Request(items[5:9], score, positives, exclude), noise)
+        scores = score(items[5:9], items).detach().exp()
+        found = (scores[:, draw.ids] * draw.log_weight.exp())[:, rest[draw.ids]].sum(dim=1)
+        ratios.append(found / scores[:, rest].sum(dim=1))
+    means = torch.stack(ratios)
+    z = (means.mean(dim=0) - 1) / (means.std(dim=0) / len(means) ** 0.5)
+    assert z.abs().max() < 4.5, z

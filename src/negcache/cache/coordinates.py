@@ -51,6 +51,7 @@ class CoordinateTable:
             self.stored = torch.zeros(shape, dtype=dtype)
             return
         _check_file(Path(path), math.prod(shape) * dtype.itemsize)
+        Path(path).unlink(missing_ok=True)  # whoever maps the old file keeps it
         flat = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
         self.stored = flat.view(shape).zero_()  # nothing that an earlier run left is ever read
 
@@ -78,6 +79,20 @@ class CoordinateTable:
 
     def _read(self, block: Tensor) -> Tensor:
         return with_ones(block[:, : self.rank].to(self.device, self.exact))
+
+
+def check_settings(
+    num_items: int, landmarks: int, every: int, sample: int, full_below: float
+) -> None:
+    """Those of a low-rank cache. Raises InputError."""
+    if num_items < 2:
+        raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
+    if min(landmarks, every) < 1 or sample < 10 or not 0 <= full_below <= 1:
+        raise InputError(
+            "landmarks and every of 1 or more, a sample of 10 or more, full_below from 0 to 1",
+            f"{landmarks}, {every}, {sample} and {full_below}",
+            "128, 100, 8192 and 0.9 are the defaults",
+        )
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from negcache.cache.coordinates import CoordinateTable, told
+from negcache.cache.coordinates import CoordinateTable, check_settings, told
 from negcache.cache.gathered import Gathered, Held, bytes_of
 from negcache.cache.listeners import Listeners
+from negcache.door import check_ids
 from negcache.errors import InputError
 from negcache.functional.nystrom import find_coordinates, landmark_basis, project
 from negcache.protocols import Listener, Reencoder
@@ -59,14 +60,7 @@ class LowRankCache:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        if num_items < 2:
-            raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
-        if min(landmarks, every) < 1 or sample < 10 or not 0 <= full_below <= 1:
-            raise InputError(
-                "landmarks and every of 1 or more, a sample of 10 or more, full_below from 0 to 1",
-                f"{landmarks}, {every}, {sample} and {full_below}",
-                "128, 100, 8192 and 0.9 are the defaults",
-            )
+        check_settings(num_items, landmarks, every, sample, full_below)
         self.num_items, self.dim, self.most = num_items, dim, landmarks
         self.every, self.sample, self.full_below = every, sample, full_below
         self.reencoder: Reencoder = Ridge() if reencoder is None else reencoder
@@ -159,14 +153,14 @@ class LowRankCache:
 
     @torch.no_grad()
     def due(self) -> Int[Tensor, "R"]:
-        """What is missing; every ``every`` steps a sample too, or all items for a full pass.
+        """What is missing; after a pass and every ``every`` steps a sample; or a full pass.
 
         Asked again before ``tick``, it names what has not been written yet.
         """
         if self.full_due:
             self._begin_pass()
-        now = (self.clock + 1) % self.every == 0 and self.landmarks is None
-        if now and self.drawn is None and bool(self.valid.any()):
+        now = (self.clock + 1) % self.every == 0 or not self.fits  # a map beats bare projection
+        if now and self.landmarks is None and self.drawn is None and bool(self.valid.any()):
             self.drawn = self._choose(self.valid, self.sample)
         waiting = [] if self.drawn is None else [self.drawn.outstanding]
         return torch.cat([self.missing(), *waiting])
@@ -183,8 +177,9 @@ class LowRankCache:
         """These items are no negatives any more, and are not encoded again.
 
         Raises:
-            InputError: fewer than 2 items would be left.
+            InputError: fewer than 2 items would be left, or there is no such item.
         """
+        check_ids(ids, self.num_items)
         left = ~self.removed
         left[ids] = False
         if int(left.sum()) < 2:
@@ -228,7 +223,8 @@ class LowRankCache:
                 "build the cache as it was when saved; only items may be added, at the end",
             )
         for name in ("valid", "removed"):
-            getattr(self, name).fill_(False)[:count] = state[name]
+            saved = state[name].clone()  # it may be this cache's own
+            getattr(self, name).fill_(False)[:count] = saved
         for name in ("clock", "fits", "full_due", "cosine"):
             setattr(self, name, state[name])
         self.table.load(state["table"])

@@ -4,13 +4,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from negcache.protocols import Cache, Coordinates, Listener
+from negcache.errors import InputError
+from negcache.protocols import Cache, Coordinates, Listener, Rows
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
 def as_coordinates(cache: Cache) -> Coordinates:
     """The cache itself where it has coordinates, else its rows as such."""
     return cache if isinstance(cache, Coordinates) else RowsAsCoordinates(cache)
+
+
+def refuse_coordinates(cache: Rows, what: str) -> None:
+    """An index that follows whole rows would not hear when coordinates are read anew.
+
+    Raises:
+        InputError: the cache keeps coordinates.
+    """
+    if isinstance(cache, Coordinates):
+        raise InputError(
+            f"a cache of whole embeddings for {what}",
+            type(cache).__name__,
+            "use DynamicIndex or CachedSoftmax over coordinates",
+        )
 
 
 @dataclass(frozen=True)

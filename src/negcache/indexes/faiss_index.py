@@ -6,6 +6,7 @@ import faiss
 import torch
 
 from negcache.errors import InputError
+from negcache.indexes.coordinates import refuse_coordinates
 from negcache.protocols import Cache, Change, Score
 from negcache.shapes import Float, Int, Tensor
 
@@ -30,6 +31,7 @@ class FaissIndex:
     """
 
     def __init__(self, cache: Cache, factory: str = "Flat", *, settings: str = "") -> None:
+        refuse_coordinates(cache, "a search index")
         self.cache, self.factory, self.settings = cache, factory, settings
         self.index: faiss.Index | None = None
         self._empty()  # an unknown name is refused now, not after the first pass

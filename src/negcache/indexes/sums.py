@@ -17,6 +17,7 @@ from negcache.errors import InputError
 from negcache.functional.features import Kernel
 from negcache.functional.grouped import groups_of
 from negcache.functional.two_stage import CELL
+from negcache.indexes.coordinates import refuse_coordinates
 from negcache.protocols import Change, Rows
 from negcache.shapes import Float, Int, Tensor
 
@@ -55,6 +56,7 @@ class KernelSums:
     def __init__(self, rows: Rows, kernel: Kernel, *, every: int = 1) -> None:
         if every < 1:
             raise InputError("every of 1 or more changes", f"{every}", "1 follows each change")
+        refuse_coordinates(rows, "sums of kernel features")
         self.rows, self.kernel, self.every = rows, kernel, every
         self.moved, self.changes, self.behind = 0, 0, torch.zeros(0, dtype=torch.bool)
         self.levels: list[Tensor] = []

@@ -39,6 +39,10 @@ class Resampled:
     ) -> None:
         if num_negatives < 1:
             raise InputError("num_negatives of 1 or more", f"{num_negatives}", "draw at least one")
+        if None not in (cache, sampler.cache) and cache is not sampler.cache:
+            raise InputError(
+                "proposals and choice over one cache", "two caches", "leave cache= out"
+            )
         cache = sampler.cache if cache is None else cache
         if cache is None:
             raise InputError(

@@ -71,6 +71,9 @@ class SharedDraws:
         ids, seen = torch.unique(torch.cat([drawn[kept], request.targets]), return_counts=True)
         log_prob = self.sampler.log_prob(request, ids, own.law)
         log_expected = torch.logsumexp(log_prob, dim=0) + log_times
-        by_batch = request.others.to(log_expected).log() + self.log_popularity.to(log_expected)[ids]
+        log_pi = self.log_popularity.to(log_expected)[ids]
+        coverage = math.log(self.sampler.coverage)  # what the batch reaches needs no help of it
+        log_expected = log_expected.where(log_pi > -torch.inf, log_expected + coverage)
+        by_batch = request.others.to(log_expected).log() + log_pi
         drawn = share(ids, seen, torch.logaddexp(log_expected, by_batch), request)
         return replace(drawn, figures=own.figures)
