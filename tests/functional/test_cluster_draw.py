@@ -160,6 +160,22 @@ def test_gamma_and_its_bounds(seed):
         assert (tight < exact.log_gamma).any(), "a bound that leaves the radius out is none"
 
 
+def test_gamma_stays_below_its_bound_where_a_centre_scores_above_most_of_its_members():
+    """A head between one item ahead of it and a hundred behind: Zhat is far above Z."""
+    items = torch.cat([torch.ones(1), -torch.ones(100)]).double()[:, None]
+    table = CellTable.from_labels(
+        torch.zeros(101, dtype=torch.long), torch.zeros(1, 1, dtype=F64), torch.ones(1, dtype=F64)
+    )
+    queries = torch.tensor([[0.2], [0.1]], dtype=F64)
+    cut = cut_of(table, queries)
+    scores, _ = truth(queries, items)
+    log_q = cluster_draw.log_chance(cut, table.ranks)
+    exact = bounds.enumerate_chain(scores - cut.values[:, table.labels], log_q)
+    reach = BETA * queries.norm(dim=1)
+    assert (exact.log_gamma > 1.3 * reach).all(), "the radius of one side is not enough"
+    assert (exact.log_gamma <= bounds.log_gamma_bound(cut, cut, reach)).all()
+
+
 def test_the_acceptance_of_a_chain_at_rest_is_counted_over_all_pairs():
     for softmax, log_q, ratios, _ in chains(0):
         exact = bounds.enumerate_chain(ratios[None], log_q[None])
@@ -287,6 +303,13 @@ def test_best_cells_are_those_of_the_highest_centres():
     assert (kept.sum(dim=1) == 3).all()
     best = cut.values.topk(3, dim=1).values
     assert torch.equal(cut.values[kept].view(B, 3).sort(descending=True).values, best)
+
+
+def test_an_empty_cell_takes_no_place_among_the_best():
+    labels, values = torch.tensor([0, 0, 2, 2, 3]), torch.tensor([[1.0], [9.0], [3.0], [2.0]])
+    table = CellTable.from_labels(labels, values.double(), torch.zeros(4, dtype=F64))
+    kept = cluster_draw.best_cells(cut_of(table, torch.ones(1, 1, dtype=F64)), 2)
+    assert torch.softmax(cluster_draw.log_masses(kept), dim=1)[0].nonzero().tolist() == [[2], [3]]
 
 
 def test_chains_leave_what_is_barred_and_never_go_there():

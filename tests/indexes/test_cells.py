@@ -296,6 +296,24 @@ def test_everyone_leaves():
     assert len(cells.table.members) == 8
 
 
+def test_cells_that_everyone_has_left_are_forgotten():
+    """Fewer have moved than there are rows, so that nothing else would build the cells anew."""
+    rows, cells = vectors(16), KMeansCells(num_cells=3)
+    cache = nc.SubsetCache(32, D, 16, rho=0.5)
+    cache.attach(cells)
+    cache.write(cache.ids(torch.arange(8)), rows[:8])  # those that leave first
+    cells.follow(as_coordinates(cache))
+    old, new = cells.table.centres, cache.due()
+    assert not cache.valid.any()
+    assert cells.table.num_cells == 0
+    with pytest.raises(nc.InputError, match="holds items"):
+        cells.follow(as_coordinates(cache))
+    cache.write(new, rows[8:] + 100)
+    cells.follow(as_coordinates(cache))
+    assert torch.cdist(cells.table.centres, old).min() > 100
+    check(cells.table, cache.table, cache.valid)
+
+
 def test_coarse_cells_hold_their_fine_cells():
     rows = vectors(N)
     source, cells = build(rows, num_cells=40)

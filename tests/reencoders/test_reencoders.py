@@ -177,6 +177,25 @@ def test_the_corrector_bends_where_a_ridge_cannot():
     assert found["corrector"] < found["ridge"]
 
 
+def test_a_corrector_started_in_inference_mode_learns_like_any_other():
+    """A cache may be filled so: the net is trained for all that, inside the mode and outside."""
+    found = []
+    for inside in (False, True):
+        reencoder, other = ROSTER["corrector"](), ROSTER["corrector"]()
+        with torch.inference_mode(inside):
+            reencoder.start(BASIS)
+            other.start(BASIS)
+            other.fit(STALE, FRESH)
+        reencoder.fit(STALE, FRESH)
+        other.fit(STALE, FRESH)
+        copy = ROSTER["corrector"]()
+        with torch.inference_mode(inside):
+            copy.load_state_dict(reencoder.state_dict())
+        copy.fit(STALE, FRESH)
+        found.append(torch.cat([each.full(STALE) for each in (reencoder, other, copy)]))
+    assert torch.equal(*found)
+
+
 def test_the_corrector_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     reencoder = ROSTER["corrector"]()

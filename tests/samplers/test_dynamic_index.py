@@ -207,6 +207,12 @@ def test_settings_that_draw_nothing_are_refused(build):
         build(problem()[2])
 
 
+def test_a_snapshot_of_coordinates_is_refused():
+    for inner in (LowRankCache(300, 8), nc.SnapshotCache(nc.DenseCache(300, 8, rho=1.0), 3)):
+        with pytest.raises(nc.InputError, match=f"DenseCache or a Sub.*got {type(inner).__name__}"):
+            nc.SnapshotCache(inner, 5)
+
+
 SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 
 

@@ -74,6 +74,42 @@ def test_rejection_draws_follow_the_softmax(seed):
         assert chi_square_p(counts[row], law[row] * 400 * 30) > 1e-4
 
 
+def test_rejection_takes_rounding_at_large_logits_for_what_it_is():
+    """Rows as a tower gives them, logits of 20,000: rounding alone is above a thousandth."""
+    noise = torch.Generator().manual_seed(0)
+    items = 150 * torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 64, generator=noise), dim=1)
+    cache = nc.DenseCache(NUM_ITEMS, 64)
+    cache.write(EVERY, items)
+    score, rows = nc.DotScore(1.0, normalize=False).requires_grad_(False), torch.arange(ROWS)
+    exclude = nc.Exclusion.from_pairs(rows, rows + ROWS, ROWS)
+    request = nc.Request(items[:ROWS], score, rows + ROWS, exclude)
+    sampler = DynamicIndexRejection(cache, 4, index=cells(NUM_ITEMS))
+    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    best = reference.softmax_law(request, items).argmax(dim=1)
+    assert (draw.ids[draw.columns] == best[:, None]).all(), "one item has all the mass"
+    wide = DynamicIndexRejection(cache, 4, rounds=2, index=cells())
+    wide.draw(request, torch.Generator().manual_seed(0))
+    wide.proposal.index.table.radius.mul_(0.01)
+    with pytest.raises(nc.InputError, match="radius"):
+        wide.draw(request, torch.Generator().manual_seed(0))
+
+
+def test_what_rounding_may_do_grows_with_logits_and_with_the_spacing_of_products():
+    envelope = torch.tensor([[-1e4, 2.0], [-torch.inf, 5.0]]).double()
+    assert rejection.tolerance(envelope, 2.0**-23) == pytest.approx(1e-3 + 0.16 * 2.0**-23 * 1e6)
+    assert rejection.tolerance(envelope[:0], 2.0**-23) == rejection.TOLERANCE
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert rejection.spacing(torch.float32, gpu) == torch.finfo(torch.float32).eps
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        assert rejection.spacing(torch.float32, gpu) == 2.0**-10
+        assert rejection.spacing(torch.float32, cpu) == torch.finfo(torch.float32).eps
+        assert rejection.spacing(torch.float64, gpu) == torch.finfo(torch.float64).eps
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
 def reversed_walk(log_ratios, uniforms):
     return metropolis.walk(-log_ratios.clamp_min(-50), uniforms)
 
@@ -90,7 +126,7 @@ def test_broken_chains_are_caught(broken, monkeypatch):
         test_chain_ends_follow_the_exact_law(2, 400, 0)
 
 
-def keep_everything(log_ratios, uniforms):
+def keep_everything(log_ratios, uniforms, tolerated):
     return rejection.first_kept(torch.zeros_like(log_ratios), uniforms)
 
 
@@ -165,6 +201,22 @@ def test_partitions_are_unbiased_for_the_cached_scores_whatever_is_barred(build)
     ratio = (draw.log_z.view(2000, ROWS) - truth).exp()
     error = ratio.std(dim=0) / 2000**0.5
     assert (ratio.mean(dim=0) - 1).abs().max() < 0.1
+    assert ((ratio.mean(dim=0) - 1).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("build", [DynamicIndexChain, DynamicIndexRejection])
+def test_partitions_are_unbiased_over_the_subsets_that_a_cache_may_hold(build):
+    """Each row held stands for two items: half of the partition is missing without the coverage."""
+    request, items, _ = problem(num_items=60, temperature=0.7)
+    truth, ratios = reference.log_partition(request, items), []
+    for seed in range(200):
+        cache = nc.SubsetCache(60, 8, 30, dtype=torch.float64, seed=seed)
+        cache.write(torch.arange(60), items)
+        draw = build(cache, 8, index=cells(5)).draw(request, torch.Generator().manual_seed(seed))
+        ratios.append((draw.log_z - truth).exp())
+    ratio = torch.stack(ratios)
+    error = ratio.std(dim=0) / len(ratios) ** 0.5
+    assert (error < 0.03).all(), "the test could not tell"
     assert ((ratio.mean(dim=0) - 1).abs() < 4.5 * error).all()
 
 

@@ -79,10 +79,9 @@ def test_the_partition_is_unbiased_though_cells_and_rows_are_stale(moving, count
     assert (error.std(0) / len(error) ** 0.5 < 0.02).all(), "the test could not tell"
 
 
-def counts_of(draw, request, cache, count):
-    """How often each item was drawn, if weights are those of shared draws of the cached softmax."""
-    law = nc.CachedSoftmax(cache, count).log_prob(request, draw.ids)
-    log_expected = torch.logsumexp(law, dim=0) + math.log(count)
+def counts_of(draw, request, law, count):
+    """How often each item was drawn, if weights are those of shared draws by this law."""
+    log_expected = torch.logsumexp(law[:, draw.ids], dim=0) + math.log(count)
     barred = request.exclude.mask(draw.ids)
     seen = (draw.log_weight + log_expected).exp()
     assert torch.equal(seen == 0, barred)
@@ -98,9 +97,9 @@ def test_where_the_pool_is_everything_it_draws_from_the_cached_softmax():
     request = tile(request, 600)
     sampler = nc.Resampled(Everything(cache), 8)
     draw = sampler.draw(request, torch.Generator().manual_seed(0))
-    counts = counts_of(draw, request, cache, 8)
-    assert counts.sum() == 600 * ROWS * 8
     law = nc.CachedSoftmax(cache, 8).log_prob(request, EVERY)
+    counts = counts_of(draw, request, law, 8)
+    assert counts.sum() == 600 * ROWS * 8
     chi_square(counts, 8 * law.exp())
     with pytest.raises(AssertionError, match="chi-square"):
         chi_square(counts, 8 * torch.log_softmax(0.7 * law, dim=1).exp())
@@ -160,6 +159,16 @@ def test_items_without_cached_rows_are_still_drawn():
     half = nc.DenseCache(NUM_ITEMS, items.shape[1], dtype=torch.float64)
     half.write(torch.arange(150), cache.table[:150])
     check_sampler(nc.Resampled(nc.Uniform(cache, 9), 3, cache=half), request, items, rounds=50)
+
+
+def test_items_that_are_not_held_are_chosen_as_if_they_scored_zero():
+    request, _, full = problem()
+    request, cache = tile(request, 200), subset(full)
+    held = cache.slots(EVERY) >= 0
+    draw = nc.Resampled(Everything(cache), 8).draw(request, torch.Generator().manual_seed(0))
+    scores = request.score(request.queries, full.table).where(held, 0.0)
+    law = torch.log_softmax(scores.masked_fill(request.exclude.mask(EVERY), -torch.inf), dim=1)
+    chi_square(counts_of(draw, request, law, 8), 8 * law.exp())
 
 
 def test_only_what_is_drawn_last_is_encoded():

@@ -28,18 +28,32 @@ class Listeners:
 
     def state_dict(self) -> dict[str, Any]:
         """Empty where nobody listens: a cache's state is then its own alone."""
-        return {"listeners": [each.state_dict() for each in self.all]} if self.all else {}
+        if not self.all:
+            return {}
+        states = [each.state_dict() for each in self.all]
+        return {"listeners": states, "listener_kinds": self._kinds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Each takes its own; where as many were not saved, all start anew from the rows."""
+        """Each takes its own; one of another kind than was saved starts anew from the rows.
+
+        Where as many were not saved, all start anew.
+        """
         saved = state.get("listeners", [])
         if len(saved) != len(self.all):
             self.forget()
             return
-        for listener, own in zip(self.all, saved, strict=True):
-            listener.load_state_dict(own)
+        kinds = state.get("listener_kinds", self._kinds)
+        for listener, own, kind, was in zip(self.all, saved, self._kinds, kinds, strict=True):
+            if kind == was:
+                listener.load_state_dict(own)
+            else:
+                listener.forget()
 
     def forget(self) -> None:
         """The rows have been replaced as a whole."""
         for listener in self.all:
             listener.forget()
+
+    @property
+    def _kinds(self) -> list[str]:
+        return [type(each).__name__ for each in self.all]

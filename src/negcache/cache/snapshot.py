@@ -6,7 +6,7 @@ from typing import Any
 from negcache.cache.dense import DenseCache
 from negcache.cache.subset import SubsetCache
 from negcache.errors import InputError
-from negcache.protocols import Listener
+from negcache.protocols import Cache, Listener
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -25,9 +25,15 @@ class SnapshotCache:
 
     is_live = False
 
-    def __init__(self, cache: DenseCache | SubsetCache, every: int) -> None:
+    def __init__(self, cache: Cache, every: int) -> None:
         if every < 1:
             raise InputError("every of 1 or more steps", f"{every}", "1 encodes all rows each step")
+        if not isinstance(cache, DenseCache | SubsetCache):
+            raise InputError(
+                "a DenseCache or a SubsetCache, whose rows can all be renewed at one step",
+                type(cache).__name__,
+                "use the cache as it is; a LowRankCache makes full passes of its own",
+            )
         if cache.rho != 1:
             raise InputError(
                 "a cache with rho=1.0, which looks at all its rows again",

@@ -12,7 +12,13 @@ from negcache.errors import InputError
 from negcache.shapes import Bool, Float64, Int, Tensor
 
 TOLERANCE = 1e-3
-"""What rounding may put a score above its envelope, in nats."""
+"""What rounding may put a score above its envelope, in nats, however small the logits."""
+
+ROUNDINGS = 16
+"""Units in the last place of the largest logit that rounding may add to it."""
+
+TF32 = 2.0**-10
+"""The spacing of TF32 at 1, to which a GPU may round the factors of float32 products."""
 
 
 class Accepted(NamedTuple):
@@ -22,14 +28,37 @@ class Accepted(NamedTuple):
     found: Bool[Tensor, "B m"]
 
 
-def log_keep(log_ratios: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+def spacing(dtype: torch.dtype, device: torch.device) -> float:
+    """The spacing at 1 of what products are worked out in."""
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return TF32 if tf32 and dtype == torch.float32 else torch.finfo(dtype).eps
+
+
+def tolerance(envelope: Float64[Tensor, "B W"], eps: float) -> float:
+    """What rounding may put a score above its envelope, in nats.
+
+    Args:
+        envelope: V + reach r of the cells; -inf where a query does not use one.
+        eps: the spacing at 1 of what scores were worked out in.
+    """
+    sizes = envelope.abs().masked_fill(~envelope.isfinite(), 0.0)
+    return TOLERANCE + ROUNDINGS * eps * (float(sizes.max()) if sizes.numel() else 0.0)
+
+
+def log_keep(
+    log_ratios: Float64[Tensor, "*n"], tolerated: float = TOLERANCE
+) -> Float64[Tensor, "*n"]:
     """log of the chance that a proposal is kept: t itself, since the envelope is above the score.
+
+    Args:
+        log_ratios: t = s~ - V - reach r; -inf for what may not stand for the query.
+        tolerated: what a score may be above its envelope; it then counts as equal to it.
 
     Raises:
         InputError: a score above its envelope; the draws would not follow the softmax.
     """
     over = float(log_ratios.max()) if log_ratios.numel() else 0.0
-    if over > TOLERANCE:
+    if over > tolerated:
         raise InputError(
             "scores within scale x norm x radius of their cell's centre",
             f"one that is {over:.2g} nats above",
@@ -39,14 +68,12 @@ def log_keep(log_ratios: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
 
 
 def first_kept(
-    log_ratios: Float64[Tensor, "B m s"], uniforms: Float64[Tensor, "B m s"]
+    log_ratios: Float64[Tensor, "B m s"],
+    uniforms: Float64[Tensor, "B m s"],
+    tolerated: float = TOLERANCE,
 ) -> Accepted:
-    """The first of s proposals that is kept.
-
-    Args:
-        log_ratios: t = s~ - V - reach r; -inf for what may not stand for the query.
-    """
-    kept = uniforms < log_keep(log_ratios).exp()
+    """The first of s proposals that is kept; arguments as for ``log_keep``."""
+    kept = uniforms < log_keep(log_ratios, tolerated).exp()
     return Accepted(kept.long().argmax(dim=2), kept.any(dim=2))
 
 

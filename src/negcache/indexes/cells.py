@@ -176,16 +176,16 @@ class KMeansCells:
         grown = self.labels is not None and len(self.labels) != cache.num_rows
         if self.labels is None or grown or self.moved >= cache.num_rows:
             self._build(cache)
-        elif self._loaded:  # from a state of whatever device
-            device = cache.valid.device
-            self.centres, self.radius = self.centres.to(device), self.radius.to(device)
-            self._loaded, self._table = False, None
+        elif self._loaded:
+            self._bring_to(cache.valid.device)
 
     @torch.no_grad()
     def on_change(self, change: Change) -> None:
         """Items have moved, come or gone: each goes to the nearest cell, or to none."""
         if self.labels is None:
             return
+        if self._loaded:
+            self._bring_to(change.new.device)
         new = _finite(change.new, change.is_valid).to(self.centres.dtype)
         cells, away = nearest(new, self.centres)
         here = change.is_valid
@@ -198,16 +198,29 @@ class KMeansCells:
 
     def state_dict(self) -> dict[str, Any]:
         names = ("labels", "centres", "radius", "moved")
-        own = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in names} | {"settings": self._settings}
         return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cells made by other settings are forgotten: the next ``follow`` builds anew."""
         self.forget()
+        if state.get("settings") != self._settings:
+            return
         self.generator.set_state(state["generator"].cpu())
         self.moved = int(state["moved"])
         if state["labels"] is not None:
             self.labels, self.centres = state["labels"].clone().cpu(), state["centres"].clone()
             self.radius, self._loaded = state["radius"].clone(), True
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        names = ("num_cells", "sample", "iterations")
+        return {name: getattr(self, name) for name in names}
+
+    def _bring_to(self, device: torch.device) -> None:
+        """From a state of whatever device, to that of the coordinates."""
+        self.centres, self.radius = self.centres.to(device), self.radius.to(device)
+        self._loaded, self._table = False, None
 
     def _build(self, cache: Coordinates) -> None:
         """Find centres from a sample, give every item to the nearest, centre each cell on its own.

@@ -10,10 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 
+from negcache.errors import InputError
 from negcache.kernels.arrays import NONE, ROOT, Nodes, Shape
+
+try:
+    import numba
+except ImportError as error:
+    raise InputError("numba for SG trees", str(error), 'pip install "negcache[index]"') from error
 
 SUM_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 

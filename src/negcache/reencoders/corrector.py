@@ -79,8 +79,12 @@ class Corrector:
             self.net.load_state_dict(state["net"])
         self.generator.set_state(state["generator"].cpu())
 
+    @torch.inference_mode(False)
     def _build(self) -> nn.Sequential:
-        """Two layers, the last one zero; on the device and in the dtype of the map."""
+        """Two layers, the last one zero; on the device and in the dtype of the map.
+
+        They can be trained also where the cache is filled in inference mode.
+        """
         dim, dtype = self.map.shape[1], self.map.dtype
         first = nn.Linear(dim, self.width, device="meta", dtype=dtype)
         last = nn.Linear(self.width, dim, device="meta", dtype=dtype)

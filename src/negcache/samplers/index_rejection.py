@@ -8,7 +8,7 @@ import torch
 from negcache.errors import InputError
 from negcache.functional.cluster_draw import log_norm
 from negcache.functional.metropolis import log_partition
-from negcache.functional.rejection import first_kept, log_keep, log_shares
+from negcache.functional.rejection import first_kept, log_keep, log_shares, spacing, tolerance
 from negcache.functional.softmax_draws import pinned_draw, with_figures
 from negcache.indexes.cells import CellIndex
 from negcache.indexes.proposal import Asked, ClusterProposal
@@ -82,17 +82,20 @@ class DynamicIndexRejection:
         asked = asked.raised()
         # One number from the generator, however many rounds this process makes.
         seed = int(torch.randint(1 << 62, (), generator=generator))
-        found = self._search(asked, request, torch.Generator().manual_seed(seed))
+        tolerated = _tolerated(asked)
+        found = self._search(asked, request, torch.Generator().manual_seed(seed), tolerated)
         norm = log_norm(asked.allowed())
         log_z = log_partition(found.first_ratios, norm)
         shares = log_shares(found.kept, found.log_ratios, norm, log_z)
         log_z = log_z - math.log(self.cache.coverage)
         ids, dtype = self.cache.ids(found.slots), request.queries.dtype
         draw = pinned_draw(ids, found.scores, log_z, shares, dtype)
-        acceptance = log_keep(found.first_ratios).exp()
+        acceptance = log_keep(found.first_ratios, tolerated).exp()
         return with_figures(draw, {"acceptance": acceptance, "not_found": ~found.kept})
 
-    def _search(self, asked: Asked, request: Request, noise: torch.Generator) -> _Found:
+    def _search(
+        self, asked: Asked, request: Request, noise: torch.Generator, tolerated: float
+    ) -> _Found:
         """Rounds of proposals, for the queries that still want one."""
         uniforms = request.uniforms(noise, self.num_negatives, 1, 2)
         slots, scores, ratios = (each.squeeze(2) for each in asked.propose(uniforms))
@@ -104,10 +107,16 @@ class DynamicIndexRejection:
             uniforms = request.uniforms(noise, self.num_negatives, self.tries, 3)[wanting]
             proposed = asked.of(wanting).propose(uniforms[..., :2])
             first = proposed.log_ratios.flatten(1) if turn == 0 else first
-            kept = first_kept(proposed.log_ratios, uniforms[..., 2])
+            kept = first_kept(proposed.log_ratios, uniforms[..., 2], tolerated)
             news = kept.found & ~found[wanting]
             for mine, theirs in zip((slots, scores, ratios), proposed, strict=True):
                 theirs = theirs.gather(2, kept.ends[..., None]).squeeze(2)
                 mine[wanting] = theirs.where(news, mine[wanting])
             found[wanting] |= news
         return _Found(slots, scores, ratios, found, first)
+
+
+def _tolerated(asked: Asked) -> float:
+    """By the coarser of the dtypes of scores and of radii."""
+    scores = spacing(asked.queries.dtype, asked.queries.device)
+    return tolerance(asked.cut.values, max(scores, torch.finfo(asked.table.radius.dtype).eps))

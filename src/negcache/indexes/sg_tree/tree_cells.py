@@ -55,6 +55,7 @@ class TreeCells:
                 "the defaults are `mean` and None",
             )
         self.num_cells, self.level, self.centre = num_cells, level, centre
+        self.base, self.resolution = base, resolution
         self.drift, self.rebuild_above, self.reinserted = drift, rebuild_above, 0
         self.tree, self._table = SGTree(base, resolution=resolution), None
         self.changed, self.moved = torch.zeros(0, dtype=torch.bool), True
@@ -101,14 +102,24 @@ class TreeCells:
 
     def state_dict(self) -> dict[str, Any]:
         own = {"changed": self.changed, "moved": self.moved, "reinserted": self.reinserted}
-        return own | {"tree": self.tree.state_dict()}
+        return own | {"tree": self.tree.state_dict(), "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cells of a tree of other settings, or cut otherwise, are not taken over."""
+        if state.get("settings") != self._settings:
+            self.forget()
+            return
         self.changed, self.moved = state["changed"].cpu().clone(), bool(state["moved"])
         self.reinserted = int(state["reinserted"])
         self.tree.load_state_dict(state["tree"])
         self._table = self._cut(torch.device("cpu")) if len(self.tree) else None
         self._loaded = self._table is not None
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What makes a tree and cuts it; how it moves may change from run to run."""
+        names = ("num_cells", "level", "centre", "base", "resolution")
+        return {name: getattr(self, name) for name in names}
 
     def _move(self, cache: Coordinates, valid: Bool[Tensor, "S"]) -> int:
         """Bring the tree to the coordinates of today; returns the items put to another place."""
