@@ -151,7 +151,7 @@ def _draw_from_all(
         ):
             cell = some[where]
             place = invert_cdf(cell, noises[:, None])
-            slots = where[:, None] % width * CELL + place
+            slots = (where[:, None] % width * CELL + place).clamp_(max=rows.num_rows - 1)
             parts.append((slots, cell.gather(1, place)))
     slots, logits = (torch.cat(c).view(cells.shape) for c in zip(*parts, strict=True))
     return Found(slots, logits)
