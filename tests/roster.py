@@ -7,6 +7,7 @@ import torch
 
 import negcache as nc
 from negcache.functional.features import Quartic
+from negcache.indexes.sg_tree import TreeCells
 from negcache.protocols import Sampler
 
 
@@ -84,6 +85,7 @@ ROSTER = [
         lambda cache: nc.DynamicIndexRejection(cache, 6, tries=64),
         unbiased=False,
     ),
+    Case("index_tree", lambda cache: nc.DynamicIndexTree(cache, 6, TreeCells()), unbiased=False),
     Case("resampled", lambda cache: nc.Resampled(nc.DynamicIndex(cache, 9), 3)),
     Case("resampled_uniform", lambda cache: nc.Resampled(nc.Uniform(cache, 9), 3, cache=cache)),
     Case("full", lambda cache: nc.FullSoftmax(cache)),

@@ -18,6 +18,7 @@ from negcache.samplers.popularity import Popularity, log_uniform
 from negcache.samplers.resampled import Resampled
 from negcache.samplers.shared import SharedDraws
 from negcache.samplers.stale_ann import StaleTopK
+from negcache.samplers.tree_rejection import DynamicIndexTree
 from negcache.samplers.uniform import Uniform
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DynamicIndexChain",
     "DynamicIndexMiner",
     "DynamicIndexRejection",
+    "DynamicIndexTree",
     "ExactKernel",
     "FullSoftmax",
     "Given",

@@ -51,3 +51,14 @@ def _cut(t: Nodes, heads: np.ndarray) -> TreeCut:
     counts = np.bincount(labels[labels >= 0], minlength=len(ids))
     whole = torch.from_numpy(counts == t.size[ids])
     return TreeCut(torch.from_numpy(labels), torch.from_numpy(ids), whole)
+
+
+def finest_level(t: Nodes, most: int) -> int:
+    """The lowest level that ``cut_at`` makes at most so many heads of, or that of the root."""
+    here = np.flatnonzero(t.parent != NONE)
+    level, parent = t.level[here], t.parent[here]
+    above = np.where(parent >= 0, t.level[parent], level.max() + 1)
+    for each in np.unique(level):
+        if (level > each).sum() + ((level <= each) & (above > each)).sum() <= most:
+            return int(each)
+    return int(level.max())

@@ -7,7 +7,9 @@ import torch
 
 from negcache.errors import InputError
 from negcache.functional.lloyd import distance
+from negcache.functional.tree_draw import Frontier, TreeArrays
 from negcache.indexes.cells import ROWS, CellTable
+from negcache.indexes.sg_tree.cuts import finest_level
 from negcache.indexes.sg_tree.tree import SGTree
 from negcache.protocols import Change, Coordinates
 from negcache.score import at_least_float32
@@ -114,6 +116,15 @@ class TreeCells:
         self.tree.load_state_dict(state["tree"])
         self._table = self._cut(torch.device("cpu")) if len(self.tree) else None
         self._loaded = self._table is not None
+
+    def subtrees(self) -> tuple[TreeArrays, Frontier]:
+        """The tree, and a level of it with at most as many nodes as there are cells."""
+        level = self.level
+        if level is None:
+            level = finest_level(self.tree.nodes, self.table.num_cells)
+        heads = self.tree.cut(level).heads
+        whole = torch.from_numpy(self.tree.nodes.level)[heads] <= level
+        return self.tree.arrays(), Frontier(heads, whole)
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Multi-level rejection through the public draw: the softmax of cached scores, hits left out."""
+
+import pytest
+import torch
+from dynamic import low_rank
+from roster import problem
+
+import negcache as nc
+from negcache.conformance import chi_square_p
+from negcache.indexes.sg_tree import TreeCells
+from negcache.reencoders import Corrector
+
+
+def sampler_over(cache, num_negatives=8, **settings):
+    return nc.DynamicIndexTree(cache, num_negatives, TreeCells(base=1.3), **settings)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("stale", [0.0, 0.5])
+def test_draws_follow_the_softmax_of_cached_scores(stale, seed):
+    request, _, cache = problem(drift=stale, temperature=1.0)
+    draw = sampler_over(cache, 2000, rounds=600).draw(request, torch.Generator().manual_seed(seed))
+    logits = request.score(request.queries, cache.table)
+    logits[request.exclude.rows, request.exclude.ids] = -torch.inf
+    assert draw.figures["not_found"] < 0.01
+    torch.testing.assert_close(draw.log_z, logits.logsumexp(1), atol=0.05, rtol=0)
+    for row, law in enumerate(logits.softmax(1)):
+        alive = draw.log_weight[row] > -torch.inf
+        counts = torch.bincount(draw.ids[draw.columns[row][alive]], minlength=len(law))
+        assert counts[law == 0].sum() == 0, "known positives are never drawn"
+        assert chi_square_p(counts, law * counts.sum()) > 1e-4
+
+
+def test_what_is_not_found_is_drawn_by_the_cells_and_told():
+    request, _, cache = problem(temperature=0.05)  # nothing is accepted at so high a scale
+    draw = sampler_over(cache, rounds=1).draw(request, torch.Generator().manual_seed(0))
+    assert draw.figures["not_found"] > 0.9
+    assert draw.log_share.exp().sum(1).allclose(torch.ones(5, dtype=torch.float64))
+
+
+def test_a_seed_says_what_is_drawn_and_state_goes_with_the_cache():
+    request, items, _ = problem(temperature=1.0)
+    first = low_rank(items)
+    sampler = sampler_over(first)
+    sampler.draw(request, torch.Generator())
+    second = low_rank(items)
+    other = sampler_over(second)
+    second.load_state_dict(first.state_dict())
+    draws = [each.draw(request, torch.Generator().manual_seed(5)) for each in (sampler, other)]
+    assert torch.equal(draws[0].ids, draws[1].ids)
+    assert torch.equal(draws[0].log_weight, draws[1].log_weight)
+
+
+def test_bad_input():
+    request, items, cache = problem()
+    for settings in ({"num_negatives": 0}, {"rounds": 0}):
+        with pytest.raises(nc.InputError, match="of 1 or more"):
+            sampler_over(cache, **settings)
+    with pytest.raises(nc.InputError, match="scored as they are"):
+        sampler_over(low_rank(items, reencoder=Corrector())).draw(request, torch.Generator())
