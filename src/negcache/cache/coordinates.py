@@ -3,15 +3,12 @@
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from negcache.cache.listeners import Listeners
 from negcache.errors import InputError
 from negcache.functional.nystrom import with_ones
-from negcache.protocols import Change, Coordinates
 from negcache.shapes import Float, Int, Tensor
 from negcache.towers import finite
 
@@ -93,19 +90,6 @@ def check_settings(
             f"{landmarks}, {every}, {sample} and {full_below}",
             "128, 100, 8192 and 0.9 are the defaults",
         )
-
-
-@contextmanager
-def told(cache: Coordinates, listeners: Listeners, slots: Int[Tensor, "M"]) -> Iterator[None]:
-    """Around a block of code that writes these coordinates, or lets them go: listeners hear it."""
-    if not listeners.all or not len(slots):
-        yield
-        return
-    old, was_valid = cache.coordinates(slots), cache.valid[slots]
-    yield
-    change = Change(slots, old, was_valid, cache.coordinates(slots), cache.valid[slots])
-    for listener in listeners.all:
-        listener.on_change(change)
 
 
 def _check_file(path: Path, size: int) -> None:

@@ -1,6 +1,6 @@
 """Those who follow the rows of a cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,21 @@ class Listeners:
         self.all: list[Listener] = []
 
     @contextmanager
-    def change(self, rows: Rows, slots: Int[Tensor, "M"]) -> Iterator[None]:
-        """Around a block of code that writes these rows, or lets them go."""
-        if not self.all:
+    def change(
+        self, rows: Rows, slots: Int[Tensor, "M"], read: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[None]:
+        """Around a block of code that writes these rows, or lets them go.
+
+        Args:
+            read: slots -> what listeners follow; None: the rows themselves.
+        """
+        if not self.all or not len(slots):
             yield
             return
-        old, was_valid = rows.rows(slots), rows.valid[slots]
+        read = rows.rows if read is None else read
+        old, was_valid = read(slots), rows.valid[slots]
         yield
-        change = Change(slots, old, was_valid, rows.rows(slots), rows.valid[slots])
+        change = Change(slots, old, was_valid, read(slots), rows.valid[slots])
         for listener in self.all:
             listener.on_change(change)
 

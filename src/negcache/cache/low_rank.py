@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from negcache.cache.coordinates import CoordinateTable, check_settings, told
+from negcache.cache.coordinates import CoordinateTable, check_settings
 from negcache.cache.gathered import Gathered, Held, bytes_of
 from negcache.cache.listeners import Listeners
 from negcache.door import check_ids
@@ -187,7 +187,7 @@ class LowRankCache:
                 "at least 2 items left", f"{int(left.sum())}", "a softmax needs a negative"
             )
         gone = ids[self.valid[ids]]
-        with told(self, self.listeners, gone):
+        with self.listeners.change(self, gone, self.coordinates):
             self.valid[gone] = False
         self.removed[ids] = True
         if self.drawn is not None:
@@ -277,7 +277,7 @@ class LowRankCache:
             found = project(rows, self.basis)
             kept = found[:, :-1].norm(dim=1) / rows.norm(dim=1).clamp_min(1e-30)
             self.projected += torch.stack([kept.double().sum(), (rows.new_ones(len(ids))).sum()])
-        with told(self, self.listeners, ids):
+        with self.listeners.change(self, ids, self.coordinates):
             self.table.write(ids, found)
             self.valid[ids] = True
 

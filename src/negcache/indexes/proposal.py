@@ -73,6 +73,23 @@ class Asked:
             reach=self.reach[rows],
         )
 
+    def check_radius(self) -> None:
+        """Refuse coordinates that are not scored as they are: distances say nothing there.
+
+        Raises:
+            InputError: as it says.
+        """
+        if not self._has_radius:
+            raise InputError(
+                "coordinates that are scored as they are",
+                "a cache that changes them in see_items",
+                "use DynamicIndexChain, which needs no radius",
+            )
+
+    @property
+    def _has_radius(self) -> bool:
+        return bool(self.reach.isfinite().all())
+
     def raised(self) -> "Asked":
         """Proposed by cells raised by their radius: no item scores above its cell."""
         return replace(self, cut=raised(self.cut, self.reach))
@@ -113,7 +130,7 @@ class Asked:
 
     def log_gamma_bound(self) -> Float64[Tensor, "b"]:
         """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
-        if not bool(self.reach.isfinite().all()):
+        if not self._has_radius:
             return torch.full_like(self.reach, torch.inf)
         return log_gamma_bound(self.cut, self.allowed(), self.reach)
 

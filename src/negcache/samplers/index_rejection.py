@@ -73,12 +73,7 @@ class DynamicIndexRejection:
             InputError: the cache does not score coordinates as they are, so radii say nothing.
         """
         asked = self.proposal.ask(request)
-        if not bool(asked.reach.isfinite().all()):
-            raise InputError(
-                "coordinates that are scored as they are",
-                "a cache that changes them in see_items",
-                "use DynamicIndexChain, which needs no radius",
-            )
+        asked.check_radius()
         asked = asked.raised()
         # One number from the generator, however many rounds this process makes.
         seed = int(torch.randint(1 << 62, (), generator=generator))

@@ -63,12 +63,7 @@ class DynamicIndexTree:
             InputError: the cache does not score coordinates as they are, so radii say nothing.
         """
         asked = self.proposal.ask(request)
-        if not bool(asked.reach.isfinite().all()):
-            raise InputError(
-                "coordinates that are scored as they are",
-                "a cache that changes them in see_items",
-                "use DynamicIndexChain, which needs no radius",
-            )
+        asked.check_radius()
         proposed = asked.propose(request.uniforms(generator, self.num_negatives, 1, 2))
         slots, scores, ratios = (each.squeeze(2) for each in proposed)
         found, places = self._search(asked, generator)

@@ -27,8 +27,7 @@ class TreeCut(NamedTuple):
 
 def cut_at(t: Nodes, level: int) -> TreeCut:
     """The subtrees whose heads are the highest at or below this level; others are alone."""
-    above = np.where(t.parent >= 0, t.level[t.parent], np.iinfo(np.int64).max)
-    return _cut(t, ((t.level > level) | (above > level)) & (t.parent != NONE))
+    return _cut(t, _heads_at(t, level))
 
 
 def cut_into(t: Nodes, num_cells: int) -> TreeCut:
@@ -55,10 +54,11 @@ def _cut(t: Nodes, heads: np.ndarray) -> TreeCut:
 
 def finest_level(t: Nodes, most: int) -> int:
     """The lowest level that ``cut_at`` makes at most so many heads of, or that of the root."""
-    here = np.flatnonzero(t.parent != NONE)
-    level, parent = t.level[here], t.parent[here]
-    above = np.where(parent >= 0, t.level[parent], level.max() + 1)
-    for each in np.unique(level):
-        if (level > each).sum() + ((level <= each) & (above > each)).sum() <= most:
-            return int(each)
-    return int(level.max())
+    levels = np.unique(t.level[t.parent != NONE])
+    few = (int(level) for level in levels if _heads_at(t, int(level)).sum() <= most)
+    return next(few, int(levels[-1]))
+
+
+def _heads_at(t: Nodes, level: int) -> np.ndarray:
+    above = np.where(t.parent >= 0, t.level[t.parent], np.iinfo(np.int64).max)
+    return ((t.level > level) | (above > level)) & (t.parent != NONE)

@@ -122,9 +122,8 @@ class TreeCells:
         level = self.level
         if level is None:
             level = finest_level(self.tree.nodes, self.table.num_cells)
-        heads = self.tree.cut(level).heads
-        whole = torch.from_numpy(self.tree.nodes.level)[heads] <= level
-        return self.tree.arrays(), Frontier(heads, whole)
+        cut = self.tree.cut(level)
+        return self.tree.arrays(), Frontier(cut.heads, cut.whole)
 
     @property
     def _settings(self) -> dict[str, Any]:
