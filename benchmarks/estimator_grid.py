@@ -58,7 +58,7 @@ METHODS: dict[str, Build] = {
 }
 
 
-def embedded() -> tuple[torch.Tensor, Request]:
+def embedded(num_queries: int = QUERIES) -> tuple[torch.Tensor, Request]:
     """Items and queries as a briefly trained tower sees them, float64; the request at scale 20."""
     problem = static(fetched("go"))
     run = Run(
@@ -71,10 +71,10 @@ def embedded() -> tuple[torch.Tensor, Request]:
     items = encode_all(run.tower, problem.items, run.score)[:NUM_ITEMS].double()
     pairs = problem.task.learnable("dev")
     pairs = pairs.only(pairs.items < NUM_ITEMS)
-    pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))[:QUERIES]
+    pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))[:num_queries]
     rows, positives = pairs.queries[pick], pairs.items[pick]
     queries = encode_all(run.tower, problem.queries, run.score, ids=rows).double()
-    exclude = nc.Exclusion.from_pairs(torch.arange(QUERIES), positives, QUERIES)
+    exclude = nc.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
     return items, Request(queries, nc.DotScore(0.05).double(), positives, exclude)
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 import negcache as nc
+from benchmarks.estimator_grid import embedded
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
-from benchmarks.retrieval import Run, fetched, log_popularity, static
-from negcache.evaluation import encode_all
+from benchmarks.retrieval import fetched, log_popularity
 from negcache.functional.features import Fourier, Positive, Quadratic, Quartic
 from negcache.protocols import DensitySampler, Request
 from negcache.shapes import Float64, Tensor
@@ -68,27 +68,6 @@ TABLE = ("uniform", "quadratic", "quartic", "rff_1", "rff_4_R4096", "positive_4_
 """The columns of the synthetic check, in its order."""
 
 
-def embedded() -> tuple[Float64[Tensor, "N D"], Request, Tensor]:
-    """Items and queries as a briefly trained tower sees them; the items' log training share."""
-    problem = static(fetched("go"), D)
-    run = Run(
-        problem,
-        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
-        3e-3,
-        seed=0,
-    )
-    *_, _last = run.train(steps=1000)
-    items = encode_all(run.tower, problem.items, run.score)[:NUM_ITEMS].double()
-    pairs = problem.task.learnable("dev")
-    pairs = pairs.only(pairs.items < NUM_ITEMS)
-    pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))[:QUERIES]
-    rows, positives = pairs.queries[pick], pairs.items[pick]
-    queries = encode_all(run.tower, problem.queries, run.score, ids=rows).double()
-    exclude = nc.Exclusion.from_pairs(torch.arange(QUERIES), positives, QUERIES)
-    request = Request(queries, nc.DotScore(0.05).double(), positives, exclude)
-    return items, request, log_popularity(problem.task)[:NUM_ITEMS]
-
-
 def closeness(sampler: DensitySampler, request: Request, cache: nc.DenseCache) -> dict[str, float]:
     """KL(p || q), total variation and the largest p / q, p the softmax over the negatives."""
     every = torch.arange(NUM_ITEMS)
@@ -124,7 +103,8 @@ def cells() -> Iterator[dict[str, Any]]:
     left = [key for key in asked if key not in done]
     if not left:
         return
-    items, request, log_share = embedded()
+    items, request = embedded(QUERIES)
+    log_share = log_popularity(fetched("go"))[:NUM_ITEMS]
     cache = nc.DenseCache(NUM_ITEMS, D, dtype=torch.float64)
     cache.write(torch.arange(NUM_ITEMS), items)
     of, law = ("", ""), {}
