@@ -1,0 +1,67 @@
+"""What every sampler drew, setting by setting, recorded: a change of structure changes no draw.
+
+``PYTHONPATH=src:tests python -m golden.record_draws`` writes the record anew. Do so only where
+draws are meant to differ, and say why in ``DIFFERS`` of ``samplers/test_same_draws.py`` first.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from roster import ROSTER, SETTINGS, Case, problem
+
+from negcache.protocols import Draw
+
+RECORD = Path(__file__).with_name("draws.npz")
+SEEDS = (0, 1)
+KEYS = [
+    (case, setting, seed)
+    for case, setting, seed in product(ROSTER, SETTINGS, SEEDS)
+    if setting not in case.refuses
+]
+
+
+def draw_once(case: Case, setting: str, seed: int) -> Draw:
+    """The only place that asks a sampler."""
+    request, _, cache = problem(**SETTINGS[setting])
+    return case.build(cache).draw(request, torch.Generator().manual_seed(seed))
+
+
+def draws_of(case: Case, setting: str, seed: int) -> dict[str, np.ndarray]:
+    """The fields of one draw; those that it lacks are left out.
+
+    Returns:
+        ``ids`` [M] ascending, ``drawn`` [B, m] (an item for each column; none where every id
+        stands for every query), and the numbers beside them in the same order.
+    """
+    draw = draw_once(case, setting, seed)
+    order = draw.ids.argsort()
+    fields = {"ids": draw.ids[order], "log_weight": draw.log_weight, "log_z": draw.log_z}
+    fields["log_share"] = draw.log_share
+    if draw.columns is None:
+        for name in ("log_weight", "log_share"):
+            fields[name] = None if fields[name] is None else fields[name][:, order]
+    else:
+        fields["drawn"] = draw.ids[draw.columns]
+    if draw.rest is not None:
+        fields["rest_log_mass"], fields["rest_mean"] = draw.rest.log_mass, draw.rest.mean
+        fields["rest_inclusion"] = draw.rest.inclusion[order]
+    return {name: value.numpy() for name, value in fields.items() if value is not None}
+
+
+def name_of(case: Case, setting: str, seed: int) -> str:
+    return f"{case.name}/{setting}/{seed}"
+
+
+def main() -> None:
+    record = {}
+    for case, setting, seed in KEYS:
+        for field, value in draws_of(case, setting, seed).items():
+            small = value.astype(np.int32) if value.dtype == np.int64 else value
+            record[f"{name_of(case, setting, seed)}/{field}"] = small
+    np.savez_compressed(RECORD, **record)
+
+
+if __name__ == "__main__":
+    main()
