@@ -17,11 +17,21 @@ Table = nc.DenseCache | nc.SubsetCache
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler, and whether its draw claims an unbiased partition."""
+    """A sampler, and what it claims.
+
+    Args:
+        name: of the case.
+        build: the sampler over a cache.
+        unbiased: whether its draw claims an unbiased partition.
+        by_rows: whether it claims that for the rows of the cache alone, each of which stands for
+            1 / coverage items; False: for all items, whatever the cache holds.
+        refuses: the settings that it does not take.
+    """
 
     name: str
     build: Callable[[Table], Sampler]
     unbiased: bool = True
+    by_rows: bool = True
     refuses: tuple[str, ...] = ()
 
 
@@ -37,7 +47,7 @@ def subset(cache: nc.DenseCache) -> nc.SubsetCache:
     return half
 
 
-def mixture(cache: Table, cached: int = 4, scored: float = 1.0) -> nc.Mixture:
+def mixture(cache: Table, scored: float = 1.0, cached: int = 4) -> nc.Mixture:
     return nc.Mixture(nc.CachedSoftmax(cache, cached, scored=scored), uniform(cache, 2))
 
 
@@ -46,9 +56,9 @@ def uniform(cache: Table, num_negatives: int) -> nc.Uniform:
 
 
 ROSTER = [
-    Case("uniform", lambda cache: uniform(cache, 6)),
+    Case("uniform", lambda cache: uniform(cache, 6), by_rows=False),
     Case("cached", lambda cache: nc.CachedSoftmax(cache, 6)),
-    Case("shared_uniform", lambda cache: nc.SharedDraws(uniform(cache, 6))),
+    Case("shared_uniform", lambda cache: nc.SharedDraws(uniform(cache, 6)), by_rows=False),
     Case("shared_cached", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6))),
     Case("flat", lambda cache: nc.CachedSoftmax(cache, 6, power=0.5)),
     Case("scored", lambda cache: nc.CachedSoftmax(cache, 4, scored=0.67)),
@@ -56,14 +66,19 @@ ROSTER = [
     Case("distinct", lambda cache: nc.CachedDistinct(cache, 6)),
     Case("head_tail", lambda cache: nc.HeadTail(cache, 3, 3)),
     Case("hard", lambda cache: nc.HeadTail(cache, 6, 0), unbiased=False),
-    Case("popularity", lambda cache: nc.Popularity(popularity(cache.num_items), 6)),
+    Case("popularity", lambda cache: nc.Popularity(popularity(cache.num_items), 6), by_rows=False),
     Case(
         "shared_popularity",
         lambda cache: nc.SharedDraws(nc.Popularity(popularity(cache.num_items), 6)),
+        by_rows=False,
     ),
-    Case("mixture", mixture),
-    Case("shared_mixture", lambda cache: nc.SharedDraws(mixture(cache))),
-    Case("scored_mixture", lambda cache: nc.SharedDraws(mixture(cache, cached=2, scored=0.34))),
+    Case("mixture", mixture, by_rows=False),
+    Case("shared_mixture", lambda cache: nc.SharedDraws(mixture(cache)), by_rows=False),
+    Case(
+        "scored_mixture",
+        lambda cache: nc.SharedDraws(mixture(cache, scored=0.34, cached=2)),
+        by_rows=False,
+    ),
     Case(
         "rest",
         lambda cache: nc.CachedRest(cache, 20),
@@ -85,7 +100,7 @@ ROSTER = [
     Case("shared_quadratic", lambda cache: nc.SharedDraws(nc.quadratic(cache, 6))),
     Case("rf_softmax", lambda cache: nc.rf_softmax(cache, 6, num_frequencies=8, nu=3.0)),
     Case("quartic", lambda cache: nc.ExactKernel(cache, 6, Quartic())),
-    Case("log_uniform", lambda cache: nc.log_uniform(range(cache.num_items), 6)),
+    Case("log_uniform", lambda cache: nc.log_uniform(range(cache.num_items), 6), by_rows=False),
     Case("stale_top_k", lambda cache: nc.StaleTopK(cache, 6, depth=20), unbiased=False),
     Case("stale_top_k_tail", lambda cache: nc.StaleTopK(cache, 6, depth=20, tail=4)),
     Case("dynamic_index", lambda cache: nc.DynamicIndex(cache, 6)),
@@ -100,8 +115,12 @@ ROSTER = [
     ),
     Case("index_tree", lambda cache: nc.DynamicIndexTree(cache, 6, TreeCells()), unbiased=False),
     Case("resampled", lambda cache: nc.Resampled(nc.DynamicIndex(cache, 9), 3)),
-    Case("resampled_uniform", lambda cache: nc.Resampled(uniform(cache, 9), 3, cache=cache)),
-    Case("full", lambda cache: nc.FullSoftmax(range(cache.num_items))),
+    Case(
+        "resampled_uniform",
+        lambda cache: nc.Resampled(uniform(cache, 9), 3, cache=cache),
+        by_rows=False,
+    ),
+    Case("full", lambda cache: nc.FullSoftmax(range(cache.num_items)), by_rows=False),
     Case("in_batch", lambda cache: nc.InBatch(torch.zeros(cache.num_items)), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
 ]

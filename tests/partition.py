@@ -1,0 +1,41 @@
+"""The partition function over what a cache holds, and what draws say of it."""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from negcache import reference
+from negcache.protocols import Cache, Draw, Request, Sampler
+
+
+def log_z_of_rows(request: Request, items: torch.Tensor, cache: Cache) -> torch.Tensor:
+    """log of the sum of exp(s) over the items with a written row, each for 1 / coverage [B]."""
+    unseen = torch.ones(len(items), dtype=torch.bool)
+    unseen[cache.ids(cache.valid.nonzero().squeeze(1))] = False
+    rows, ids = unseen.expand(len(request.positives), -1).nonzero(as_tuple=True)
+    seen = replace(request, exclude=request.exclude.and_also(rows, ids))
+    return reference.log_partition(seen, items) - math.log(cache.coverage)
+
+
+def log_z_of_draw(draw: Draw, request: Request, items: torch.Tensor) -> torch.Tensor:
+    """What one draw makes of the partition function [B]."""
+    logits = request.score(request.queries, items[draw.ids])
+    if draw.columns is not None:
+        logits = logits.gather(1, draw.columns)
+    return torch.logsumexp(logits + draw.log_weight, dim=1)
+
+
+def assert_unbiased(
+    sampler: Sampler, request: Request, items: torch.Tensor, log_z: torch.Tensor, rounds: int
+) -> None:
+    """The mean of exp(estimate) is Z: within 4.5 of its own standard errors, for every query."""
+    generator = torch.Generator().manual_seed(7)
+    draws = [sampler.draw(request, generator) for _ in range(rounds)]
+    estimates = torch.stack([log_z_of_draw(draw, request, items) for draw in draws])
+    some = log_z > -torch.inf
+    assert (estimates[:, ~some] == -torch.inf).all(), "nothing stands for a query without negatives"
+    ratio = (estimates[:, some] - log_z[some]).exp()
+    error = ratio.std(dim=0) / rounds**0.5 + 1e-6
+    z = ((ratio.mean(dim=0) - 1) / error).abs().max()
+    assert z < 4.5, f"the partition estimate is unbiased (|z| = {z:.1f})"
