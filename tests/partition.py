@@ -33,9 +33,22 @@ def assert_unbiased(
     generator = torch.Generator().manual_seed(7)
     draws = [sampler.draw(request, generator) for _ in range(rounds)]
     estimates = torch.stack([log_z_of_draw(draw, request, items) for draw in draws])
+    assert_mean(estimates, log_z)
+
+
+def assert_mean(estimates: torch.Tensor, log_z: torch.Tensor) -> None:
+    """The mean of exp(estimates) [rounds, B] is exp(log_z) [B]."""
     some = log_z > -torch.inf
     assert (estimates[:, ~some] == -torch.inf).all(), "nothing stands for a query without negatives"
     ratio = (estimates[:, some] - log_z[some]).exp()
-    error = ratio.std(dim=0) / rounds**0.5 + 1e-6
+    error = ratio.std(dim=0) / len(ratio) ** 0.5 + 1e-6
     z = ((ratio.mean(dim=0) - 1) / error).abs().max()
     assert z < 4.5, f"the partition estimate is unbiased (|z| = {z:.1f})"
+
+
+def table_of(cache: Cache, items: torch.Tensor) -> torch.Tensor:
+    """What the cache remembers of every item; nan where it has no written row [N, D]."""
+    table = torch.full_like(items, torch.nan)
+    slots = cache.valid.nonzero().squeeze(1)
+    table[cache.ids(slots)] = cache.rows(slots)
+    return table

@@ -134,6 +134,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gaps": {"drift": 0.3, "gaps": True},
     "half_gaps": {"drift": 0.3, "half": True, "gaps": True},
     "large": {"drift": 0.3, "num_items": 3400},
+    "large_gaps": {"drift": 0.3, "num_items": 3400, "gaps": True},
     "barred": {"drift": 0.3, "barred": True},
     "single": {"drift": 0.3, "dtype": torch.float32},
 }

@@ -63,6 +63,27 @@ def test_the_law_is_the_softmax_over_the_rows_held():
     assert (half.slots(draw.ids) >= 0).all()
 
 
+def test_a_positive_in_any_slot_is_excluded():
+    """Each held item in turn is the positive of one query: of the first slot as of the last."""
+    _, _, half = problem(half=True, num_items=60)
+    score = nc.DotScore(0.3).double().requires_grad_(False)
+    rows = torch.arange(half.num_rows)
+    exclude = nc.Exclusion.from_pairs(rows, half.held, len(rows))
+    request = nc.Request(half.table, score, half.held.clone(), exclude)
+    for sampler in (
+        nc.CachedSoftmax(half, 6),
+        nc.CachedDistinct(half, 6),
+        nc.HeadTail(half, 3, 3),
+        nc.StaleTopK(half, 6, tail=2),
+        nc.quadratic(half, 6),
+        nc.DynamicIndex(half, 6),
+    ):
+        draw = sampler.draw(request, torch.Generator().manual_seed(0))
+        alive = draw.log_weight > -torch.inf
+        assert alive.any(dim=1).all()
+        assert not (alive & (draw.ids[draw.columns] == request.positives[:, None])).any()
+
+
 def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
     """Writing some rows again and again does not keep them: first in, first out."""
     counts = torch.zeros(40)
@@ -83,6 +104,23 @@ def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
     expected = 100 * 10 / 40
     statistic = ((counts - expected) ** 2 / (expected * 0.75)).sum()
     assert statistic < 90  # chi-square with 39 degrees: p = 1e-5 at 88
+
+
+def test_rows_leave_in_the_order_they_entered_whatever_is_written():
+    """Half of the items are written again at every step, as drawn ones are; none stays for it."""
+    cache = nc.SubsetCache(40, 2, 10, rho=0.2)
+    cache.write(torch.arange(40), torch.zeros(40, 2))
+    entered = []
+    for step in range(20):
+        before = set(cache.held.tolist())
+        new = set(cache.due().tolist())
+        left = before - set(cache.held.tolist())
+        if step >= 5:
+            assert left == entered[step - 5] - new, "those that came five steps ago, no others"
+        entered.append(new)
+        cache.write(torch.tensor(sorted(new)), torch.zeros(2, 2))
+        cache.tick()
+        cache.write(torch.arange(0, 40, 2), torch.ones(20, 2))
 
 
 def test_training_with_a_partial_cache_encodes_what_moves_in():

@@ -289,6 +289,33 @@ def test_a_pool_joined_by_the_batch_is_unbiased_by_enumeration():
     torch.testing.assert_close(expected.log(), logits[0, 1:].logsumexp(0), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_pool_counts_no_masked_hit(joined):
+    """``log c_j - log(sum_b m q_b(j) + (B - 1) pi_j)``: c counts draws that may stand, and targets.
+
+    Half of what is drawn is a known positive of the query that drew it.
+    """
+    request, _, _ = problem()
+    counts = torch.ones(300, dtype=torch.float64)
+    counts[[0, 1, 2, 7, 8, 299]] = 100
+    pi = counts / counts.sum()
+    sampler = nc.Popularity(counts, 40, power=1.0)
+    own = sampler.draw(request, torch.Generator().manual_seed(0))
+    alive = own.log_weight > -torch.inf
+    assert (~alive).sum() > 20
+    seen = torch.bincount(own.ids[own.columns][alive], minlength=300).double()
+    expected = (pi * ~request.exclude.mask(torch.arange(300))).sum(0) * 40
+    if joined:
+        seen += torch.bincount(request.targets, minlength=300)
+        expected += (len(request.targets) - 1) * pi
+    pool = nc.SharedDraws(sampler, log_popularity=pi.log() if joined else None)
+    draw = pool.draw(request, torch.Generator().manual_seed(0))
+    assert torch.equal(draw.ids, seen.nonzero()[:, 0])
+    wanted = (seen / expected).log()[draw.ids].expand_as(draw.log_weight)
+    wanted = wanted.masked_fill(request.exclude.mask(draw.ids), -torch.inf)
+    torch.testing.assert_close(draw.log_weight, wanted, atol=1e-9, rtol=0)
+
+
 def test_averaged_draws_are_unbiased_and_disjoint_ones_add_up():
     """log c_1 + log c_2 with c_1 + c_2 = 1 for the same items; unchanged for disjoint sets."""
     request, items, cache = problem(drift=0.5, num_items=12)

@@ -46,6 +46,22 @@ def test_fresh_cache_value_and_query_gradient_are_exact_for_every_draw(count):
         torch.testing.assert_close(found, wanted, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("count", [200, 230])
+def test_a_small_rest_counts_in_float32(count):
+    """A fraction of a percent of the sum is left out of what is encoded: far above rounding."""
+    request, items, cache = problem(dtype=torch.float32, temperature=0.1)
+    truth = reference.full_softmax_losses(
+        request.score(request.queries, items).double(), request.positives, request.exclude
+    )
+    draw = draw_with_rest(request, cache, count, uniform_of(0.5))
+    log_z = reference.log_partition(request, items)
+    share = (draw.rest.log_mass - log_z).exp()
+    assert (share > 1e-4).all()
+    assert (share < 1e-2).any()
+    losses = loss_of(draw, request, request.queries, items)
+    torch.testing.assert_close(losses.double(), truth, atol=2e-5, rtol=0)
+
+
 def test_item_gradient_is_exact_in_expectation_over_all_starts():
     """8 items: the sample is piecewise constant in the start; midpoints of the pieces are exact."""
     request, items, cache = problem(num_items=8)

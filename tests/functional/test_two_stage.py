@@ -151,3 +151,13 @@ def test_scoring_all_rows_once_draws_what_scoring_cells_draws():
     rows = torch.arange(len(many))[:, None].expand_as(found.slots)
     assert cache.valid[found.slots].all()
     assert not request.exclude.contains(rows, found.slots).any()
+
+
+def test_small_masses_are_not_lost_beside_a_large_one():
+    """The sum of 1,000 masses of 1e-9 beside 1, in float32 logs: each is met at its own place."""
+    log_masses = torch.full((1, 1001), 1e-9).log()
+    log_masses[0, 0] = 0
+    each = log_masses[0, 1].double().exp()
+    middles = 1 + (torch.arange(1000).double() + 0.5) * each
+    place = two_stage.invert_cdf(log_masses, (middles / (1 + 1000 * each))[None])
+    assert torch.equal(place[0], torch.arange(1, 1001))
