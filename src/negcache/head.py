@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negcache.cache import LiveTable
-from negcache.door import check_batch
+from negcache.door import admit
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.estimators import corrected, softmax_loss
@@ -161,7 +161,7 @@ class SoftmaxHead(nn.Module):
     @torch.no_grad()
     def _exact(self, queries: Tensor, target: Tensor) -> Tensor:
         """The loss over all classes, in cells; never holds [B, N]."""
-        check_batch(queries, target, None, None, len(self.table))
+        target = admit(queries, target, None, None, len(self.table))[0]
         score, queries = self.loss.score, self.loss.score.embed(queries)
         several = target.view(len(target), -1)
         rows, columns = (several >= 0).nonzero(as_tuple=True)
