@@ -21,8 +21,9 @@ class Case:
 
 
 def popularity(num_items: int) -> torch.Tensor:
-    """1/rank counts: the first items are the popular ones."""
-    return 1 / torch.arange(1, num_items + 1).double()
+    """Shares of 1/rank: the first items are the popular ones."""
+    rank = torch.arange(1, num_items + 1).double()
+    return 1 / (rank * (1 / rank).sum())
 
 
 def subset(cache: nc.DenseCache) -> nc.SubsetCache:
@@ -89,7 +90,7 @@ ROSTER = [
     Case("resampled", lambda cache: nc.Resampled(nc.DynamicIndex(cache, 9), 3)),
     Case("resampled_uniform", lambda cache: nc.Resampled(nc.Uniform(cache, 9), 3, cache=cache)),
     Case("full", lambda cache: nc.FullSoftmax(cache)),
-    Case("in_batch", lambda cache: nc.InBatch(torch.zeros(len(cache))), unbiased=False),
+    Case("in_batch", lambda cache: nc.InBatch(popularity(len(cache)).log()), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
 ]
 

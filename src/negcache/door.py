@@ -74,6 +74,17 @@ def check_known(ids: Tensor, num_items: int) -> None:
         )
 
 
+def check_popularity(log_popularity: Tensor) -> None:
+    """Logs of shares: refuses shares, counts and zeros; a rough estimate may be a quarter off."""
+    total = float(log_popularity.double().exp().sum())
+    if not 0.75 <= total <= 1.25:
+        raise InputError(
+            "log_popularity whose exp sums to about 1",
+            f"a sum of {total:.4g} over {len(log_popularity)} items",
+            "pass (counts / counts.sum()).log(): logs of shares, not shares or counts",
+        )
+
+
 def check_cache(num_rows: int, num_items: int) -> None:
     """A cached sampler needs a row for every item, and for now a process of its own."""
     if num_rows != num_items:

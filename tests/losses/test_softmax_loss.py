@@ -339,8 +339,10 @@ def test_bad_input_at_the_door(build, message):
         lambda cache: nc.Popularity(torch.ones(N - 1), 2),
         lambda cache: nc.Uniform(range(N + 1), 2),
         lambda cache: nc.FullSoftmax(range(N - 1)),
-        lambda cache: nc.InBatch(torch.zeros(N - 1)),
-        lambda cache: nc.SharedDraws(nc.Uniform(cache, 1), log_popularity=torch.zeros(N - 1)),
+        lambda cache: nc.InBatch(torch.full((N - 1,), 1 / N).log()),
+        lambda cache: nc.SharedDraws(
+            nc.Uniform(cache, 1), log_popularity=torch.full((N - 1,), 1 / N).log()
+        ),
         lambda cache: nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(range(N - 1), 1)),
     ],
 )
