@@ -1,6 +1,7 @@
 """Refuse what cannot be right before anything is encoded."""
 
 import os
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -16,13 +17,21 @@ def admit(
     query_ids: Tensor | None,
     negatives: Tensor | None,
     num_items: int,
+    known: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The ids of a batch as int64, a positive that a row names twice once, the others -1.
+
+    Args:
+        known: whether there are known positives, which ``query_ids`` are needed for.
 
     Raises:
         InputError: shapes that do not fit, ids that are none, or none of the corpus.
     """
     _check_shapes(queries, positives, query_ids, negatives)
+    if known and query_ids is None:
+        raise InputError(
+            "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
+        )
     positives = _whole("positives", positives)
     query_ids = None if query_ids is None else _whole("query_ids", query_ids)
     negatives = None if negatives is None else _whole("negatives", negatives)
@@ -99,6 +108,17 @@ def check_cache(num_rows: int, num_items: int) -> None:
             f"{distributed.world_size()} processes",
             "use a sampler without a cache; caches shared by processes are not built yet",
         )
+
+
+def count_items(items: object) -> int:
+    """How many there are of what is drawn from. Raises InputError where that is not clear."""
+    if not isinstance(items, Sized):
+        raise InputError(
+            "items with a length: a corpus, a cache of all items",
+            type(items).__name__,
+            "pass the corpus, or range(N): a cache of some items does not say which are meant",
+        )
+    return len(items)
 
 
 def check_ids(ids: Tensor, num_items: int) -> None:

@@ -124,13 +124,8 @@ class SoftmaxLoss(nn.Module):
         Raises:
             InputError: ids out of range, also known ones, or query_ids missing.
         """
-        positives, query_ids, negatives = admit(
-            queries, positives, query_ids, negatives, len(self.corpus)
-        )
-        if self.known_positives is not None and query_ids is None:
-            raise InputError(
-                "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
-            )
+        given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
+        positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
         if not self._filled:
             self.fill_cache()
         queries = self.score.embed(queries)
