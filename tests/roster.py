@@ -36,8 +36,9 @@ class Case:
 
 
 def popularity(num_items: int) -> torch.Tensor:
-    """1/rank counts: the first items are the popular ones."""
-    return 1 / torch.arange(1, num_items + 1).double()
+    """Shares of 1/rank: the first items are the popular ones."""
+    rank = torch.arange(1, num_items + 1).double()
+    return 1 / (rank * (1 / rank).sum())
 
 
 def subset(cache: nc.DenseCache) -> nc.SubsetCache:
@@ -121,7 +122,7 @@ ROSTER = [
         by_rows=False,
     ),
     Case("full", lambda cache: nc.FullSoftmax(range(cache.num_items)), by_rows=False),
-    Case("in_batch", lambda cache: nc.InBatch(torch.zeros(cache.num_items)), unbiased=False),
+    Case("in_batch", lambda cache: nc.InBatch(popularity(cache.num_items).log()), unbiased=False),
     Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
 ]
 

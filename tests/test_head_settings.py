@@ -79,8 +79,21 @@ def test_device_and_dtype_are_those_of_the_table():
     assert loss.isfinite()
 
 
+@pytest.mark.parametrize(
+    ("absolute", "wanted"), [(False, nc.CachedSoftmax), (True, nc.KernelSoftmax)]
+)
+def test_the_default_draws_are_what_was_best_for_the_softmax_at_hand(absolute, wanted):
+    """docs/classifiers.md: the softmax itself; an even kernel where the softmax is even too."""
+    head, hidden, target = build(absolute=absolute)
+    assert type(head.loss.sampler) is wanted
+    assert head.loss.sampler.num_negatives == 8
+    if not absolute:  # every draw gives the exact value
+        truth = F.cross_entropy(everything(head, hidden), target)
+        torch.testing.assert_close(head(hidden, target), truth, atol=1e-10, rtol=0)
+
+
 def test_a_table_can_be_tied_to_an_embedding():
-    head, hidden, target = build(bias=False)
+    head, hidden, target = build(sampler=nc.quadratic, bias=False)
     head(hidden, target)
     embedding = torch.nn.Embedding(N, D, sparse=True, dtype=torch.float64)
     head.table.weight = embedding.weight

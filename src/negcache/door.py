@@ -1,33 +1,41 @@
 """Refuse what cannot be right before anything is encoded."""
 
 import os
+from collections.abc import Sized
 from typing import Any
 
 import torch
 
+from negcache import distributed
 from negcache.errors import InputError
 from negcache.shapes import Tensor
 
 
-def check_batch(
+def admit(
     queries: Tensor,
     positives: Tensor,
     query_ids: Tensor | None,
     negatives: Tensor | None,
     num_items: int,
-) -> None:
-    """Shapes, and ids within the corpus. Raises InputError."""
+    known: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The ids of a batch as int64, a positive that a row names twice once, the others -1.
+
+    Args:
+        known: whether there are known positives, which ``query_ids`` are needed for.
+
+    Raises:
+        InputError: shapes that do not fit, ids that are none, or none of the corpus.
+    """
     _check_shapes(queries, positives, query_ids, negatives)
-    if positives.dtype in (torch.bool, torch.uint8) or positives.is_floating_point():
-        raise InputError("positives as item ids", f"{positives.dtype}", "pass ids, not flags")
-    if positives.ndim == 2 and positives.shape[1] >= num_items:
+    if known and query_ids is None:
         raise InputError(
-            f"fewer positives in a row than the {num_items} items",
-            f"{positives.shape[1]} columns",
-            "pass the ids of each query's positives padded with -1, not a multi-hot row",
+            "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
         )
-    if positives.ndim == 2 and not bool((positives >= 0).any(dim=1).all()):
-        raise InputError("a positive for every query", "a row of -1", "leave the query out")
+    positives = _whole("positives", positives)
+    query_ids = None if query_ids is None else _whole("query_ids", query_ids)
+    negatives = None if negatives is None else _whole("negatives", negatives)
+    _check_positives(positives, num_items)
     named = [("positives", positives, 1 - positives.ndim), ("negatives", negatives, -1)]
     for name, ids, least in named:
         if ids is not None and not bool(((ids >= least) & (ids < num_items)).all()):
@@ -36,6 +44,81 @@ def check_batch(
                 f"ids from {int(ids.min())} to {int(ids.max())}",
                 "ids are row numbers of the corpus",
             )
+    return _each_once(positives) if positives.ndim == 2 else positives, query_ids, negatives
+
+
+def _whole(name: str, ids: Tensor) -> Tensor:
+    """Ids of any signed width as int64: narrower sums and products would overflow."""
+    if ids.dtype in (torch.bool, torch.uint8) or ids.is_floating_point():
+        raise InputError(f"{name} as ids", f"{ids.dtype}", "pass ids, not flags")
+    return ids.long()
+
+
+def _check_positives(positives: Tensor, num_items: int) -> None:
+    if positives.ndim == 2 and positives.shape[1] >= num_items:
+        raise InputError(
+            f"fewer positives in a row than the {num_items} items",
+            f"{positives.shape[1]} columns",
+            "pass the ids of each query's positives padded with -1, not a multi-hot row",
+        )
+    if positives.ndim == 2 and not bool((positives >= 0).any(dim=1).all()):
+        raise InputError("a positive for every query", "a row of -1", "leave the query out")
+
+
+def _each_once(ids: Tensor) -> Tensor:
+    """[B, p] with -1 in place of what stands further left in its row."""
+    ordered, order = ids.sort(dim=1, stable=True)
+    ordered[:, 1:].masked_fill_(ordered[:, 1:] == ordered[:, :-1], -1)
+    return torch.empty_like(ids).scatter_(1, order, ordered)
+
+
+def check_known(ids: Tensor, num_items: int) -> None:
+    """Known positives are items of the corpus. Raises InputError with those that are not."""
+    strange = ids[(ids < 0) | (ids >= num_items)].unique()
+    if len(strange):
+        raise InputError(
+            f"known positives between 0 and {num_items - 1}",
+            f"{len(strange)} other ids, {strange[:3].tolist()} first",
+            "build known_positives from row numbers of this very corpus",
+        )
+
+
+def check_popularity(log_popularity: Tensor) -> None:
+    """Logs of shares: refuses shares, counts and zeros; a rough estimate may be a quarter off."""
+    total = float(log_popularity.double().exp().sum())
+    if not 0.75 <= total <= 1.25:
+        raise InputError(
+            "log_popularity whose exp sums to about 1",
+            f"a sum of {total:.4g} over {len(log_popularity)} items",
+            "pass (counts / counts.sum()).log(): logs of shares, not shares or counts",
+        )
+
+
+def check_cache(num_rows: int, num_items: int) -> None:
+    """A cached sampler needs a row for every item, and for now a process of its own."""
+    if num_rows != num_items:
+        raise InputError(
+            f"a cache of the corpus' {num_items} items",
+            f"{num_rows} rows",
+            "build the cache with len(corpus)",
+        )
+    if distributed.world_size() > 1:
+        raise InputError(
+            "one process for a cached sampler",
+            f"{distributed.world_size()} processes",
+            "use a sampler without a cache; caches shared by processes are not built yet",
+        )
+
+
+def count_items(items: object) -> int:
+    """How many there are of what is drawn from. Raises InputError where that is not clear."""
+    if not isinstance(items, Sized):
+        raise InputError(
+            "items with a length: a corpus, a cache of all items",
+            type(items).__name__,
+            "pass the corpus, or range(N): a cache of some items does not say which are meant",
+        )
+    return len(items)
 
 
 def check_ids(ids: Tensor, num_items: int) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negcache.cache import LiveTable
-from negcache.door import check_batch
+from negcache.door import admit
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.estimators import corrected, softmax_loss
@@ -15,7 +15,7 @@ from negcache.functional.two_stage import cell_log_masses
 from negcache.indexes import top_k
 from negcache.losses import SoftmaxLoss, mean_of_positives
 from negcache.protocols import Request, Sampler
-from negcache.samplers import quadratic
+from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 
@@ -31,7 +31,9 @@ class SoftmaxHead(nn.Module):
         num_classes: N.
         dim: D of ``hidden``.
         sampler: (table, num_samples) -> sampler: ``negcache.quadratic``, ``rf_softmax``,
-            ``Uniform``, ``CachedSoftmax``, or a ``functools.partial`` of any.
+            ``Uniform``, ``CachedSoftmax``, or a ``functools.partial`` of any. None: what was best
+            measured (docs/classifiers.md): ``CachedSoftmax``, the softmax itself, unbiased at any
+            number of draws; with ``absolute`` the cheaper ``quadratic``, which is poor without.
         num_samples: draws per query, m.
         bias: a bias for each class, kept as the last column of the table.
         absolute: absolute softmax, p ~ exp(|s|), the companion of even kernels.
@@ -55,7 +57,7 @@ class SoftmaxHead(nn.Module):
         self,
         num_classes: int,
         dim: int,
-        sampler: Callable[[LiveTable, int], Sampler] = quadratic,
+        sampler: Callable[[LiveTable, int], Sampler] | None = None,
         num_samples: int = 100,
         *,
         bias: bool = True,
@@ -85,7 +87,7 @@ class SoftmaxHead(nn.Module):
         self.loss = SoftmaxLoss(
             classes,
             torch.arange(num_classes),
-            sampler(self.table, num_samples),
+            (sampler or (quadratic if absolute else CachedSoftmax))(self.table, num_samples),
             score,
             estimator=corrected,
             seed=seed,
@@ -108,7 +110,7 @@ class SoftmaxHead(nn.Module):
         Args:
             hidden: what the classes are scored against.
             target: the class of each row; or several, [B, p], padded with -1: the loss of a row is
-                then the mean over its targets, none competing with another.
+                then the mean over its targets, none competing with another, a repeated one once.
 
         Rows of ``ignore_index`` are left out before anything is drawn; with no row left the loss is
         NaN, and its gradient 0, as in torch.
@@ -161,7 +163,7 @@ class SoftmaxHead(nn.Module):
     @torch.no_grad()
     def _exact(self, queries: Tensor, target: Tensor) -> Tensor:
         """The loss over all classes, in cells; never holds [B, N]."""
-        check_batch(queries, target, None, None, len(self.table))
+        target = admit(queries, target, None, None, len(self.table))[0]
         score, queries = self.loss.score, self.loss.score.embed(queries)
         several = target.view(len(target), -1)
         rows, columns = (several >= 0).nonzero(as_tuple=True)

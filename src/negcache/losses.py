@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from negcache import distributed
-from negcache.door import check_batch, check_saved_cache
+from negcache.door import admit, check_cache, check_known, check_saved_cache
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.draws import given
@@ -87,14 +87,21 @@ class SoftmaxLoss(nn.Module):
                 "a corpus of at least 2 items", f"{len(corpus)}", "a softmax needs a negative"
             )
         if sampler.cache is not None:
-            _check_cache(sampler.cache, len(corpus))
+            check_cache(sampler.cache.num_items, len(corpus))
         self.item_tower, self.corpus = item_tower, corpus
         self.score: Score = score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
         self.cache: Cache | None = sampler.cache
         self.mini_batch_size = mini_batch_size
         self.generator = torch.Generator().manual_seed(seed)
+        self._evaluation = self.generator.clone_state()
         self._trace, self._filled = Trace(), False
+
+    def train(self, mode: bool = True) -> "SoftmaxLoss":
+        """As in torch; each call of ``eval()`` starts the noise of an evaluation, the same for an
+        unchanged model, and leaves that of training alone."""
+        self._evaluation = self.generator.clone_state()
+        return super().train(mode)
 
     def forward(
         self,
@@ -108,19 +115,17 @@ class SoftmaxLoss(nn.Module):
         Args:
             queries: outputs of the query tower, with gradient.
             positives: the target item of each query; or several, [B, p], padded with -1: the loss
-                of a query is then the mean over its positives, none competing with another.
+                of a query is then the mean over its positives, none competing with another, a
+                repeated one once.
             query_ids: rows of ``known_positives``; needed when that was given.
             negatives: your own negatives beside the sampled ones, padded with -1; they count with
                 weight 1 and are left out of the sampler's draw.
 
         Raises:
-            InputError: ids out of range, or query_ids missing.
+            InputError: ids out of range, also known ones, or query_ids missing.
         """
-        check_batch(queries, positives, query_ids, negatives, len(self.corpus))
-        if self.known_positives is not None and query_ids is None:
-            raise InputError(
-                "query_ids with known_positives", "query_ids=None", "pass the batch's query rows"
-            )
+        given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
+        positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
         if not self._filled:
             self.fill_cache()
         queries = self.score.embed(queries)
@@ -177,6 +182,7 @@ class SoftmaxLoss(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
+        self._evaluation = self.generator.clone_state()
         if self.cache is not None:
             check_saved_cache(state)
             self.cache.load_state_dict(state["cache"])
@@ -200,7 +206,7 @@ class SoftmaxLoss(nn.Module):
             exclude = exclude.and_also(rows[:, None].expand_as(negatives)[mine], negatives[mine])
         places = distributed.rank() * len(rows), distributed.world_size() * len(rows)
         request = Request(queries, self.score, positives, exclude, *places, len(self.corpus))
-        generator = self.generator if self.training else self.generator.clone_state()
+        generator = self.generator if self.training else self._evaluation
         with torch.autocast(queries.device.type, enabled=False):  # laws are float32 at least
             drawn = self.sampler.draw(request, generator)
         return [(drawn, self.estimator), *draws]
@@ -212,6 +218,7 @@ class SoftmaxLoss(nn.Module):
         if self.known_positives is None or query_ids is None:
             return Exclusion.from_pairs(rows, several[rows, columns], len(several))
         known = self.known_positives.exclusion(query_ids, several.amax(dim=1))
+        check_known(known.ids, len(self.corpus))
         return known if positives.ndim == 1 else known.and_also(rows, several[rows, columns])
 
     def _terms(
@@ -263,22 +270,6 @@ class SoftmaxLoss(nn.Module):
             with self._trace.stage("write"):
                 self._trace.look(self.cache, ids, rows)
                 self.cache.write(ids, rows)
-
-
-def _check_cache(cache: Cache, num_items: int) -> None:
-    """A cached sampler needs a row for every item, and for now a process of its own."""
-    if cache.num_items != num_items:
-        raise InputError(
-            f"a cache of the corpus' {num_items} items",
-            f"{cache.num_items} rows",
-            "build the cache with len(corpus)",
-        )
-    if distributed.world_size() > 1:
-        raise InputError(
-            "one process for a cached sampler",
-            f"{distributed.world_size()} processes",
-            "use a sampler without a cache; caches shared by processes are not built yet",
-        )
 
 
 def _without_padding(positives: Tensor) -> Tensor:

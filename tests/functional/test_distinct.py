@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,12 @@ def sequences(law, length):
         yield list(picks), chance
 
 
+def shares(law, picks):
+    """log-shares of an ordered draw, the last with the mass of all items not yet drawn."""
+    left = law.log().index_fill(0, torch.tensor(picks[:-1]), -torch.inf).logsumexp(0)
+    return sum_and_sample_shares(law[picks].log()[None], left[None])[0]
+
+
 @pytest.mark.parametrize("draws", [2, 3])
 def test_sum_and_sample_is_exact_in_expectation(draws):
     """Over all ordered tuples of 7 items: the surrogate's gradient is that of the full softmax."""
@@ -37,7 +44,7 @@ def test_sum_and_sample_is_exact_in_expectation(draws):
     share = (1 - torch.softmax(logits.detach(), 0)[0]).item()
     expected = torch.zeros(())
     for picks, chance in sequences(law, draws):
-        omega = sum_and_sample_shares(law[picks].log()[None])[0].exp()
+        omega = shares(law, picks).exp()
         drawn = logits[negatives[picks]]
         expected = expected + chance * share * ((omega * drawn).sum() - logits[0])
     truth = torch.logsumexp(logits, 0) - logits[0]
@@ -52,9 +59,34 @@ def test_sum_and_sample_partition_is_unbiased_at_any_staleness(drift):
     law = torch.softmax(request.score(request.queries[:1], cache.table)[0], 0)
     total = 0.0
     for picks, chance in sequences(law, 3):
-        omega = sum_and_sample_shares(law[picks].log()[None])[0]
+        omega = shares(law, picks)
         total += chance * float((fresh[picks] + omega - law[picks].log()).exp().sum())
     assert math.log(total) == pytest.approx(float(fresh.logsumexp(0)), abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.003, 0.001])
+@pytest.mark.parametrize(
+    ("build", "before"),
+    [(lambda c: nc.CachedDistinct(c, 4), 3), (lambda c: nc.HeadTail(c, 3, 1), 3)],
+    ids=["distinct", "head_tail"],
+)
+def test_in_float32_the_last_weight_is_that_of_float64(build, before, temperature):
+    """The last draw stands for all that is left, however little the others leave of the mass."""
+    request, _, cache = problem(num_items=1000, temperature=temperature)
+    narrow = nc.DenseCache(1000, 8)
+    narrow.write(torch.arange(1000), cache.table.float())
+    asked = replace(
+        request, queries=request.queries.float(), score=nc.DotScore(temperature).float()
+    )
+    draw = build(narrow).draw(asked, torch.Generator().manual_seed(0))
+    drawn = draw.ids[draw.columns]
+    logits = request.score(asked.queries.double(), narrow.table.double())
+    logits = logits.masked_fill(request.exclude.mask(torch.arange(1000)), -torch.inf)
+    left = logits.scatter(1, drawn[:, :before], -torch.inf).logsumexp(1)
+    last = drawn[:, -1:]
+    assert (left - logits.logsumexp(1)).min() < math.log(1e-6), "nearly nothing is left"
+    wanted = left[:, None] - logits.gather(1, last)
+    torch.testing.assert_close(draw.log_weight[:, -1:].double(), wanted, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -46,7 +46,7 @@ def test_several_positives_are_pick_all_labels():
     [
         lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2)),
         lambda cache: nc.CachedRest(cache, 20),
-        lambda cache: nc.InBatch(torch.zeros(N)),
+        lambda cache: nc.InBatch(torch.full((N,), 1 / N).log()),
         lambda cache: nc.SharedDraws(nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(cache, 1))),
     ],
 )

@@ -333,14 +333,34 @@ def test_bad_input_at_the_door(build, message):
         build()
 
 
+def without_checks(function):
+    """As a user calls it: the tests' own check of types would speak first."""
+    return getattr(function, "__wrapped__", function)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda part: without_checks(nc.Uniform.__init__)(object.__new__(nc.Uniform), part, 2),
+        lambda part: without_checks(nc.FullSoftmax.__init__)(object.__new__(nc.FullSoftmax), part),
+        lambda part: without_checks(nc.log_uniform)(part, 2),
+    ],
+)
+def test_a_cache_of_some_items_is_not_drawn_from_as_if_it_were_all(build):
+    with pytest.raises(nc.InputError, match=r"items with a length.*got SubsetCache.*range\(N\)"):
+        build(nc.SubsetCache(N, D, N // 2))
+
+
 @pytest.mark.parametrize(
     "build",
     [
         lambda cache: nc.Popularity(torch.ones(N - 1), 2),
         lambda cache: nc.Uniform(range(N + 1), 2),
         lambda cache: nc.FullSoftmax(range(N - 1)),
-        lambda cache: nc.InBatch(torch.zeros(N - 1)),
-        lambda cache: nc.SharedDraws(nc.Uniform(cache, 1), log_popularity=torch.zeros(N - 1)),
+        lambda cache: nc.InBatch(torch.full((N - 1,), 1 / N).log()),
+        lambda cache: nc.SharedDraws(
+            nc.Uniform(cache, 1), log_popularity=torch.full((N - 1,), 1 / N).log()
+        ),
         lambda cache: nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(range(N - 1), 1)),
     ],
 )

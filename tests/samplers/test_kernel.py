@@ -1,6 +1,7 @@
 """Kernel samplers: the closed form where the sums are exact, the reported law everywhere."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,6 +194,22 @@ def test_a_query_that_may_draw_nothing_in_a_cell_draws_elsewhere():
     )
     draw = nc.quadratic(cache, 50).draw(none, torch.Generator().manual_seed(0))
     assert (draw.log_weight == -torch.inf).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+@pytest.mark.parametrize("num_items", [1152, 1300])
+def test_a_query_without_negatives_draws_nothing(top, num_items, floor):
+    """Nine cells and more: in a tree the uppermost level is padded with nodes that have none."""
+    request, _, cache = problem(num_items=num_items)
+    rows, ids = torch.zeros(num_items, dtype=torch.long), torch.arange(num_items)
+    asked = replace(request, exclude=request.exclude.and_also(rows, ids))
+    sampler = nc.KernelSoftmax(cache, 6, Quadratic(), floor=floor)
+    draw = sampler.draw(asked, torch.Generator().manual_seed(0))
+    assert (draw.log_weight[0] == -torch.inf).all()
+    assert (sampler.log_prob(asked, ids)[0] == -torch.inf).all()
+    alone = sampler.draw(request, torch.Generator().manual_seed(0))
+    assert torch.equal(draw.ids[draw.columns][1:], alone.ids[alone.columns][1:])
+    assert draw.log_weight[1:].isfinite().all()
 
 
 def test_rows_never_written_are_never_drawn():

@@ -15,7 +15,9 @@ from negcache.protocols import Request, Rows
 from negcache.shapes import Float, Int, Tensor
 
 
-def sum_and_sample_shares(log_prob: Float[Tensor, "B m"]) -> Float[Tensor, "B m"]:
+def sum_and_sample_shares(
+    log_prob: Float[Tensor, "B m"], log_left: Float[Tensor, "B"]
+) -> Float[Tensor, "B m"]:
     """log-shares of m draws without replacement, in the order they were drawn.
 
     ``omega_i = p(j_i)`` for all but the last, which takes what is left: unbiased for any function
@@ -23,30 +25,32 @@ def sum_and_sample_shares(log_prob: Float[Tensor, "B m"]) -> Float[Tensor, "B m"
 
     Args:
         log_prob: log p of each draw under the law before anything was taken away.
+        log_left: log p of all that was left when the last was drawn, summed as such: one less the
+            others' chances is nothing but rounding where these hold nearly all of the mass.
     """
-    chances = log_prob.double().exp()
-    left = (1 - chances[:, :-1].sum(dim=1)).clamp_min(0).log().to(log_prob.dtype)
-    return torch.cat([log_prob[:, :-1], left[:, None]], dim=1)
+    return torch.cat([log_prob[:, :-1], log_left[:, None]], dim=1)
 
 
 @torch.no_grad()
 def draw_distinct(
     request: Request, rows: Rows, noise: Float[Tensor, "B m 2"]
-) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"], Float[Tensor, "B"]]:
-    """m distinct slots for each query, drawn one after the other; their scores; log Z~.
+) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """m distinct slots for each query, drawn one after the other, and their scores.
 
-    The score is -inf once a query has no row left.
+    Returns slots, scores (-inf once a query has no row left), log Z~ of all rows, and log Z~ of
+    those that were left for the last draw.
     """
     masses = cell_log_masses(request, rows)
-    log_z, slots, logits = torch.logsumexp(masses, dim=1), [], []
+    log_left = log_z = torch.logsumexp(masses, dim=1)
+    slots, logits = [], []
     for turn in range(noise.shape[1]):
-        empty = torch.logsumexp(masses, dim=1) == -torch.inf
+        if turn:
+            request, masses = take_away(request, rows, masses, slots[-1])
+            log_left = torch.logsumexp(masses, dim=1)
         found = draw_from_cells(request, rows, masses, noise[:, turn : turn + 1])
         slots.append(found.slots)
-        logits.append(found.logits.masked_fill(empty[:, None], -torch.inf))
-        if turn + 1 < noise.shape[1]:
-            request, masses = take_away(request, rows, masses, found.slots)
-    return torch.cat(slots, dim=1), torch.cat(logits, dim=1), log_z
+        logits.append(found.logits.masked_fill((log_left == -torch.inf)[:, None], -torch.inf))
+    return torch.cat(slots, dim=1), torch.cat(logits, dim=1), log_z, log_left
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def share(
     """Let the draws of all queries stand for every query of the batch.
 
     The weight of item j is ``log(count seen) - log(count expected)``, -inf where j may not stand
-    for a query. Unbiased for every Z_b-.
+    for a query, or was not to be expected at all. Unbiased for every Z_b-.
 
     Args:
         ids: distinct.
@@ -52,7 +52,7 @@ def share(
         log_expected: log of how often each was to be expected; per query where they differ.
         request: what was asked.
     """
-    barred = request.exclude.mask(ids)
+    barred = request.exclude.mask(ids) | (log_expected == -torch.inf)
     weight = (seen.to(log_expected.dtype).log() - log_expected).expand(barred.shape)
     return Draw(ids, None, weight.masked_fill(barred, -torch.inf))
 

@@ -240,11 +240,15 @@ def _pick(
     Args:
         place: the row of masses that each draw is at; None: that of its query.
         wanted: columns; negative: draw one; None: draw all.
+
+    Where a query has no mass at all its column is the first, which is always there: the last ones
+    of a level may be padding without children.
     """
     cdf, width = mass.cumsum(dim=1), mass.shape[1]
     if place is None:
         total = cdf[:, -1:].expand(uniforms.shape)
         column = torch.searchsorted(cdf, _below(uniforms, total), right=True).clamp_(max=width - 1)
+        column.mul_(total > 0)
         start = torch.arange(0, mass.numel(), width, device=mass.device)[:, None]
     else:
         start = place * width

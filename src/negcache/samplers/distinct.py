@@ -37,10 +37,12 @@ class CachedDistinct:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         noise = request.uniforms(generator, self.num_negatives, 2)
-        slots, logits, log_norm = draw_distinct(within(request, self.cache), self.cache, noise)
+        inside = within(request, self.cache)
+        slots, logits, log_norm, log_left = draw_distinct(inside, self.cache, noise)
         dead = logits == -torch.inf
         log_prob = (logits - log_norm[:, None]).masked_fill(dead, -torch.inf)
-        log_share = sum_and_sample_shares(log_prob).masked_fill(dead, -torch.inf)
+        log_share = sum_and_sample_shares(log_prob, log_left - log_norm)
+        log_share = log_share.masked_fill(dead, -torch.inf)
         log_stands = -math.log(self.cache.coverage)
         weight = (log_share - log_prob + log_stands).masked_fill(dead, -torch.inf)
         return use_columns(self.cache.ids(slots), weight, log_norm + log_stands, log_share)

@@ -4,6 +4,7 @@ from collections.abc import Sized
 
 import torch
 
+from negcache.door import count_items
 from negcache.protocols import Draw, Request
 
 
@@ -18,7 +19,7 @@ class FullSoftmax:
     cache = None
 
     def __init__(self, items: Sized) -> None:
-        self.num_items = len(items)
+        self.num_items = count_items(items)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)

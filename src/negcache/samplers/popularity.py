@@ -5,6 +5,7 @@ from collections.abc import Sized
 
 import torch
 
+from negcache.door import count_items
 from negcache.errors import InputError
 from negcache.functional.alias import AliasTable, build_alias, draw_alias
 from negcache.functional.draws import use_columns
@@ -75,5 +76,5 @@ def log_uniform(items: Sized, num_negatives: int) -> Popularity:
 
     That of ``tf.random.log_uniform_candidate_sampler``; item 0 is the most frequent.
     """
-    rank = torch.arange(len(items), dtype=torch.float64)
+    rank = torch.arange(count_items(items), dtype=torch.float64)
     return Popularity(torch.log1p(1 / (rank + 1)), num_negatives, power=1.0)

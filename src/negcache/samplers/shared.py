@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 
+from negcache.door import check_popularity
 from negcache.errors import InputError
 from negcache.functional.draws import share
 from negcache.protocols import DensitySampler, Draw, Request, Sampler
@@ -46,6 +47,8 @@ class SharedDraws:
             )
         if num_encoded is not None and num_encoded < 1:
             raise InputError("num_encoded of 1 or more", f"{num_encoded}", "or None, for all")
+        if log_popularity is not None:
+            check_popularity(log_popularity)
         self.sampler = cast(DensitySampler, sampler)
         self.cache = sampler.cache
         self.num_encoded, self.log_popularity = num_encoded, log_popularity

@@ -5,6 +5,7 @@ from collections.abc import Sized
 
 import torch
 
+from negcache.door import count_items
 from negcache.errors import InputError
 from negcache.functional.draws import draw_allowed, use_columns
 from negcache.protocols import Draw, Law, Request
@@ -24,13 +25,14 @@ class Uniform:
     cache = None
 
     def __init__(self, items: Sized, num_negatives: int) -> None:
-        if not 1 <= num_negatives <= len(items):
+        self.num_items = count_items(items)
+        if not 1 <= num_negatives <= self.num_items:
             raise InputError(
-                f"num_negatives between 1 and the {len(items)} items",
+                f"num_negatives between 1 and the {self.num_items} items",
                 f"{num_negatives}",
                 "draw fewer, or use FullSoftmax",
             )
-        self.num_items, self.num_negatives = len(items), num_negatives
+        self.num_negatives = num_negatives
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)
