@@ -64,6 +64,37 @@ class Exclusion:
         offsets = self.offsets[start : stop + 1]
         return Exclusion(offsets - offsets[0], self.ids[int(offsets[0]) : int(offsets[-1])])
 
+    def of(self, rows: Int[Tensor, "b"]) -> "Exclusion":
+        """The table of some of the queries."""
+        counts = self.counts[rows]
+        ends = counts.cumsum(0)
+        offsets = torch.cat([counts.new_zeros(1), ends])
+        further = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], counts)
+        entries = torch.arange(len(further), device=rows.device) + further
+        return Exclusion(offsets, self.ids[entries])
+
+    def below(self, ids: Int[Tensor, "B m"], num_items: int) -> Int[Tensor, "B m"]:
+        """How many of each query's excluded items have smaller ids than these.
+
+        Args:
+            num_items: none of the ids is above it.
+        """
+        span, rows = num_items + 1, torch.arange(len(ids), device=ids.device)[:, None]
+        found = torch.searchsorted(self.rows * span + self.ids, rows * span + ids)
+        return found - self.offsets[:-1, None]
+
+    def allowed(self, ranks: Int[Tensor, "B m"], num_items: int) -> Int[Tensor, "B m"]:
+        """The items of these ranks, from 0, among those that each query may draw.
+
+        Some item where a query has none of this rank.
+        """
+        # The k-th excluded id e_k (from 0) has e_k - k allowed items below it.
+        position = torch.arange(len(self.ids), device=ranks.device) - self.offsets[self.rows]
+        span, rows = num_items + 1, torch.arange(len(ranks), device=ranks.device)[:, None]
+        keys = self.rows * span + self.ids - position
+        stepped = torch.searchsorted(keys, rows * span + ranks, right=True)
+        return (ranks + stepped - self.offsets[:-1, None]).clamp_(max=num_items - 1)
+
     def contains(
         self, rows: Int[Tensor, "*shape"], ids: Int[Tensor, "*shape"]
     ) -> Bool[Tensor, "*shape"]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from negcache.errors import InputError
+from negcache.exclusion import Exclusion
 from negcache.functional import bounds, cluster_draw, metropolis, rejection, softmax_draws
-from negcache.functional.cluster_draw import Cut
+from negcache.functional.cluster_draw import CellLaw, Cut
 from negcache.functional.lloyd import lloyd, nearest
 from negcache.indexes.cells import CellTable
 from negcache.indexes.nested import group, nest
@@ -36,9 +37,15 @@ def cut_of(table, queries):
     return Cut(values, *(field.expand(len(queries), -1) for field in fields))
 
 
+def whole(cut):
+    """The law under test, with nothing excluded."""
+    none = torch.empty(0, dtype=torch.long)
+    return CellLaw(cut, Exclusion.from_pairs(none, none, len(cut.values)))
+
+
 def law_of(cut, table):
-    """log Q of every item, and t = s~ - V, from the functions under test."""
-    return cluster_draw.log_chance(cut, table.ranks[EVERY])
+    """log Q of every item."""
+    return whole(cut).log_chance(table.ranks[EVERY])
 
 
 def truth(queries, items):
@@ -58,7 +65,7 @@ def chains(seed, *, spoil=lambda cut: cut, **settings):
     cut = cut_of(table, queries)
     scores, softmax = truth(queries, items)
     log_q = law_of(cut, table)
-    ratios = scores - (law_of(spoil(cut), table) + cluster_draw.log_norm(spoil(cut))[:, None])
+    ratios = scores - (law_of(spoil(cut), table) + whole(spoil(cut)).log_norm[:, None])
     for row in range(B):
         yield (
             softmax[row],
@@ -85,18 +92,16 @@ def test_golden_vector_d1():
     values = 2 * query @ table.centres.T
     cut = Cut(values, table.offsets[None, :-1], table.sizes[None], table.radius[None])
     scores = 2 * query @ items.T
-    log_q = cluster_draw.log_chance(cut, table.ranks)[0]
+    log_q = whole(cut).log_chance(table.ranks)[0]
     ratios = scores - values[:, table.labels]
 
     def close(ours, theirs):
         torch.testing.assert_close(ours, torch.tensor(theirs, dtype=F64), atol=1e-9, rtol=0)
 
     close(scores[0], [1.2, 1.92, 1.6, 0.56, -1.2])
-    close(cluster_draw.log_norm(cut), [2.824201857])
+    close(whole(cut).log_norm, [2.824201857])
     close(log_q.exp(), [0.197068902, 0.197068902, 0.293992255, 0.293992255, 0.017877687])
-    close(
-        torch.softmax(cluster_draw.log_masses(cut), 1)[0], [0.394137803, 0.587984509, 0.017877687]
-    )
+    close(torch.softmax(whole(cut).log_masses, 1)[0], [0.394137803, 0.587984509, 0.017877687])
     exact = bounds.enumerate_chain(ratios, log_q[None])
     close(exact.log_gamma.exp(), [2.018669098])
     moves = metropolis.log_acceptance(ratios[0, [0, 1, 1, 3]], ratios[0, [1, 3, 2, 4]]).exp()
@@ -152,11 +157,11 @@ def test_gamma_and_its_bounds(seed):
     exact = bounds.enumerate_chain(scores - cut.values[:, table.labels], log_q)
     torch.testing.assert_close(exact.log_gamma, (softmax.log() - log_q).amax(1))
     reach = BETA * queries.norm(dim=1)
-    bound = bounds.log_gamma_bound(cut, cut, reach)
+    bound = bounds.log_gamma_bound(whole(cut), reach)
     assert (exact.log_gamma <= bound).all()
     assert (bound <= 2 * reach * table.radius.max() + 1e-12).all()
     if seed == 0:
-        tight = bounds.log_gamma_bound(cut, cut, reach * 0)
+        tight = bounds.log_gamma_bound(whole(cut), reach * 0)
         assert (tight < exact.log_gamma).any(), "a bound that leaves the radius out is none"
 
 
@@ -169,11 +174,11 @@ def test_gamma_stays_below_its_bound_where_a_centre_scores_above_most_of_its_mem
     queries = torch.tensor([[0.2], [0.1]], dtype=F64)
     cut = cut_of(table, queries)
     scores, _ = truth(queries, items)
-    log_q = cluster_draw.log_chance(cut, table.ranks)
+    log_q = whole(cut).log_chance(table.ranks)
     exact = bounds.enumerate_chain(scores - cut.values[:, table.labels], log_q)
     reach = BETA * queries.norm(dim=1)
     assert (exact.log_gamma > 1.3 * reach).all(), "the radius of one side is not enough"
-    assert (exact.log_gamma <= bounds.log_gamma_bound(cut, cut, reach)).all()
+    assert (exact.log_gamma <= bounds.log_gamma_bound(whole(cut), reach)).all()
 
 
 def test_the_acceptance_of_a_chain_at_rest_is_counted_over_all_pairs():
@@ -189,20 +194,20 @@ def test_flat_rejection_is_exact(seed):
     """Test 10: the law of what is kept is P to 1e-12; what is kept is Z over the envelope."""
     queries, items, table = scene(seed)
     scores, softmax = truth(queries, items)
-    cut = cluster_draw.raised(cut_of(table, queries), BETA * queries.norm(dim=1))
+    cut = cut_of(table, queries).raised(BETA * queries.norm(dim=1))
     proposed = law_of(cut, table)
     ratios = scores - cut.values[:, table.labels]
     kept = (proposed + rejection.log_keep(ratios)).exp()
     law = kept / kept.sum(dim=1, keepdim=True)
     torch.testing.assert_close(law, softmax, atol=1e-12, rtol=0)
-    expected = (torch.logsumexp(scores, dim=1) - cluster_draw.log_norm(cut)).exp()
+    expected = (torch.logsumexp(scores, dim=1) - whole(cut).log_norm).exp()
     torch.testing.assert_close(kept.sum(dim=1), expected)
 
 
 def test_an_envelope_that_does_not_hold_is_refused_and_would_be_biased():
     queries, items, table = scene(0)
     scores, softmax = truth(queries, items)
-    cut = cluster_draw.raised(cut_of(table, queries), queries.norm(dim=1))  # beta is missing
+    cut = cut_of(table, queries).raised(queries.norm(dim=1))  # beta is missing
     ratios = scores - cut.values[:, table.labels]
     with pytest.raises(InputError, match="radius"):
         rejection.log_keep(ratios)
@@ -216,27 +221,28 @@ def barred_pairs():
 
 
 def test_the_partition_is_unbiased_with_some_items_barred():
-    """Sum over proposals left of q' exp(s~) / q' = Z-, with q' from sizes less the barred."""
+    """Sum over proposals of q exp(s~) / q = Z-, with q from sizes less the barred."""
     queries, items, table = scene(1)
     rows, ids = barred_pairs()
     cut = cut_of(table, queries)
-    left = cluster_draw.without(cut, rows, table.ranks[ids])
+    law = CellLaw(cut, Exclusion.from_pairs(rows, table.ranks[ids], B))
     dead = torch.zeros(B, N, dtype=torch.bool)
     dead[rows, ids] = True
     scores, _ = truth(queries, items)
-    log_q = law_of(cut, table).masked_fill(dead, -torch.inf)
-    norm = cluster_draw.log_norm(left)
-    renormalised = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
+    log_q, norm = law.log_chance(table.ranks), law.log_norm
+    assert torch.equal(log_q == -torch.inf, dead)
+    masked = law_of(cut, table).masked_fill(dead, -torch.inf)
+    torch.testing.assert_close(log_q, torch.log_softmax(masked, dim=1), atol=1e-12, rtol=0)
     values = cut.values[:, table.labels]
     torch.testing.assert_close(norm, torch.logsumexp(values.masked_fill(dead, -torch.inf), 1))
     ratios = (scores - values).masked_fill(dead, -torch.inf)
     single = torch.stack([metropolis.log_partition(ratios[:, [y]], norm) for y in range(N)], dim=1)
     expected = torch.logsumexp(scores.masked_fill(dead, -torch.inf), dim=1)
-    estimate = torch.logsumexp(renormalised + single, dim=1)
+    estimate = torch.logsumexp(log_q + single, dim=1)
     torch.testing.assert_close(estimate, expected, atol=1e-12, rtol=0)
     reach = BETA * queries.norm(dim=1)
     exact = bounds.enumerate_chain(ratios, log_q)
-    assert (exact.log_gamma <= bounds.log_gamma_bound(cut, left, reach)).all()
+    assert (exact.log_gamma <= bounds.log_gamma_bound(law, reach)).all()
 
 
 def test_a_partition_without_any_proposal_left_is_nothing():
@@ -262,7 +268,7 @@ def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_cells(expand):
     queries = BETA * queries
     cut = nested.cut(queries, score, nested.fine.centres, coarse, expand)
     held = labels >= 0
-    log_q = cluster_draw.log_chance(cut, nested.fine.ranks[held])
+    log_q = whole(cut).log_chance(nested.fine.ranks[held])
     torch.testing.assert_close(log_q.exp().sum(dim=1), torch.ones(B, dtype=F64))
     assert (cut.size.sum(dim=1) == held.sum()).all()
     for row in range(B):
@@ -291,7 +297,7 @@ def test_an_empty_cell_is_never_drawn_and_never_holds():
     assert held.tolist() == [1, 1, 3, 3]
     noise = torch.rand(1, 500, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     noise[0, 0], noise[0, 1] = 0.0, 1 - 2**-53
-    drawn = cluster_draw.draw_members(cut, noise)
+    drawn = whole(cut).draw(noise)
     assert set(drawn.cells[0].tolist()) == {1, 3}
     assert torch.bincount(drawn.places[0], minlength=4).min() > 80
 
@@ -299,7 +305,7 @@ def test_an_empty_cell_is_never_drawn_and_never_holds():
 def test_best_cells_are_those_of_the_highest_centres():
     queries, _, table = scene(0)
     cut = cut_of(table, queries)
-    kept = cluster_draw.best_cells(cut, 3).values > -torch.inf
+    kept = whole(cut).best(3).cut.values > -torch.inf
     assert (kept.sum(dim=1) == 3).all()
     best = cut.values.topk(3, dim=1).values
     assert torch.equal(cut.values[kept].view(B, 3).sort(descending=True).values, best)
@@ -308,8 +314,8 @@ def test_best_cells_are_those_of_the_highest_centres():
 def test_an_empty_cell_takes_no_place_among_the_best():
     labels, values = torch.tensor([0, 0, 2, 2, 3]), torch.tensor([[1.0], [9.0], [3.0], [2.0]])
     table = CellTable.from_labels(labels, values.double(), torch.zeros(4, dtype=F64))
-    kept = cluster_draw.best_cells(cut_of(table, torch.ones(1, 1, dtype=F64)), 2)
-    assert torch.softmax(cluster_draw.log_masses(kept), dim=1)[0].nonzero().tolist() == [[2], [3]]
+    kept = whole(cut_of(table, torch.ones(1, 1, dtype=F64))).best(2)
+    assert torch.softmax(kept.log_masses, dim=1)[0].nonzero().tolist() == [[2], [3]]
 
 
 def test_chains_leave_what_is_barred_and_never_go_there():

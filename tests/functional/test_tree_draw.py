@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from negcache.conformance import chi_square_p
+from negcache.exclusion import Exclusion
 from negcache.functional.tree_draw import Frontier, draw_from_tree, tree_law
 from negcache.indexes.sg_tree import SGTree
 
@@ -30,6 +31,16 @@ def problem(base, seed=0, count=60):
         return SCALE * (queries[rows] * items[nodes]).sum(dim=1)
 
     return tree, logits, SCALE * queries.norm(dim=1), wanted
+
+
+def pairs(rows, ids, num_rows=5):
+    return Exclusion.from_pairs(torch.tensor(rows).long(), torch.tensor(ids).long(), num_rows)
+
+
+def draw(tree, frontier, logits, slope, count, noise, **settings):
+    """With nothing excluded, unless it is said."""
+    settings = {"exclude": pairs([], [], len(slope))} | settings
+    return draw_from_tree(tree.arrays(), frontier, logits, slope, count, noise, **settings)
 
 
 def frontiers(tree):
@@ -77,7 +88,7 @@ def test_draws_follow_the_law(base, seed):
     tree, logits, slope, wanted = problem(base)
     for frontier in worth_drawing(tree, logits, slope):
         noise = torch.Generator().manual_seed(seed)
-        drawn = draw_from_tree(tree.arrays(), frontier, logits, slope, 4000, noise, rounds=9000)
+        drawn = draw(tree, frontier, logits, slope, 4000, noise, rounds=9000)
         assert (drawn.items >= 0).all()
         for row in range(5):
             counts = torch.bincount(drawn.items[row], minlength=60)
@@ -98,19 +109,36 @@ def test_restarts_are_those_of_the_acceptance():
     frontier = list(worth_drawing(tree, logits, slope))[-1]
     _, accepted = tree_law(tree.arrays(), frontier, logits, slope)
     noise = torch.Generator().manual_seed(0)
-    drawn = draw_from_tree(tree.arrays(), frontier, logits, slope, 5000, noise, rounds=20_000)
+    drawn = draw(tree, frontier, logits, slope, 5000, noise, rounds=20_000)
     expected = float(5000 * (1 / accepted - 1).sum())
     spread = float((5000 * (1 - accepted) / accepted**2).sum() ** 0.5)
     assert abs(drawn.restarts - expected) < 4.5 * spread
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_draws_follow_the_softmax_of_what_is_not_excluded(seed):
+    """The likeliest items of four queries are excluded; the last may draw nothing."""
+    tree, logits, slope, wanted = problem(1.3)
+    frontier = list(worth_drawing(tree, logits, slope))[-1]
+    rows, likely = torch.arange(4).repeat_interleave(6), wanted[:4].topk(6, dim=1).indices
+    every = tree.present.nonzero().squeeze(1)
+    rows = torch.cat([rows, torch.full_like(every, 4)])
+    exclude = Exclusion.from_pairs(rows, torch.cat([likely.flatten(), every]), 5)
+    noise = torch.Generator().manual_seed(seed)
+    drawn = draw(tree, frontier, logits, slope, 4000, noise, rounds=9000, exclude=exclude)
+    assert drawn.rounds < 9000, "the last query is not waited for"
+    assert (drawn.items[4] == -1).all()
+    for row, law in enumerate(wanted[:4].scatter(1, likely, 0.0)):
+        counts = torch.bincount(drawn.items[row], minlength=60)
+        assert counts[law == 0].sum() == 0
+        assert chi_square_p(counts, law / law.sum() * 4000) > 1e-4
 
 
 def test_draws_not_through_in_time_are_told_and_equal_noise_gives_equal_draws():
     tree, logits, slope, _ = problem(2.0)
     frontier = list(frontiers(tree))[-1]
     runs = [
-        draw_from_tree(
-            tree.arrays(), frontier, logits, slope, 50, torch.Generator().manual_seed(1), rounds=3
-        )
+        draw(tree, frontier, logits, slope, 50, torch.Generator().manual_seed(1), rounds=3)
         for _ in range(2)
     ]
     assert torch.equal(runs[0].items, runs[1].items)
@@ -123,8 +151,6 @@ def test_a_tree_of_one_item_draws_it():
     tree.build(torch.ones(1, 3))
     root = Frontier(torch.tensor([0]), torch.tensor([True]))
     slope = torch.ones(2)
-    drawn = draw_from_tree(
-        tree.arrays(), root, lambda rows, nodes: torch.zeros(len(nodes)), slope, 4,
-        torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    noise = torch.Generator().manual_seed(0)
+    drawn = draw(tree, root, lambda rows, nodes: torch.zeros(len(nodes)), slope, 4, noise)
     assert (drawn.items == 0).all()

@@ -5,8 +5,7 @@ from dynamic import cells
 from roster import NUM_ITEMS, problem
 
 import negcache as nc
-from negcache.functional import cluster_draw
-from negcache.functional.cluster_draw import Cut
+from negcache.functional.cluster_draw import CellLaw, Cut
 from negcache.indexes import nested
 
 
@@ -38,16 +37,18 @@ def test_cells_of_one_row_are_found_as_cells_of_many():
     size = torch.tensor([3, 0, 2, 5])
     first = torch.tensor([0, 3, 3, 5])
     values = torch.randn(4, 4, generator=noise, dtype=torch.float64)
-    shared = Cut(values, *(each.expand(4, -1) for each in (first, size, torch.ones(4))))
-    apart = Cut(*(each.clone(memory_format=torch.contiguous_format) for each in shared))
-    assert apart.first.stride(0) == 4
+    cut = Cut(values, *(each.expand(4, -1) for each in (first, size, torch.ones(4))))
+    copy = Cut(*(each.clone(memory_format=torch.contiguous_format) for each in cut))
+    assert copy.first.stride(0) == 4
+    exclude = nc.Exclusion.from_pairs(torch.tensor([0, 0, 2, 2]), torch.tensor([1, 9, 3, 4]), 4)
+    shared, apart = CellLaw(cut, exclude), CellLaw(copy, exclude)
     places, rows = torch.arange(10), torch.tensor([2, 0])
     for one, other in ((shared, apart), (shared.of(rows), apart.of(rows))):
-        assert torch.equal(
-            cluster_draw.log_chance(one, places), cluster_draw.log_chance(other, places)
-        )
-        assert torch.equal(cluster_draw.log_norm(one), cluster_draw.log_norm(other))
-    assert shared.of(rows).first.stride(0) == 0
+        assert torch.equal(one.log_chance(places), other.log_chance(places))
+        assert torch.equal(one.log_norm, other.log_norm)
+        noise = torch.rand(len(one.cut.values), 50, 2, dtype=torch.float64)
+        assert all(map(torch.equal, one.draw(noise), other.draw(noise)))
+    assert shared.of(rows).cut.first.stride(0) == 0
 
 
 def test_children_are_scored_alike_by_one_product_and_one_by_one(monkeypatch):

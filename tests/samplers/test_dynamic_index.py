@@ -90,6 +90,7 @@ def test_weights_are_unbiased_by_enumeration_whatever_is_stale(expand):
     assert (log_q[~barred] > -torch.inf).all()
     places = sampler.proposal.ask(request).log_prob(EVERY)
     torch.testing.assert_close(places.exp().sum(1), torch.ones(ROWS).double(), atol=1e-12, rtol=0)
+    assert (places[barred] == -torch.inf).all()
     draw = sampler.draw(tile(request, 200), torch.Generator().manual_seed(0))
     drawn = draw.ids[draw.columns].view(200, ROWS, 6)
     weight = torch.full((ROWS, NUM_ITEMS), -torch.inf, dtype=torch.float64)

@@ -1,15 +1,19 @@
 """The cluster proposal: a cell by its size and the score of its centre, then any of its members.
 
-``Q(y) = exp(V_c) / Zhat`` for every member y of cell c, ``Zhat = sum_c n_c exp(V_c)``: a law over
-all items from the scores of the centres alone. It is exact for the cells used, however old these
-are. Source: Monath et al., AISTATS 2023.
+``Q(y) = exp(V_c) / Zhat`` for every member y of cell c that may stand for the query, of which there
+are n_c, and ``Zhat = sum_c n_c exp(V_c)``: a law over these items from the scores of the centres
+alone. It is exact for the cells used, however old these are. Source: Monath et al., AISTATS 2023;
+that what is excluded has no part in it is ours.
 """
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
-from negcache.functional.two_stage import invert_cdf
+from negcache.exclusion import Exclusion
+from negcache.functional.two_stage import Cumulative, add_up, invert
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
 
@@ -43,6 +47,19 @@ class Cut(NamedTuple):
             ),
         )
 
+    @property
+    def num_items(self) -> int:
+        """Places of the row of items: the last cell of every query ends there."""
+        return int(self.first[0, -1] + self.size[0, -1]) if self.first.numel() else 0
+
+    def raised(self, reach: Float64[Tensor, "B"]) -> "Cut":
+        """With ``V + reach radius``: no member scores above it.
+
+        Args:
+            reach: how fast the logit of each query can change with distance: scale times norm.
+        """
+        return self._replace(values=self.values + reach[:, None] * self.radius)
+
 
 class Members(NamedTuple):
     """Drawn items: the cell of each in its query's cut, and its place among all items."""
@@ -51,23 +68,84 @@ class Members(NamedTuple):
     places: Int[Tensor, "B *m"]
 
 
-def log_masses(cut: Cut) -> Float64[Tensor, "B W"]:
-    """log of ``n_c exp(V_c)``."""
-    size = cut.size[:1] if _is_one_row(cut.size) else cut.size
-    return cut.values + size.double().log()
+@dataclass(frozen=True)
+class CellLaw:
+    """Q of each query; what follows from it is worked out once.
 
+    Args:
+        cut: the cells with all of their members.
+        exclude: the places of the items that may not stand for each query; Q gives them nothing.
+    """
 
-def log_norm(cut: Cut) -> Float64[Tensor, "B"]:
-    """log Zhat."""
-    return torch.logsumexp(log_masses(cut), dim=1)
+    cut: Cut
+    exclude: Exclusion
 
+    def of(self, rows: Int[Tensor, "b"]) -> "CellLaw":
+        """The law of some of the queries."""
+        return CellLaw(self.cut.of(rows), self.exclude.of(rows))
 
-def draw_members(cut: Cut, noise: Float64[Tensor, "B m 2"]) -> Members:
-    """Independent draws from Q: a uniform each for the cell and for the member."""
-    cells = invert_cdf(log_masses(cut), noise[..., 0].contiguous())
-    size = cut.size.gather(1, cells)
-    inside = torch.minimum((noise[..., 1] * size).long(), size - 1)
-    return Members(cells, cut.first.gather(1, cells) + inside)
+    @cached_property
+    def log_masses(self) -> Float64[Tensor, "B W"]:
+        """log of ``n_c exp(V_c)``."""
+        cut, rows = self.cut, self.exclude.rows
+        size = cut.size[:1] if _is_one_row(cut.size) else cut.size
+        masses = cut.values + size.double().log()
+        width = masses.shape[1]
+        # In the order of rows and places, so also of cells.
+        held = rows * width + cells_holding(cut, rows, self.exclude.ids)
+        keys, gone = torch.unique_consecutive(held, return_counts=True)
+        where = keys // width, keys % width
+        masses[where] = cut.values[where] + (cut.size[where] - gone).double().log()
+        return masses
+
+    @cached_property
+    def log_norm(self) -> Float64[Tensor, "B"]:
+        """log Zhat; -inf where a query may draw nothing."""
+        return self._sums.log_total
+
+    @property
+    def barren(self) -> Bool[Tensor, "B"]:
+        """Which queries may draw nothing."""
+        return self.log_norm == -torch.inf
+
+    @cached_property
+    def _sums(self) -> Cumulative:
+        return add_up(self.log_masses)
+
+    def draw(self, noise: Float64[Tensor, "B m 2"]) -> Members:
+        """Independent draws: a uniform each for the cell and for the member.
+
+        Some item where a query may draw nothing.
+        """
+        cut, exclude = self.cut, self.exclude
+        cells, num_items = invert(self._sums.sums, noise[..., 0].contiguous()), cut.num_items
+        first, size = cut.first.gather(1, cells), cut.size.gather(1, cells)
+        before = exclude.below(first, num_items)
+        left = size - exclude.below(first + size, num_items) + before
+        inside = torch.minimum((noise[..., 1] * left).long(), left - 1).clamp_min(0)
+        return Members(cells, exclude.allowed(first - before + inside, num_items))
+
+    def log_chance(self, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
+        """log Q of each item, for every query; -inf at place -1, which no item has."""
+        cut, inside = self.cut, places.clamp_min(0)
+        if _is_one_row(cut.first):
+            values = cut.values[:, _cells_of_one_row(cut, inside)]
+        else:
+            rows = torch.arange(len(cut.values), device=places.device)[:, None]
+            rows = rows.expand(-1, len(places))
+            values = cut.values.gather(1, cells_holding(cut, rows, inside.expand_as(rows)))
+        nothing = self.exclude.mask(places) | (places < 0)
+        return (values - self.log_norm[:, None]).masked_fill(nothing, -torch.inf)
+
+    def best(self, count: int) -> "CellLaw":
+        """The law of the ``count`` cells of highest V: items of the others are never drawn."""
+        values = self.cut.values
+        if count >= values.shape[1]:
+            return self
+        alive = values.masked_fill(self.log_masses == -torch.inf, -torch.inf)
+        kept = torch.zeros_like(values, dtype=torch.bool)
+        kept.scatter_(1, alive.topk(count, dim=1).indices, True)
+        return replace(self, cut=self.cut._replace(values=values.where(kept, -torch.inf)))
 
 
 def cells_holding(
@@ -76,52 +154,12 @@ def cells_holding(
     """Which cell of query ``rows[i]`` the item at ``places[i]`` is in."""
     if _is_one_row(cut.first):
         return _cells_of_one_row(cut, places)
-    width = cut.first.shape[1]
-    span = int(cut.first.max()) + int(cut.size.max()) + 1 if width else 1
+    width, span = cut.first.shape[1], cut.num_items + 1
     queries = torch.arange(len(cut.first), device=rows.device)[:, None]
     found = torch.searchsorted(
         (queries * span + cut.first).flatten(), rows * span + places, right=True
     )
     return found - 1 - rows * width
-
-
-def log_chance(cut: Cut, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
-    """log Q of each item, for every query."""
-    if _is_one_row(cut.first):
-        values = cut.values[:, _cells_of_one_row(cut, places)]
-    else:
-        rows = torch.arange(len(cut.values), device=places.device)[:, None].expand(-1, len(places))
-        values = cut.values.gather(1, cells_holding(cut, rows, places.expand(len(rows), -1)))
-    return values - log_norm(cut)[:, None]
-
-
-def without(cut: Cut, rows: Int[Tensor, "E"], places: Int[Tensor, "E"]) -> Cut:
-    """The cut with fewer members for query ``rows[i]``, by the item at ``places[i]``.
-
-    For sums over what is left alone: the places of a cell are no longer those of its members.
-    """
-    cells = cells_holding(cut, rows, places)
-    gone = -torch.ones_like(cells)
-    return cut._replace(size=cut.size.index_put((rows, cells), gone, accumulate=True))
-
-
-def raised(cut: Cut, reach: Float64[Tensor, "B"]) -> Cut:
-    """The cut with ``V + reach radius``: no member scores above it.
-
-    Args:
-        reach: how fast the logit of each query can change with distance: scale times norm.
-    """
-    return cut._replace(values=cut.values + reach[:, None] * cut.radius)
-
-
-def best_cells(cut: Cut, count: int) -> Cut:
-    """The cut with only the ``count`` cells of highest V: items of the others are never drawn."""
-    if count >= cut.values.shape[1]:
-        return cut
-    alive = cut.values.masked_fill(cut.size == 0, -torch.inf)
-    kept = torch.zeros_like(cut.values, dtype=torch.bool)
-    kept.scatter_(1, alive.topk(count, dim=1).indices, True)
-    return cut._replace(values=cut.values.where(kept, -torch.inf))
 
 
 def refined(
@@ -143,7 +181,7 @@ def refined(
     values, first, size, radius = (
         torch.cat(pair, dim=1) for pair in zip(coarse, children, strict=True)
     )
-    behind = int((coarse.first + coarse.size).max())
+    behind = coarse.num_items
     values = values.masked_fill(~used, -torch.inf)
     first, size = first.masked_fill(~used, behind), size.masked_fill(~used, 0)
     order = (2 * first + size.clamp(max=1)).argsort(dim=1)  # the empty before what starts there

@@ -22,17 +22,9 @@ def use_columns(
 def draw_allowed(
     exclude: Exclusion, num_items: int, noise: Float[Tensor, "B m"]
 ) -> Int[Tensor, "B m"]:
-    """Uniform among the ids that each query may draw: a rank, stepped over the ids barred below it.
-
-    Arbitrary where a query may draw nothing.
-    """
-    rank = (noise * (num_items - exclude.counts)[:, None]).long()
-    # The k-th excluded id e_k (from 0) has e_k - k allowed items below it.
-    position = torch.arange(len(exclude.ids), device=rank.device) - exclude.offsets[exclude.rows]
-    rows = torch.arange(len(rank), device=rank.device)[:, None]
-    keys = exclude.rows * (num_items + 1) + exclude.ids - position
-    stepped = torch.searchsorted(keys, rows * (num_items + 1) + rank, right=True)
-    return (rank + stepped - exclude.offsets[:-1, None]).clamp_(max=num_items - 1)
+    """Uniform among the ids that each query may draw; arbitrary where it may draw nothing."""
+    ranks = (noise * (num_items - exclude.counts)[:, None]).long()
+    return exclude.allowed(ranks, num_items)
 
 
 def share(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from negcache.exclusion import Exclusion
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
 LogitsOf = Callable[[Int[Tensor, "n"], Int[Tensor, "n"]], Float[Tensor, "n"]]
@@ -44,7 +45,7 @@ class TreeDraws(NamedTuple):
     """What was drawn.
 
     Args:
-        items: -1 where a draw was not through after so many rounds.
+        items: -1 where a draw was not through after so many rounds, or may draw nothing.
         rounds: how many there were.
         restarts: how often a draw began again, over all draws.
     """
@@ -79,13 +80,15 @@ def draw_from_tree(
     num_draws: int,
     generator: torch.Generator,
     *,
+    exclude: Exclusion,
     rounds: int = 1000,
 ) -> TreeDraws:
-    """Independent draws for each query from the softmax of its logits.
+    """Independent draws for each query from the softmax of its logits over what it may draw.
 
     Args:
         logits: asked for the frontier of every query once, and for children of visited nodes.
         slope: how much a query's logits may change over a distance of 1: beta ||h||.
+        exclude: items of the tree; a draw of one begins again.
         rounds: moves of every draw, all at once: one level down, or to the frontier again. Where
             balls are wide nearly every try is given up: expect ``1 / accepted`` of ``tree_law``.
     """
@@ -93,21 +96,24 @@ def draw_from_tree(
     cdf = mass.softmax(dim=1).cumsum(dim=1)
     rows = torch.arange(len(slope), device=slope.device).repeat_interleave(num_draws)
     at, done = torch.full_like(rows, -1), torch.full_like(rows, -1)
-    restarts, used = -len(rows), 0
-    while used < rounds and bool((done < 0).any()):
-        restarts += int(((done < 0) & (at < 0)).sum())
+    able = (exclude.counts < _reached(tree, frontier))[rows]
+    restarts, used = -int(able.sum()), 0
+    while used < rounds and bool((wanting := able & (done < 0)).any()):
+        begins = wanting & (at < 0)
+        restarts += int(begins.sum())
         noise = torch.rand(2, len(rows), generator=generator, dtype=torch.float64).to(rows.device)
         place = torch.searchsorted(cdf, noise[0].view(len(slope), -1), right=True).flatten()
         place.clamp_(max=cdf.shape[1] - 1)
-        begins = (at < 0) & (done < 0)
         at = frontier.nodes[place].where(begins, at)
         done = at.where(begins & ~frontier.whole[place], done)
-        going = (done < 0).nonzero().squeeze(1)
+        going = (wanting & (done < 0)).nonzero().squeeze(1)
         fell = _fall(
             tree, logits, slope, rows[going] * len(tree.sizes) + at[going], noise[1, going]
         )
         done[going] = fell.where(fell == at[going], -1)
         at[going] = fell
+        refused = (done >= 0) & exclude.contains(rows, done.clamp_min(0))
+        at, done = at.masked_fill(refused, -1), done.masked_fill(refused, -1)
         used += 1
     return TreeDraws(done.view(len(slope), num_draws), used, max(restarts, 0))
 
@@ -153,6 +159,11 @@ def frontier_log_mass(
     scores = logits(queries, nodes).double().view(len(slope), -1)
     raised = _raised(tree, slope, queries, nodes).view_as(scores)
     return scores + raised.masked_fill(~frontier.whole, 0.0)
+
+
+def _reached(tree: TreeArrays, frontier: Frontier) -> int:
+    """How many items draws may end at."""
+    return int(tree.sizes[frontier.nodes].where(frontier.whole, 1).sum())
 
 
 def _raised(tree: TreeArrays, slope: Tensor, queries: Tensor, nodes: Tensor) -> Tensor:

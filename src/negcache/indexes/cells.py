@@ -79,6 +79,10 @@ class CellTable:
         """The ranks of these slots, on the device of these; -1: in no cell."""
         return self.ranks[slots.cpu()].to(slots.device)
 
+    def places_or_none(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The same, where -1 among the slots stands for none and has the place -1."""
+        return self.places(slots.clamp_min(0)).where(slots >= 0, -1)
+
     @property
     def num_cells(self) -> int:
         return len(self.centres)

@@ -6,21 +6,14 @@ from typing import NamedTuple
 import torch
 
 from negcache.errors import InputError
+from negcache.exclusion import Exclusion
 from negcache.functional.bounds import Exact, enumerate_chain, log_gamma_bound
-from negcache.functional.cluster_draw import (
-    Cut,
-    draw_members,
-    log_chance,
-    log_norm,
-    raised,
-    without,
-)
-from negcache.functional.views import within
+from negcache.functional.cluster_draw import CellLaw, Cut
 from negcache.indexes.cells import CellIndex, CellTable, HeldCells, KMeansCells, held_by
 from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.nested import NestedCells, group, nest
-from negcache.protocols import Cache, Coordinates, Request
-from negcache.shapes import Bool, Float, Float64, Int, Tensor
+from negcache.protocols import Cache, Coordinates, Request, Score
+from negcache.shapes import Float, Float64, Int, Tensor
 
 HELD = 1 << 22
 """Numbers of coordinates, or scores, held at a time: a bound on memory."""
@@ -32,7 +25,7 @@ class Proposed(NamedTuple):
     Args:
         slots: of the items.
         scores: s~, the logit of each by its cached coordinates.
-        log_ratios: t = s~ - V; -inf where the item may not stand for the query.
+        log_ratios: t = s~ - V; -inf where a query may draw nothing, and the item is any.
     """
 
     slots: Int[Tensor, "B m s"]
@@ -45,20 +38,18 @@ class Asked:
     """The proposal as it is for the queries of one request, in slots.
 
     Args:
-        request: with its exclusions in slots.
-        rows: which of the request's queries these are.
+        score: of queries and coordinates.
         queries: as coordinates are scored against them.
-        cut: the cells of each query.
-        table: members and ranks of the cut's cells.
+        law: of each query over its cells, without what is excluded; in places of the table.
+        table: members and ranks of the cells.
         source: the coordinates.
         reach: how fast the logit of each query can change with distance in the coordinates;
             infinite where they are not scored as they are.
     """
 
-    request: Request
-    rows: Int[Tensor, "b"]
+    score: Score
     queries: Float[Tensor, "b K"]
-    cut: Cut
+    law: CellLaw
     table: CellTable
     source: Coordinates
     reach: Float64[Tensor, "b"]
@@ -66,11 +57,7 @@ class Asked:
     def of(self, rows: Int[Tensor, "n"]) -> "Asked":
         """The same for some of the queries."""
         return replace(
-            self,
-            rows=self.rows[rows],
-            queries=self.queries[rows],
-            cut=self.cut.of(rows),
-            reach=self.reach[rows],
+            self, queries=self.queries[rows], law=self.law.of(rows), reach=self.reach[rows]
         )
 
     def check_radius(self) -> None:
@@ -90,67 +77,67 @@ class Asked:
     def _has_radius(self) -> bool:
         return bool(self.reach.isfinite().all())
 
+    @property
+    def excluded(self) -> Exclusion:
+        """The slots that may not stand for each query, of those in cells."""
+        return self.law.exclude.renumbered(self.table.slots(self.law.exclude.ids))
+
     def raised(self) -> "Asked":
         """Proposed by cells raised by their radius: no item scores above its cell."""
-        return replace(self, cut=raised(self.cut, self.reach))
+        return replace(self, law=replace(self.law, cut=self.law.cut.raised(self.reach)))
 
     def log_prob(self, slots: Int[Tensor, "M"]) -> Float64[Tensor, "b M"]:
-        """log Q of rows of the cache, hits among them; -inf for rows in no cell."""
-        places = self.table.places(slots)
-        log_q = log_chance(self.cut, places.clamp_min(0))
-        return log_q.masked_fill(places < 0, -torch.inf)
+        """log Q of distinct rows of the cache; -inf for what is excluded or in no cell.
+
+        Args:
+            slots: -1, as often as need be, for an item without a row.
+        """
+        return self.law.log_chance(self.table.places_or_none(slots))
 
     def draw(
         self, noise: Float64[Tensor, "b m 2"]
     ) -> tuple[Int[Tensor, "b m"], Float64[Tensor, "b m"]]:
-        """Slots, and log Q of each; hits are not masked. No coordinates of items are looked at."""
-        drawn = draw_members(self.cut, noise)
-        log_q = self.cut.values.gather(1, drawn.cells) - log_norm(self.cut)[:, None]
-        return self.table.slots(drawn.places), log_q
+        """Slots, and -log Q of each; -inf where a query may draw nothing, and the slot is any.
+
+        No coordinates of items are looked at.
+        """
+        drawn = self.law.draw(noise)
+        inverse = self.law.log_norm[:, None] - self.law.cut.values.gather(1, drawn.cells)
+        return self.table.slots(drawn.places), self._unless_barren(inverse)
 
     def propose(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
         """Draws and their scores; coordinates of the drawn items are gathered."""
-        drawn = draw_members(self.cut, noise.flatten(1, 2))
+        drawn = self.law.draw(noise.flatten(1, 2))
         slots = self.table.slots(drawn.places)
         scores = self._scores(slots)
-        ratios = scores - self.cut.values.gather(1, drawn.cells)
-        ratios = ratios.masked_fill(self.barred(slots), -torch.inf)
+        ratios = self._unless_barren(scores - self.law.cut.values.gather(1, drawn.cells))
         return Proposed(*(each.unflatten(1, noise.shape[1:3]) for each in (slots, scores, ratios)))
 
-    def barred(self, slots: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
-        """Which of these items may not stand for the query."""
-        return self.request.exclude.contains(self.rows[:, None].expand_as(slots), slots)
-
-    def allowed(self) -> Cut:
-        """The cells with the items that may stand for the query alone; of the whole request."""
-        exclude = self.request.exclude
-        places = self.table.places(exclude.ids)
-        held = places >= 0
-        return without(self.cut, exclude.rows[held], places[held])
+    def _unless_barren(self, values: Float64[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
+        """-inf in place of what belongs to no item: the query may draw nothing."""
+        return values.masked_fill(self.law.barren[:, None], -torch.inf)
 
     def log_gamma_bound(self) -> Float64[Tensor, "b"]:
         """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
         if not self._has_radius:
             return torch.full_like(self.reach, torch.inf)
-        return log_gamma_bound(self.cut, self.allowed(), self.reach)
+        return log_gamma_bound(self.law, self.reach)
 
     def enumerate(self) -> Exact:
         """gamma and acceptance from the scores of every item, a few queries at a time."""
         step = max(1, HELD // max(1, self.source.num_rows))
-        parts = [self.of(some)._enumerate() for some in torch.arange(len(self.rows)).split(step)]
+        parts = [self.of(some)._enumerate() for some in torch.arange(len(self.queries)).split(step)]
         return Exact(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _enumerate(self) -> Exact:
         ratios, log_q = [], []
         for first, block in self.source.coordinate_chunks(max(1, HELD // self.queries.shape[1])):
-            slots = torch.arange(first, first + len(block), device=self.rows.device)
-            items = self.source.see_items(block)
-            scores = self.request.score(self.queries, items).double()
+            slots = torch.arange(first, first + len(block), device=self.queries.device)
+            scores = self.score(self.queries, self.source.see_items(block)).double()
             chance = self.log_prob(slots)
-            dead = (chance == -torch.inf) | self.barred(slots.expand(len(scores), -1))
-            log_q.append(chance.masked_fill(dead, -torch.inf))
-            values = chance + log_norm(self.cut)[:, None]
-            ratios.append((scores - values).masked_fill(dead, -torch.inf))
+            log_q.append(chance)
+            values = chance + self.law.log_norm[:, None]
+            ratios.append((scores - values).masked_fill(chance == -torch.inf, -torch.inf))
         return enumerate_chain(torch.cat(ratios, dim=1), torch.cat(log_q, dim=1))
 
     def _scores(self, slots: Int[Tensor, "b m"]) -> Float64[Tensor, "b m"]:
@@ -160,7 +147,7 @@ class Asked:
         for queries, some in zip(self.queries.split(step), slots.split(step), strict=True):
             items = self.source.see_items(self.source.coordinates(some.flatten()))
             items = items.to(queries.dtype).view(*some.shape, -1)
-            parts.append(self.request.score.paired(queries, items).detach().double())
+            parts.append(self.score.paired(queries, items).detach().double())
         return torch.cat(parts)
 
 
@@ -194,27 +181,28 @@ class ClusterProposal:
         """Score the cells for the queries of a request."""
         self.index.follow(self.source)
         table, queries = self.index.table, self.source.see_queries(request.queries)
-        inside = within(request, self.source)
+        score = request.score
         if not self.expand:
-            cut, reach = self._cut(table, queries, request)
+            cut, reach = self._cut(table, queries, score)
         else:
             nested = self._nest(table)
-            coarse, reach = self._cut(nested.coarse, queries, request)
+            coarse, reach = self._cut(nested.coarse, queries, score)
             centres = self.source.see_items(nested.fine.centres).to(queries.dtype)
-            cut = nested.cut(queries, request.score, centres, coarse, self.expand)
+            cut = nested.cut(queries, score, centres, coarse, self.expand)
             table = nested.fine
-        rows = torch.arange(len(queries), device=queries.device)
-        return Asked(inside, rows, queries, cut, table, self.source, reach)
+        places = table.places_or_none(self.source.slots(request.exclude.ids))
+        law = CellLaw(cut, request.exclude.renumbered(places))
+        return Asked(score, queries, law, table, self.source, reach)
 
     def _cut(
-        self, table: CellTable, queries: Float[Tensor, "B K"], request: Request
+        self, table: CellTable, queries: Float[Tensor, "B K"], score: Score
     ) -> tuple[Cut, Float64[Tensor, "B"]]:
         """The cells as all queries see them; and how fast logits change with distance."""
         centres = self.source.see_items(table.centres)
-        values = request.score(queries, centres.to(queries.dtype)).detach().double()
+        values = score(queries, centres.to(queries.dtype)).detach().double()
         shared = (table.offsets[:-1], table.sizes, table.radius.double())
         cut = Cut(values, *(field.expand(len(queries), -1) for field in shared))
-        reach = request.score.scale.detach().double() * queries.double().norm(dim=1)
+        reach = score.scale.detach().double() * queries.double().norm(dim=1)
         as_they_are = centres.shape == table.centres.shape and torch.equal(centres, table.centres)
         return cut, reach if as_they_are else torch.full_like(reach, torch.inf)
 

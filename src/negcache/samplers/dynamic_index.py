@@ -6,7 +6,6 @@ import torch
 
 from negcache.errors import InputError
 from negcache.functional.draws import use_columns
-from negcache.functional.softmax_draws import with_figures
 from negcache.indexes.cells import CellIndex
 from negcache.indexes.proposal import ClusterProposal
 from negcache.protocols import Cache, Draw, Law, Request
@@ -16,8 +15,9 @@ from negcache.shapes import Float, Int, Tensor
 class DynamicIndex:
     """Independent draws for each query: a cell by its size and centre, then any of its members.
 
-    ``q_b(y) = exp(V_c) / Zhat``, V the score of the centre of the item's cell. A draw looks at the
-    centres alone, and its weights are honest at any age of centres, coordinates and cells.
+    ``q_b(y) = exp(V_c) / Zhat``, V the score of the centre of the item's cell, Zhat over the items
+    that may stand for the query. A draw looks at the centres alone, and its weights are honest at
+    any age of centres, coordinates and cells.
     Source: Monath et al., AISTATS 2023, with weights ``-log(m q)`` in place of the chains.
 
     Args:
@@ -44,16 +44,13 @@ class DynamicIndex:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         asked = self.proposal.ask(request)
-        slots, log_q = asked.draw(request.uniforms(generator, self.num_negatives, 2))
-        weight = -log_q - math.log(self.num_negatives * self.coverage)
-        weight = weight.masked_fill(asked.barred(slots), -torch.inf)
-        draw = use_columns(self.cache.ids(slots), weight.to(request.queries.dtype))
-        return with_figures(draw, {"log_gamma_bound": asked.log_gamma_bound()})
+        slots, inverse = asked.draw(request.uniforms(generator, self.num_negatives, 2))
+        weight = inverse - math.log(self.num_negatives * self.coverage)
+        return use_columns(self.cache.ids(slots), weight.to(request.queries.dtype))
 
     def log_prob(
         self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
     ) -> Float[Tensor, "B M"]:
         """V of each item's cell less log Zhat; the centres are scored once more."""
-        slots = self.cache.slots(ids)
-        log_q = self.proposal.ask(request).log_prob(slots.clamp_min(0)).to(request.queries.dtype)
-        return log_q.masked_fill(request.exclude.mask(ids) | (slots < 0), -torch.inf)
+        log_q = self.proposal.ask(request).log_prob(self.cache.slots(ids))
+        return log_q.to(request.queries.dtype)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.cluster_draw import log_norm
 from negcache.functional.metropolis import log_partition, total_variation_bound, walk
 from negcache.functional.softmax_draws import equal_shares, pinned_draw, plain_draw, with_figures
 from negcache.indexes.cells import CellIndex
@@ -46,7 +45,7 @@ class DynamicIndexChain:
 
     The longer the chains, the nearer to the softmax of cached scores; ``bounds`` says how near at
     least. Only the ends are encoded. Take the ``pinned`` estimator: the partition comes from all
-    proposals, each corrected for its chance. Known positives are refused as proposals.
+    proposals, each corrected for its chance. Known positives are never proposed.
     Source: Monath et al., AISTATS 2023, algorithm 4 and proposition 2.
 
     Args:
@@ -89,7 +88,7 @@ class DynamicIndexChain:
         slots, scores, ratios = (each.gather(2, ends).squeeze(2) for each in proposed)
         ids, alive, dtype = self.cache.ids(slots), ratios > -torch.inf, request.queries.dtype
         if self.weights:
-            log_z = log_partition(proposed.log_ratios.flatten(1), log_norm(asked.allowed()))
+            log_z = log_partition(proposed.log_ratios.flatten(1), asked.law.log_norm)
             log_z = log_z - math.log(self.cache.coverage)
             draw = pinned_draw(ids, scores, log_z, equal_shares(alive), dtype)
         else:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.cluster_draw import best_cells
 from negcache.functional.softmax_draws import highest_distinct, plain_draw, with_figures
 from negcache.indexes.cells import CellIndex
 from negcache.indexes.proposal import ClusterProposal
@@ -50,7 +49,7 @@ class DynamicIndexMiner:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         asked = self.proposal.ask(request)
-        asked = replace(asked, cut=best_cells(asked.cut, self.top_cells))
+        asked = replace(asked, law=asked.law.best(self.top_cells))
         noise = request.uniforms(generator, self.num_negatives, self.chain, 2)
         slots, scores, ratios = (each.flatten(1) for each in asked.propose(noise))
         scores = scores.masked_fill(ratios == -torch.inf, -torch.inf)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.cluster_draw import log_norm
 from negcache.functional.metropolis import log_partition
 from negcache.functional.rejection import first_kept, log_keep, log_shares, spacing, tolerance
 from negcache.functional.softmax_draws import pinned_draw, with_figures
@@ -17,7 +16,10 @@ from negcache.shapes import Bool, Float64, Int, Tensor
 
 
 class _Found(NamedTuple):
-    """Draws, those of the proposal where nothing was kept; t of all proposals of round one."""
+    """Draws, those of the proposal where nothing was kept; t of all proposals of round one.
+
+    A query that may draw nothing has found it.
+    """
 
     slots: Int[Tensor, "B m"]
     scores: Float64[Tensor, "B m"]
@@ -79,9 +81,8 @@ class DynamicIndexRejection:
         seed = int(torch.randint(1 << 62, (), generator=generator))
         tolerated = _tolerated(asked)
         found = self._search(asked, request, torch.Generator().manual_seed(seed), tolerated)
-        norm = log_norm(asked.allowed())
-        log_z = log_partition(found.first_ratios, norm)
-        shares = log_shares(found.kept, found.log_ratios, norm, log_z)
+        log_z = log_partition(found.first_ratios, asked.law.log_norm)
+        shares = log_shares(found.kept, found.log_ratios, asked.law.log_norm, log_z)
         log_z = log_z - math.log(self.cache.coverage)
         ids, dtype = self.cache.ids(found.slots), request.queries.dtype
         draw = pinned_draw(ids, found.scores, log_z, shares, dtype)
@@ -94,14 +95,17 @@ class DynamicIndexRejection:
         """Rounds of proposals, for the queries that still want one."""
         uniforms = request.uniforms(noise, self.num_negatives, 1, 2)
         slots, scores, ratios = (each.squeeze(2) for each in asked.propose(uniforms))
-        found, first = torch.zeros_like(slots, dtype=torch.bool), ratios
+        found = asked.law.barren[:, None].expand_as(slots).clone()
+        first = ratios.new_full((len(ratios), self.num_negatives * self.tries), -torch.inf)
         for turn in range(self.rounds):
             wanting = (~found).any(dim=1).nonzero().squeeze(1)
             if not len(wanting):
                 break
             uniforms = request.uniforms(noise, self.num_negatives, self.tries, 3)[wanting]
-            proposed = asked.of(wanting).propose(uniforms[..., :2])
-            first = proposed.log_ratios.flatten(1) if turn == 0 else first
+            some = asked if len(wanting) == len(slots) else asked.of(wanting)
+            proposed = some.propose(uniforms[..., :2])
+            if turn == 0:
+                first[wanting] = proposed.log_ratios.flatten(1)
             kept = first_kept(proposed.log_ratios, uniforms[..., 2], tolerated)
             news = kept.found & ~found[wanting]
             for mine, theirs in zip((slots, scores, ratios), proposed, strict=True):
@@ -114,4 +118,4 @@ class DynamicIndexRejection:
 def _tolerated(asked: Asked) -> float:
     """By the coarser of the dtypes of scores and of radii."""
     scores = spacing(asked.queries.dtype, asked.queries.device)
-    return tolerance(asked.cut.values, max(scores, torch.finfo(asked.table.radius.dtype).eps))
+    return tolerance(asked.law.cut.values, max(scores, torch.finfo(asked.table.radius.dtype).eps))

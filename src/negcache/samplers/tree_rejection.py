@@ -6,7 +6,6 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.cluster_draw import log_norm
 from negcache.functional.metropolis import log_partition
 from negcache.functional.rejection import log_shares
 from negcache.functional.softmax_draws import pinned_draw, with_figures
@@ -29,10 +28,10 @@ class TreeIndex(CellIndex, Protocol):
 class DynamicIndexTree:
     """Draws from the softmax of cached scores itself, down a tree whose balls bound the scores.
 
-    A draw that comes to no end within ``rounds``, or ends at a known positive, is made by the
-    cells instead, and its share of the partition is its own importance, as in
-    ``DynamicIndexRejection``. The flat one accepts as often and costs less: this one is for small
-    scales and comparison. Take the ``pinned`` estimator.
+    A draw that ends at a known positive begins again; one that comes to no end within ``rounds`` is
+    made by the cells instead, and its share of the partition is its own importance, as in
+    ``DynamicIndexRejection``. The flat one accepts as often, or more often where positives score
+    high, and costs less: this one is for small scales and comparison. Take ``pinned``.
     Source: Monath et al., AISTATS 2023, algorithm 1, corrected.
 
     Args:
@@ -67,14 +66,13 @@ class DynamicIndexTree:
         proposed = asked.propose(request.uniforms(generator, self.num_negatives, 1, 2))
         slots, scores, ratios = (each.squeeze(2) for each in proposed)
         found, places = self._search(asked, generator)
-        kept = (places >= 0) & ~asked.barred(places.clamp_min(0))
-        norm = log_norm(asked.allowed())
+        kept, norm = places >= 0, asked.law.log_norm
         log_z = log_partition(ratios, norm)
         shares = log_shares(kept, ratios.masked_fill(kept, 0.0), norm, log_z)
         scores = found.where(kept, scores)
         ids, dtype = self.cache.ids(places.where(kept, slots)), request.queries.dtype
         draw = pinned_draw(ids, scores, log_z - math.log(self.cache.coverage), shares, dtype)
-        return with_figures(draw, {"not_found": ~kept})
+        return with_figures(draw, {"not_found": ~kept & ~asked.law.barren[:, None]})
 
     def _search(
         self, asked: Asked, generator: torch.Generator
@@ -85,13 +83,21 @@ class DynamicIndexTree:
         def logits(queries: Int[Tensor, "n"], items: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
             rows = asked.source.see_items(asked.source.coordinates(items))[:, None]
             pairs = asked.queries[queries], rows.to(asked.queries.dtype)
-            return asked.request.score.paired(*pairs).detach().squeeze(1)
+            return asked.score.paired(*pairs).detach().squeeze(1)
 
         # One number from the generator, however many rounds this process makes.
         noise = torch.Generator().manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
         places = draw_from_tree(
-            tree, frontier, logits, asked.reach, self.num_negatives, noise, rounds=self.rounds
+            tree,
+            frontier,
+            logits,
+            asked.reach,
+            self.num_negatives,
+            noise,
+            exclude=asked.excluded,
+            rounds=self.rounds,
         ).items
-        queries = asked.rows[:, None].expand_as(places).flatten()
+        queries = torch.arange(len(places), device=places.device)[:, None]
+        queries = queries.expand_as(places).flatten()
         scores = logits(queries, places.clamp_min(0).flatten()).double()
         return scores.view(places.shape), places
