@@ -1,7 +1,8 @@
 """What every sampler drew, setting by setting, recorded: a change of structure changes no draw.
 
-``PYTHONPATH=src:tests python -m golden.record_draws`` writes the record anew. Do so only where
-draws are meant to differ, and say why in ``DIFFERS`` of ``samplers/test_same_draws.py`` first.
+``draws.npz`` is what version 0.1 drew. ``PYTHONPATH=src:tests python -m golden.record_draws`` writes
+``mended.npz``, the draws of the cases in ``DIFFERS`` alone. Do so only where draws are meant to
+differ, and say why there.
 """
 
 from itertools import product
@@ -13,7 +14,27 @@ from roster import ROSTER, SETTINGS, Case, problem
 
 from negcache.protocols import Draw
 
-RECORD = Path(__file__).with_name("draws.npz")
+RECORD, MENDED = (Path(__file__).with_name(f"{name}.npz") for name in ("draws", "mended"))
+
+EXCLUDES = "known positives are left out of the clusters, where hits were masked after the draw"
+FIRST = "a query that may draw nothing ends at the first row instead of an index that may not be"
+SHARES = "the roster's log_popularity is that of shares, which the constructor now checks"
+DIFFERS = {
+    "joined": SHARES,
+    "in_batch": SHARES,
+    "quadratic": FIRST,
+    "rf_softmax": FIRST,
+    "dynamic_index": EXCLUDES,
+    "shared_dynamic_index": EXCLUDES,
+    "chain": EXCLUDES,
+    "as_printed": EXCLUDES,
+    "index_miner": EXCLUDES,
+    "index_rejection": EXCLUDES,
+    "index_tree": EXCLUDES,
+    "resampled": EXCLUDES,
+}
+"""Case -> why it draws otherwise than version 0.1 did."""
+
 SEEDS = (0, 1)
 KEYS = [
     (case, setting, seed)
@@ -56,11 +77,11 @@ def name_of(case: Case, setting: str, seed: int) -> str:
 
 def main() -> None:
     record = {}
-    for case, setting, seed in KEYS:
+    for case, setting, seed in (key for key in KEYS if key[0].name in DIFFERS):
         for field, value in draws_of(case, setting, seed).items():
             small = value.astype(np.int32) if value.dtype == np.int64 else value
             record[f"{name_of(case, setting, seed)}/{field}"] = small
-    np.savez_compressed(RECORD, **record)
+    np.savez_compressed(MENDED, **record)
 
 
 if __name__ == "__main__":
