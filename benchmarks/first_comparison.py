@@ -21,9 +21,9 @@ import torch
 
 import negcache as nc
 from benchmarks.record import append_rows, conclude, hardware, read_rows
-from negcache.data import Task, open_task, write_beir
-from negcache.evaluation import Side, encode_all, evaluate
 from negcache.protocols import Estimator, Sampler
+from negcache.run.data import Task, open_task, write_beir
+from negcache.run.evaluation import Side, encode_all, evaluate
 
 FOLDER = Path(__file__).parent.parent / ".data" / "go"
 DIM, WIDTH, BATCH, REFRESHED = 64, 128, 128, 128

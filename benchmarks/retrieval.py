@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import negcache as nc
-from negcache.data import Judgements, Task, open_task, write_beir
-from negcache.evaluation import Side, encode_all, evaluate
 from negcache.protocols import Cache, Corpus, Estimator, Sampler
+from negcache.run.data import Judgements, Task, open_task, write_beir
+from negcache.run.evaluation import Side, encode_all, evaluate
 
 DATA = Path(__file__).parent.parent / ".data"
 BATCH = 128

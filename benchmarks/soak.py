@@ -60,7 +60,7 @@ def write_task(folder: Path, num_items: int = 240) -> Path:
 
 def negcache(*words: object, **popen: object) -> "Popen[str]":
     """Start the command line in a process of its own."""
-    command = [sys.executable, "-m", "negcache.cli.app", *map(str, words)]
+    command = [sys.executable, "-m", "negcache", *map(str, words)]
     return Popen(command, stdout=PIPE, stderr=PIPE, text=True, **popen)  # type: ignore[call-overload]
 
 

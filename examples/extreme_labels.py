@@ -9,8 +9,8 @@ import argparse
 import torch
 
 import negcache as nc
-from negcache.data import open_xc, write_genes
-from negcache.evaluation import encode_all, evaluate_labels, inverse_propensity
+from negcache.run.data import open_xc, write_genes
+from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
 from negcache.towers import WeightedBagTower
 
 parser = argparse.ArgumentParser(description="Ranks very many labels.")

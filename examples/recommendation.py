@@ -9,8 +9,8 @@ import argparse
 import torch
 
 import negcache as nc
-from negcache.data import open_interactions, write_movielens
-from negcache.evaluation import Side, evaluate_unseen
+from negcache.run.data import open_interactions, write_movielens
+from negcache.run.evaluation import Side, evaluate_unseen
 from negcache.towers import FeatureTower
 
 parser = argparse.ArgumentParser(description="Trains a recommender.")

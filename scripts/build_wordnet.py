@@ -1,7 +1,7 @@
 """Builds the WordNet 3.0 file that negcache ships, from Debian's wordnet-base package.
 
 Run: python scripts/build_wordnet.py. Writes `wordnet30.parquet` and `WORDNET_LICENSE.txt` into
-src/negcache/data/assets; the same package gives the same bytes (with the same pyarrow).
+src/negcache/run/data/assets; the same package gives the same bytes (with the same pyarrow).
 """
 
 import re
@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 from pyarrow import parquet
 
-from negcache.data.registry import Package, fetch_package, unpack
+from negcache.run.data.registry import Package, fetch_package, unpack
 
 PACKAGE = Package(
     name="wordnet-base",
     version="1:3.0-37",
     sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
 )
-ASSETS = Path(__file__).parents[1] / "src" / "negcache" / "data" / "assets"
+ASSETS = Path(__file__).parents[1] / "src" / "negcache" / "run" / "data" / "assets"
 FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 SCHEMA = pa.schema(
     [
