@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 import negcache as nc
+from benchmarks.datasets.genes import write_genes
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import DATA
 from negcache.functional.features import Fourier
 from negcache.protocols import Batch, Sampler
-from negcache.run.data import open_xc, write_genes
+from negcache.run.data import open_xc
 from negcache.run.data.labels import LabelledPoints
 from negcache.run.data.xc import XCTask
 from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity

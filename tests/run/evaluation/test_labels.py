@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negcache import DotScore, InputError
-from negcache.run.data import KnownPositives
+from negcache import DotScore, InputError, KnownPositives
 from negcache.run.evaluation import evaluate_labels, inverse_propensity, label_metrics
 
 

@@ -143,17 +143,13 @@ def export(
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="wordnet-sense, wordnet-reverse, go or debian.")],
+    name: Annotated[str, typer.Argument(help="wordnet-sense or wordnet-reverse.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    allow_other_version: Annotated[
-        bool,
-        typer.Option("--allow-other-version", help="Take a package whose checksum is another."),
-    ] = False,
 ) -> None:
-    """Write a task as a BEIR folder."""
+    """Write a task that comes with negcache as a BEIR folder."""
     from negcache.run.data import write_beir
 
-    write_beir(name, out, allow_other_version=allow_other_version)
+    write_beir(name, out)
     typer.echo(f"{name} written to {out}")
 
 

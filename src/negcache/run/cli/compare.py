@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from negcache.errors import InputError
+from negcache.run.atomic import atomic_write
 from negcache.run.cli.comparing.curves import draw
 from negcache.run.cli.comparing.page import render
 from negcache.run.cli.comparing.report import TITLES, Report, report_on
@@ -24,7 +25,6 @@ from negcache.run.cli.comparing.runs import (
     read_run,
 )
 from negcache.run.cli.comparing.significance import CONFIDENCE
-from negcache.run.data.aside import written_aside
 from negcache.run.training.checkpoint import room_for
 
 
@@ -67,7 +67,7 @@ def _write(out: Path, report: Report, runs: Sequence[Measured]) -> None:
     }
     with room_for(out), ExitStack() as stack:
         for name, content in files.items():
-            stack.enter_context(written_aside(out / name)).write_bytes(content)
+            stack.enter_context(atomic_write(out / name)).write_bytes(content)
 
 
 def _pictures(runs: Sequence[Measured], measure: str) -> Mapping[str, tuple[str, bytes]]:

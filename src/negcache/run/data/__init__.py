@@ -6,21 +6,15 @@ Names that need the ``run`` extra (pyarrow, tokenizers) are imported when they a
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from negcache.known_positives import KnownPositives
-from negcache.run.data.bags import Bags
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.tokens import TokenFile, write_tokens
 
 if TYPE_CHECKING:
-    from negcache.run.data.city_names import CityClasses, open_city_classes, write_city_classes
     from negcache.run.data.columns import Columns
     from negcache.run.data.entities import Entities
-    from negcache.run.data.genes import write_genes
     from negcache.run.data.interaction_log import open_interactions
     from negcache.run.data.interactions import Interactions
     from negcache.run.data.labels import LabelledPoints
-    from negcache.run.data.movielens import write_movielens
-    from negcache.run.data.next_word import NextWord, open_next_word, write_brown, write_mix
     from negcache.run.data.open import open_task
     from negcache.run.data.task import Task
     from negcache.run.data.texts import TextTable
@@ -30,58 +24,38 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
-    "Bags",
-    "CityClasses",
     "Columns",
     "Entities",
     "Interactions",
     "Judgements",
-    "KnownPositives",
     "LabelledPoints",
-    "NextWord",
     "Task",
     "TextTable",
     "TokenFile",
     "XCTask",
-    "open_city_classes",
     "open_interactions",
-    "open_next_word",
     "open_task",
     "open_xc",
     "read_xc",
     "write_beir",
-    "write_brown",
-    "write_city_classes",
-    "write_genes",
-    "write_mix",
-    "write_movielens",
     "write_tokens",
     "write_xc",
 ]
 
 _HOMES = {
     "BUILT_IN": "wordnet",
-    "CityClasses": "city_names",
     "Columns": "columns",
     "Entities": "entities",
     "Interactions": "interactions",
     "LabelledPoints": "labels",
-    "NextWord": "next_word",
     "Task": "task",
     "TextTable": "texts",
     "XCTask": "xc",
-    "open_city_classes": "city_names",
     "open_interactions": "interaction_log",
-    "open_next_word": "next_word",
     "open_task": "open",
     "open_xc": "xc",
     "read_xc": "xc",
     "write_beir": "write",
-    "write_brown": "next_word",
-    "write_city_classes": "city_names",
-    "write_genes": "genes",
-    "write_mix": "next_word",
-    "write_movielens": "movielens",
     "write_xc": "xc",
 }
 

@@ -19,10 +19,10 @@ from negcache.run.data.columns import (
     time_column,
     weight_column,
 )
+from negcache.run.data.data_report import report
 from negcache.run.data.entities import Entities, entities_of
 from negcache.run.data.interactions import Interactions
 from negcache.run.data.leave_last_out import first_of_each_pair, leave_last_out
-from negcache.run.data.untidy import report
 
 
 def open_interactions(

@@ -15,9 +15,9 @@ from pyarrow import csv, parquet
 from pyarrow import json as arrow_json
 
 from negcache.errors import InputError
+from negcache.run.data.data_report import report
 from negcache.run.data.jsonl import encoding_fault, lines_of
 from negcache.run.data.task import Task
-from negcache.run.data.untidy import report
 from negcache.shapes import Int, Tensor
 
 FORM = "the columns query-id, positive-id (optional) and negative-id, or more that begin so"

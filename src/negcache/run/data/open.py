@@ -11,17 +11,17 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.data.aside import remove, written_aside
+from negcache.run.atomic import atomic_write, remove
+from negcache.run.checksum import sha256_of
 from negcache.run.data.beir import beir_tables
-from negcache.run.data.cache import cache_folder
+from negcache.run.data.data_report import report
+from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.prepare import FORMAT, MANIFEST, Settings, prepare
-from negcache.run.data.registry import sha256_of
 from negcache.run.data.tables import Tables
 from negcache.run.data.task import Task
 from negcache.run.data.texts import TextTable
 from negcache.run.data.tokens import TokenFile
-from negcache.run.data.untidy import report
 from negcache.run.data.wordnet import BUILT_IN, wordnet_tables
 
 
@@ -49,9 +49,9 @@ def open_task(
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
     if not (folder / MANIFEST).exists():
         _forget_interrupted(folder)
-        with written_aside(folder, keep_first=True) as aside:
-            aside.mkdir()
-            prepare(tables, aside, settings, strict=strict)
+        with atomic_write(folder, keep_first=True) as part:
+            part.mkdir()
+            prepare(tables, part, settings, strict=strict)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     if verify:
         _verify(manifest["sources"], folder)

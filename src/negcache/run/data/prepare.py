@@ -10,10 +10,10 @@ import numpy as np
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.data import untidy as tidiness
+from negcache.run.checksum import sha256_of
+from negcache.run.data import data_report
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.progress import tracked
-from negcache.run.data.registry import sha256_of
 from negcache.run.data.tables import Tables
 from negcache.run.data.texts import TextTable, write_texts
 from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
@@ -44,20 +44,20 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
     sources = {str(path): sha256_of(path) for path in tables.files}
     corpus = write_texts(folder / "corpus.arrow", tracked(tables.corpus(), "reading corpus"))
     queries = write_texts(folder / "queries.arrow", tracked(tables.queries(), "reading queries"))
-    tidiness.check_ids("corpus", corpus)
-    tidiness.check_ids("queries", queries)
+    data_report.check_ids("corpus", corpus)
+    data_report.check_ids("queries", queries)
     if len(corpus) < 2:
         raise InputError(
             "a corpus of at least 2 items",
             f"{len(corpus)} in {tables.files[0]}",
             "add items: with one there is nothing to tell apart",
         )
-    splits, untidy = tidiness.judge(tables.splits(), queries, corpus)
+    splits, untidy = data_report.judge(tables.splits(), queries, corpus)
     train = splits["train"].positives()
     if not len(train):
         raise _no_positives(tables, untidy)
     if strict:
-        tidiness.report(tables.name, untidy, strict=True)
+        data_report.report(tables.name, untidy, strict=True)
     _write_judgements(folder, splits, len(queries))
     _write_tokens(folder, corpus, queries, train, settings)
     manifest = {

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from negcache.ragged import check_rows
-from negcache.run.data.aside import written_aside
+from negcache.run.atomic import atomic_write
 from negcache.run.data.tables import QUERIES
 from negcache.shapes import Int, Tensor
 
@@ -75,8 +75,8 @@ class TextTable:
 def write_texts(path: Path, batches: Iterable[pa.RecordBatch]) -> TextTable:
     """Stream record batches of `CORPUS` or `QUERIES` to disk, the title put before the text."""
     with (
-        written_aside(path) as aside,
-        pa.OSFile(str(aside), "wb") as sink,
+        atomic_write(path) as part,
+        pa.OSFile(str(part), "wb") as sink,
         pa.ipc.new_file(sink, QUERIES) as writer,
     ):
         for batch in batches:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from negcache.ragged import take_rows
-from negcache.run.data.aside import written_aside
-from negcache.run.data.bags import Bags
+from negcache.run.atomic import atomic_write
 from negcache.shapes import Int, Tensor
+from negcache.towers import Bags
 
 
 class TokenFile:
@@ -62,7 +62,7 @@ def write_tokens(
         vocab_size: every token is below it; decides the type on disk.
     """
     path, kind = Path(path), np.min_scalar_type(vocab_size - 1)
-    with written_aside(path) as folder:
+    with atomic_write(path) as folder:
         folder.mkdir()
         with (
             closing(_GrowingArray(folder / "tokens.npy", kind)) as tokens,

@@ -1,4 +1,4 @@
-"""Any task by name, written as a BEIR folder."""
+"""A task written as a BEIR folder."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,34 +8,35 @@ import pyarrow as pa
 from pyarrow import csv
 
 from negcache.errors import InputError
-from negcache.run.data.aside import written_aside
-from negcache.run.data.cache import cache_folder
-from negcache.run.data.cities import cities_tables
-from negcache.run.data.debian import debian_tables
-from negcache.run.data.go import go_tables
+from negcache.run.atomic import atomic_write
 from negcache.run.data.tables import Tables
 from negcache.run.data.wordnet import BUILT_IN, wordnet_tables
 
-FETCHED = {"go": go_tables, "debian": debian_tables, "cities": cities_tables}
-TASKS = (*BUILT_IN, *FETCHED)
 
-
-def write_beir(
-    name: str, out: Path | str, *, cache_dir: Path | None = None, allow_other_version: bool = False
-) -> Path:
-    """Write a task as ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/*.tsv``.
+def write_beir(name: str, out: Path | str) -> Path:
+    """Write a task that comes with negcache as a BEIR folder; see `write_tables`.
 
     Args:
-        name: ``wordnet-sense``, ``wordnet-reverse``, ``go``, ``debian`` or ``cities``.
+        name: ``wordnet-sense`` or ``wordnet-reverse``.
         out: a folder that does not exist yet, or is empty.
-        cache_dir: where downloads are kept; None: the user's cache folder.
-        allow_other_version: take what the registry offers, whatever its checksum.
     """
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("a new or empty folder", f"{out}, which holds files", "name another one")
-    tables = _tables(name, cache_folder(cache_dir), allow_other_version)
-    with written_aside(out) as folder:
+    if name not in BUILT_IN:
+        raise InputError(
+            f"a task: {', '.join(BUILT_IN)}", repr(name), "use one of these names, or your folder"
+        )
+    return write_tables(out, lambda: wordnet_tables(name))
+
+
+def write_tables(out: Path | str, open_tables: Callable[[], Tables]) -> Path:
+    """Write tables as ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/*.tsv``.
+
+    Args:
+        out: a folder that does not exist yet, or is empty; looked at before anything is opened.
+        open_tables: gives the tables.
+    """
+    out = new_folder(out)
+    tables = open_tables()
+    with atomic_write(out) as folder:
         (folder / "qrels").mkdir(parents=True)
         _write_lines(folder / "corpus.jsonl", tables.corpus)
         _write_lines(folder / "queries.jsonl", tables.queries)
@@ -45,12 +46,12 @@ def write_beir(
     return out
 
 
-def _tables(name: str, cache: Path, allow_other_version: bool) -> Tables:
-    if name in BUILT_IN:
-        return wordnet_tables(name)
-    if name in FETCHED:
-        return FETCHED[name](cache, allow_other_version=allow_other_version)
-    raise InputError(f"a task: {', '.join(TASKS)}", repr(name), "use one of these names")
+def new_folder(out: Path | str) -> Path:
+    """The absolute path of a folder that does not exist yet, or is empty; else an InputError."""
+    out = Path(out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("a new or empty folder", f"{out}, which holds files", "name another one")
+    return out
 
 
 def _write_lines(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> None:

@@ -14,7 +14,7 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.data.aside import written_aside
+from negcache.run.atomic import atomic_write
 from negcache.run.data.labels import LabelledPoints, SparseRows
 
 AS_XC: dict[str, Any] = {"dtype": np.float32, "multilabel": True, "zero_based": True}
@@ -90,7 +90,7 @@ def write_xc(path: Path | str, features: Any, labels: Any) -> Path:
         labels: a SciPy sparse matrix [points, labels]; where it is not 0 the point has the label.
     """
     path = Path(path)
-    with written_aside(path) as aside, aside.open("wb") as stream:
+    with atomic_write(path) as part, part.open("wb") as stream:
         stream.write(f"{features.shape[0]} {features.shape[1]} {labels.shape[1]}\n".encode())
         dump_svmlight_file(features, labels, stream, multilabel=True, zero_based=True)
     return path

@@ -1,4 +1,4 @@
-"""Whole or not at all: files and folders are written aside, then renamed into place."""
+"""Whole or not at all: a file or folder is written beside its place, then renamed into it."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def written_aside(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
     """Give a neighbouring path to write at; on success it takes the name, on failure it goes.
 
     Args:
@@ -18,18 +18,18 @@ def written_aside(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
             with the same work, was faster).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part-{uuid4().hex[:8]}-{os.getpid()}")
+    part = path.with_name(f".{path.name}.part-{uuid4().hex[:8]}-{os.getpid()}")
     try:
-        yield aside
+        yield part
         if path.is_dir() and not keep_first:
             remove(path)
         try:
-            os.replace(aside, path)
+            os.replace(part, path)
         except OSError:
             if not (keep_first and path.is_dir()):
                 raise
     finally:
-        remove(aside)
+        remove(part)
 
 
 def remove(path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.datasets.corpora import Document, brown, mixed, tokens
+from benchmarks.datasets.reading import reading
 from negcache.errors import InputError
-from negcache.run.data.aside import written_aside
-from negcache.run.data.cache import cache_folder
-from negcache.run.data.corpora import Document, brown, mixed, tokens
-from negcache.run.data.folders import new_folder, reading
+from negcache.run.atomic import atomic_write
+from negcache.run.data.downloads import cache_folder
+from negcache.run.data.write import new_folder
 
 UNKNOWN, END = 0, 1
 SPECIAL = ("<unk>", "<eos>")
@@ -50,9 +51,7 @@ class Numbered(NamedTuple):
     words: list[str]
 
 
-def write_brown(
-    out: Path | str, *, vocabulary: int = 10_000, cache_dir: Path | None = None
-) -> Path:
+def write_brown(out: Path, *, vocabulary: int = 10_000, cache_dir: Path | None = None) -> Path:
     """Write the Brown corpus for `open_next_word`: 57,340 sentences, 1,161,192 tokens.
 
     500 files of 15 genres, as tokenized by its makers, lower-cased (49,815 words). Of every genre
@@ -70,7 +69,7 @@ def write_brown(
     return write_next_word(out, numbered, most_words=vocabulary)
 
 
-def write_mix(out: Path | str, *, least_count: int = 5, cache_dir: Path | None = None) -> Path:
+def write_mix(out: Path, *, least_count: int = 5, cache_dir: Path | None = None) -> Path:
     """Write a mix of descriptions, dictionaries and Brown for `open_next_word`: 17.0M tokens.
 
     | part | texts | tokens |
@@ -138,7 +137,7 @@ def write_next_word(
     if not all(present.values()):
         raise InputError("text in train, dev and test", f"tokens {present}", "add documents")
     words, ids = renumbered(numbered, most_words, least_count)
-    with written_aside(out) as folder:
+    with atomic_write(out) as folder:
         folder.mkdir()
         np.save(folder / "tokens.npy", ids)
         for i, name in enumerate(SPLITS):

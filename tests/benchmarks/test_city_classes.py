@@ -7,9 +7,15 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from benchmarks.datasets.city_names import (
+    distinct_aliases,
+    features,
+    open_city_classes,
+    split_of,
+    split_rows,
+    write_city_classes,
+)
 from negcache.errors import InputError
-from negcache.run.data import open_city_classes, write_city_classes
-from negcache.run.data.city_names import distinct_aliases, features, split_of, split_rows
 from negcache.towers import WeightedBagTower
 
 NAMES = ["Praha", "Wien", "Moskva", "Sant Julià de Lòria", "Springfield"]

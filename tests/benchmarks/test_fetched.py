@@ -5,10 +5,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from benchmarks.datasets.fetching import PYPI, Package, fetch, sha256_of
+from benchmarks.datasets.genes import write_genes
+from benchmarks.datasets.movielens import write_movielens
 from negcache.errors import InputError
-from negcache.run.data import open_interactions, open_xc, write_genes, write_movielens
-from negcache.run.data.registry import sha256_of
-from negcache.run.data.wheels import Wheel, fetch_wheel
+from negcache.run.data import open_interactions, open_xc
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_genes_are_what_they_were(tmp_path):
 @pytest.mark.network
 def test_a_wheel_that_is_not_the_pinned_one(tmp_path):
     with pytest.raises(InputError, match=r"recbole==1\.2\.1 with sha256 0000.*; got sha256 9c99"):
-        fetch_wheel(Wheel("recbole", "1.2.1", "0" * 64), tmp_path)
+        fetch(Package(PYPI, "recbole", "1.2.1", "0" * 64), tmp_path)
     assert not list(tmp_path.rglob("*.whl"))
 
 
@@ -62,7 +63,7 @@ def test_a_wheel_that_is_kept_is_not_fetched_again(tmp_path, monkeypatch):
     kept.parent.mkdir()
     (tmp_path / "a.whl").rename(kept)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert fetch_wheel(Wheel("a", "1", sha256), tmp_path) == kept
+    assert fetch(Package(PYPI, "a", "1", sha256), tmp_path) == kept
     kept.write_bytes(b"spoilt")
     with pytest.raises(InputError, match="`pip download a==1` to succeed"):
-        fetch_wheel(Wheel("a", "1", sha256), tmp_path)
+        fetch(Package(PYPI, "a", "1", sha256), tmp_path)

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from negcache.run.data.aside import written_aside
-from negcache.run.data.cache import cache_folder
-from negcache.run.data.wheels import Wheel, fetch_wheel
+from benchmarks.datasets.fetching import PYPI, Package, fetch
+from negcache.run.atomic import atomic_write
+from negcache.run.data.downloads import cache_folder
 
-WHEEL = Wheel(
+WHEEL = Package(
+    PYPI,
     name="recbole",
     version="1.2.1",
     sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
@@ -26,7 +27,7 @@ WHEEL = Wheel(
 INSIDE = "recbole/dataset_example/ml-100k/ml-100k"
 
 
-def write_movielens(out: Path | str, *, cache_dir: Path | None = None) -> Path:
+def write_movielens(out: Path, *, cache_dir: Path | None = None) -> Path:
     """Write ``log.parquet``, ``items.parquet`` and ``users.parquet`` for `open_interactions`.
 
     The log has the columns user, item, time (seconds since 1970) and weight (1 to 5 stars); the
@@ -36,8 +37,7 @@ def write_movielens(out: Path | str, *, cache_dir: Path | None = None) -> Path:
         out: a folder; files of these names are replaced.
         cache_dir: where the download is kept; None: the user's cache folder.
     """
-    out = Path(out).absolute()
-    with ZipFile(fetch_wheel(WHEEL, cache_folder(cache_dir))) as wheel:
+    with ZipFile(fetch(WHEEL, cache_folder(cache_dir))) as wheel:
         rated, films, people = (_read(wheel, kind) for kind in ("inter", "item", "user"))
     tables = {
         "log": pa.table(
@@ -64,8 +64,8 @@ def write_movielens(out: Path | str, *, cache_dir: Path | None = None) -> Path:
         ),
     }
     for name, table in tables.items():
-        with written_aside(out / f"{name}.parquet") as aside:
-            parquet.write_table(table, aside)
+        with atomic_write(out / f"{name}.parquet") as part:
+            parquet.write_table(table, part)
     return out
 
 

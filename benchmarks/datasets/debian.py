@@ -3,35 +3,44 @@
 Source: the Translation-en index of the registry; the text belongs to each package's authors.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from negcache.run.data.aside import written_aside
-from negcache.run.data.pairs import rows_of_pairs
-from negcache.run.data.registry import check_sha256, fetch_translation, sha256_of
+from benchmarks.datasets.fetching import DESCRIPTIONS, Package, fetch
+from benchmarks.datasets.pairs import rows_of_pairs
+from negcache.run.data.downloads import cache_folder
 from negcache.run.data.tables import Tables, digest, from_rows
+from negcache.run.data.write import write_tables
 
-SUITE = "bookworm"
-SHA256 = "62f59c3cdca9786e4f7adf9002f9f5729a684adcb4667e58e448dec9b5a46c7f"
+PACKAGE = Package(
+    DESCRIPTIONS,
+    name="bookworm",
+    version="Translation-en",
+    sha256="62f59c3cdca9786e4f7adf9002f9f5729a684adcb4667e58e448dec9b5a46c7f",
+)
 FEWEST_WORDS = 10
 STANZA = re.compile(r"Package: (\S+)\n.*?Description-en: (.*?)\n(.*)", re.DOTALL)
 BLANK_LINE = re.compile(r"\n \.(?=\n|$)")  # Debian writes an empty line as a lone dot
 
 
+def write_debian(
+    out: Path, *, cache_dir: Path | None = None, allow_other_version: bool = False
+) -> Path:
+    """Debian package descriptions, short -> long, as a BEIR folder.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        cache_dir: where the download is kept; None: the user's cache folder.
+        allow_other_version: take what the registry offers, whatever its checksum.
+    """
+    cache = cache_folder(cache_dir)
+    return write_tables(out, lambda: debian_tables(cache, allow_other_version=allow_other_version))
+
+
 def debian_tables(cache: Path, *, allow_other_version: bool = False) -> Tables:
     """Fetch the descriptions once; a short one that heads several long ones has them all."""
-    path = cache / "downloads" / f"debian-{SUITE}-{SHA256[:16]}.txt"
-    if not path.exists() or sha256_of(path) != SHA256:
-        text = fetch_translation(SUITE)
-        got = hashlib.sha256(text).hexdigest()
-        if allow_other_version:
-            path = path.with_stem(f"debian-{SUITE}-{got[:16]}")
-        else:
-            check_sha256(f"Translation-en of Debian {SUITE}", SHA256, got)
-        with written_aside(path) as aside:
-            aside.write_bytes(text)
+    path = fetch(PACKAGE, cache, allow_other_version=allow_other_version)
     return from_rows("debian", (path,), lambda: rows_of_pairs(_pairs(path.read_text("utf-8"))))
 
 

