@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from negcache.errors import InputError
+from negcache.shapes import Float
 
 AXES = {
     "steps": "optimizer steps",

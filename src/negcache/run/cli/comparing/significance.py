@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy import stats
 
 from negcache.errors import InputError
+from negcache.shapes import Float
 
 RESAMPLES = 9_999
 """Of the test and of the interval; the smallest p-value is 2 / (RESAMPLES + 1)."""
