@@ -9,7 +9,7 @@ import torch
 
 import negcache as nc
 from negcache.run.data import open_interactions
-from negcache.run.evaluation import Side, evaluate_unseen
+from negcache.run.evaluation import Side, evaluate
 from negcache.towers import FeatureTower
 
 parser = argparse.ArgumentParser(description="Trains a recommender.")
@@ -35,7 +35,7 @@ optimizer = torch.optim.Adam([*user_tower.parameters(), *item_tower.parameters()
 
 def report(split):
     sides = Side(user_tower, data.queries, data.users), Side(item_tower, data.corpus, data.items)
-    found = evaluate_unseen(*sides, score, data.judgements(split), data.seen_before(split))
+    found = evaluate(*sides, score, data.judgements(split), seen=data.seen_before(split))
     print(f"{split}: Recall@10 {found.means['r10']:.4f}, NDCG@10 {found.means['ndcg10']:.4f}")
 
 

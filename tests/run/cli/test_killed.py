@@ -36,7 +36,7 @@ def test_sigkill_at_three_moments(config, whole):
     assert soak.kill_at_line(process, run, first)
     assert soak.finish(process).returncode == -signal.SIGKILL
     kill_inside(run, after=5 * first)
-    assert list((run / "checkpoints").glob(".writing-*"))
+    assert list((run / "checkpoints").glob(".step-*"))
     process = soak.negcache("resume", run)
     assert soak.kill_at_line(process, run, last)
     assert soak.finish(process).returncode == -signal.SIGKILL

@@ -9,7 +9,7 @@ from torch import nn
 from negcache import DotScore, InputError
 from negcache.exclusion import Exclusion
 from negcache.run.data import Judgements
-from negcache.run.evaluation import Side, evaluate_unseen, top_k_unseen
+from negcache.run.evaluation import Side, evaluate, top_k_unseen
 
 score = DotScore(1.0, normalize=False)
 
@@ -43,10 +43,10 @@ def test_a_seen_item_makes_room_for_the_next():
     sides = Side(tower, queries, Names()), Side(tower, items, Names())
     judged = Judgements(torch.tensor([1]), torch.tensor([1]), torch.tensor([1]))
     nothing = Exclusion.from_pairs(torch.tensor([0]), torch.tensor([1]), 2)
-    assert evaluate_unseen(*sides, score, judged, nothing).means["mrr10"] == 0.5
+    assert evaluate(*sides, score, judged, seen=nothing).means["mrr10"] == 0.5
     best_was_seen = Exclusion.from_pairs(torch.tensor([1]), torch.tensor([0]), 2)
-    result = evaluate_unseen(*sides, score, judged, best_was_seen)
+    result = evaluate(*sides, score, judged, seen=best_was_seen)
     assert result.means["mrr10"] == 1.0
     assert result.ranking.item_names == [["1", "2", "0"]]  # what was seen comes last
     with pytest.raises(InputError, match="a split with relevant items"):
-        evaluate_unseen(*sides, score, judged.only(torch.tensor([False])), nothing)
+        evaluate(*sides, score, judged.only(torch.tensor([False])), seen=nothing)

@@ -67,12 +67,12 @@ def test_nothing_intact_is_told(three):
 
 
 def test_left_overs_of_a_killed_write_are_no_checkpoint(three):
-    aside = three.folder / ".writing-step-000000040"
+    aside = three.folder / ".step-000000040.part-0a1b2c3d-1"
     aside.mkdir()
     (aside / "tensors.safetensors").write_bytes(b"half")
     assert three.load()["step"] == 30
     three.save(40, state(40))
-    assert not list(three.folder.glob(".writing-*"))
+    assert not list(three.folder.glob(".step-*"))
 
 
 def test_a_full_disk_leaves_the_old_one(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 from negcache.protocols import Corpus
 from negcache.run.data import Task
 from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
-from negcache.run.training.progress import track
+from negcache.run.progress import track
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 

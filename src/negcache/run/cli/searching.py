@@ -4,17 +4,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from negcache.indexes import top_k
+from negcache.run.atomic import atomic_write
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.runs import Run
-from negcache.run.evaluation import chunks
+from negcache.run.evaluation import top_k_of_all
 from negcache.run.training.checkpoint import room_for
 from negcache.shapes import Float, Tensor
 
@@ -26,12 +25,11 @@ class Searcher:
     retriever: Retriever
     rows: Float[Tensor, "N D"]
 
-    @torch.no_grad()
     def find(self, text: str, k: int) -> list[tuple[float, str, str]]:
         """The k best items: (logit, name, text), best first."""
         query = self.retriever.encode_text(text)
         k = min(k, len(self.rows))
-        scores, ids = top_k(query, chunks(self.rows), self.retriever.score, k)
+        scores, ids = top_k_of_all(query, self.rows, self.retriever.score, k)
         table = self.retriever.task.corpus_text
         found = zip(scores[0].tolist(), table.ids(ids[0]), table.texts(ids[0]), strict=True)
         return list(found)
@@ -44,11 +42,8 @@ def open_searcher(run: Run) -> Searcher:
     rows = _load(path, fingerprint)
     if rows is None:
         rows = run.retriever.encode_items()
-        aside = path.with_suffix(".writing")
-        with room_for(path):
-            path.parent.mkdir(exist_ok=True)
-            save_file({"rows": rows.cpu()}, aside, metadata={"fingerprint": fingerprint})
-            aside.rename(path)
+        with room_for(path), atomic_write(path) as part:
+            save_file({"rows": rows.cpu()}, part, metadata={"fingerprint": fingerprint})
     return Searcher(run.retriever, rows.to(run.retriever.score.scale.device))
 
 

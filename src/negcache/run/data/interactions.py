@@ -11,6 +11,7 @@ from negcache.exclusion import Exclusion
 from negcache.known_positives import KnownPositives
 from negcache.protocols import Batch
 from negcache.run.data.entities import Entities
+from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.padded import padded_rows
 from negcache.shapes import Int, Tensor
@@ -90,26 +91,17 @@ class Interactions:
             impressions [B, h], h at most ``most_negatives``, padded with -1.
         """
         pairs = self.judgements(split)
-        if not 1 <= batch_size <= len(pairs):
-            raise InputError(
-                f"a batch size from 1 to the {len(pairs)} pairs of split {split}",
-                str(batch_size),
-                "choose a smaller batch",
-            )
-        return self._shuffled(pairs, batch_size, generator, most_negatives)
-
-    def _shuffled(
-        self, pairs: Judgements, batch_size: int, generator: torch.Generator, most: int
-    ) -> Iterator[Batch]:
-        order = torch.randperm(len(pairs), generator=generator)
-        for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
-            users = pairs.queries[chosen]
-            yield Batch(
+        what = f"pairs of split {split}"
+        return (
+            Batch(
                 queries=self.queries[users],
                 positives=pairs.items[chosen],
                 query_ids=users,
-                negatives=self._shown(users, most, generator),
+                negatives=self._shown(users, most_negatives, generator),
             )
+            for chosen in shuffled_batches(len(pairs), batch_size, generator, what)
+            for users in (pairs.queries[chosen],)
+        )
 
     def _shown(
         self, users: Int[Tensor, "B"], most: int, generator: torch.Generator

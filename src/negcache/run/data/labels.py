@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
 from negcache.protocols import Batch
 from negcache.ragged import take_rows
+from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.padded import padded_rows
 from negcache.shapes import Int, Tensor
 from negcache.towers import WeightedBags
@@ -85,13 +85,7 @@ class LabelledPoints:
             ``positives`` [B, p] are the labels of each point, padded with -1.
         """
         points = self.learnable()
-        if not 1 <= batch_size <= len(points):
-            raise InputError(
-                f"a batch size from 1 to the {len(points)} points with features and labels",
-                str(batch_size),
-                "choose a smaller batch",
-            )
-        points = points[torch.randperm(len(points), generator=generator)]
+        what = "points with features and labels"
         return (
             Batch(
                 queries=self.features[rows],
@@ -101,5 +95,6 @@ class LabelledPoints:
                 ),
                 query_ids=rows,
             )
-            for rows in points[: len(points) // batch_size * batch_size].split(batch_size)
+            for chosen in shuffled_batches(len(points), batch_size, generator, what)
+            for rows in (points[chosen],)
         )  # fmt: skip

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,11 @@ from negcache.known_positives import KnownPositives
 from negcache.run.checksum import sha256_of
 from negcache.run.data import data_report
 from negcache.run.data.judgements import Judgements
-from negcache.run.data.progress import tracked
 from negcache.run.data.tables import Tables
 from negcache.run.data.texts import TextTable, write_texts
 from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
 from negcache.run.data.tokens import write_tokens
+from negcache.run.progress import track
 
 FORMAT = 1  # of the prepared folder; raise it when what is written here changes
 MANIFEST = "manifest.json"
@@ -42,8 +43,8 @@ class Settings:
 def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -> None:
     """Write everything a task needs into ``folder``; the manifest comes last."""
     sources = {str(path): sha256_of(path) for path in tables.files}
-    corpus = write_texts(folder / "corpus.arrow", tracked(tables.corpus(), "reading corpus"))
-    queries = write_texts(folder / "queries.arrow", tracked(tables.queries(), "reading queries"))
+    corpus = write_texts(folder / "corpus.arrow", _blocks("reading corpus")(tables.corpus()))
+    queries = write_texts(folder / "queries.arrow", _blocks("reading queries")(tables.queries()))
     data_report.check_ids("corpus", corpus)
     data_report.check_ids("queries", queries)
     if len(corpus) < 2:
@@ -71,16 +72,21 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
 
 
+def _blocks(what: str, total: int | None = None) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """A bar that counts the rows of blocks."""
+    return track(what, total=total, size=len)
+
+
 def _write_tokens(
     folder: Path, corpus: TextTable, queries: TextTable, train: Judgements, settings: Settings
 ) -> None:
     texts = training_texts(corpus, queries, train.queries.numpy())
     tokenizer = train_tokenizer(
-        tracked(texts, "training the tokenizer"), settings.vocab_size, settings.max_tokens
+        _blocks("training the tokenizer")(texts), settings.vocab_size, settings.max_tokens
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     for name, table in (("corpus", corpus), ("queries", queries)):
-        blocks = tracked(table.batches(), f"tokenizing {name}", len(table))
+        blocks = _blocks(f"tokenizing {name}", len(table))(table.batches())
         path = folder / f"{name}.tokens"
         write_tokens(path, encode(tokenizer, blocks), vocab_size=tokenizer.get_vocab_size())
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
 from negcache.protocols import Batch
+from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.texts import TextTable
 from negcache.run.data.tokens import TokenFile
@@ -69,21 +70,11 @@ class Task:
             generator: decides the order; one permutation is drawn from it.
         """
         pairs = self.learnable(split)
-        if not 1 <= batch_size <= len(pairs):
-            raise InputError(
-                f"a batch size from 1 to the {len(pairs)} positive pairs of split {split}",
-                str(batch_size),
-                "choose a smaller batch or add judgements",
-            )
-        return self._shuffled(pairs, batch_size, generator)
-
-    def _shuffled(
-        self, pairs: Judgements, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Batch]:
-        order = torch.randperm(len(pairs), generator=generator)
-        for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
-            rows = pairs.queries[chosen]
-            yield Batch(queries=self.queries[rows], positives=pairs.items[chosen], query_ids=rows)
+        what = f"positive pairs of split {split}"
+        return (
+            Batch(self.queries[pairs.queries[chosen]], pairs.items[chosen], pairs.queries[chosen])
+            for chosen in shuffled_batches(len(pairs), batch_size, generator, what)
+        )
 
     def learnable(self, split: str) -> Judgements:
         """The positive pairs of a split whose two texts both have a token."""

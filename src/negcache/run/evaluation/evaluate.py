@@ -1,6 +1,5 @@
 """Every query of a split against the whole corpus, by exact search."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -8,11 +7,12 @@ import torch
 from torch import nn
 
 from negcache.errors import InputError
-from negcache.indexes import top_k
+from negcache.exclusion import Exclusion
 from negcache.protocols import Corpus, Score
 from negcache.run.evaluation.encode import Progress, encode_all
 from negcache.run.evaluation.metrics import DEPTH, MEASURES, Ranking, measure
-from negcache.shapes import Float, Int, Tensor
+from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
+from negcache.shapes import Int, Tensor
 
 
 @runtime_checkable
@@ -58,6 +58,7 @@ def evaluate(
     score: Score,
     judged: Judged,
     *,
+    seen: Exclusion | None = None,
     progress: Progress = iter,
 ) -> Evaluation:
     """Search all queries that have a relevant item, exactly, and measure the rankings.
@@ -66,15 +67,23 @@ def evaluate(
         queries: the query side; only those queries are encoded.
         items: the item side; encoded whole, once.
         score: the one score of training.
-        judged: the split.
+        judged: the split; ``r10`` of a query with one relevant item is its hit rate at 10.
+        seen: what may not be recommended to each query, one row for each query of its side; such
+            items rank behind all others. None: any item may.
     """
     asked = judged.queries[judged.grades > 0].unique()
     if not len(asked):
-        raise InputError("a split with relevant items", "none", "add qrels for this split")
-    known = torch.isin(judged.queries, asked)
+        remedy = "add qrels for this split, or name another"
+        raise InputError("a split with relevant items", "none", remedy)
     rows = encode_all(items.tower, items.features, score, progress=progress)
     found = encode_all(queries.tower, queries.features, score, ids=asked)
-    ranking = rank(found, rows, score, queries.names.ids(asked), items.names)
+    k = min(DEPTH, len(rows))
+    if seen is None:
+        scores, ids = top_k_of_all(found, rows, score, k)
+    else:
+        scores, ids = top_k_unseen(found, rows, score, (seen, asked), k)
+    ranking = Ranking(queries.names.ids(asked), _named(ids, items.names), scores)
+    known = torch.isin(judged.queries, asked)
     per_query = measure(
         ranking,
         queries.names.ids(judged.queries[known]),
@@ -85,23 +94,8 @@ def evaluate(
     return Evaluation(means, per_query, ranking)
 
 
-@torch.no_grad()
-def rank(
-    queries: Float[Tensor, "Q D"],
-    items: Float[Tensor, "N D"],
-    score: Score,
-    query_names: list[str],
-    item_names: Names,
-) -> Ranking:
-    """The best items of each query, 1,024 queries against 8,192 items at a time."""
-    k = min(DEPTH, len(items))
-    blocks = [top_k(block, chunks(items), score, k) for block in queries.split(1024)]
-    scores, ids = (torch.cat(part).cpu() for part in zip(*blocks, strict=True))
+def _named(ids: Int[Tensor, "Q k"], names: Names) -> list[list[str]]:
+    """Names of a table of items; each item is looked up once."""
     distinct, place = ids.unique(return_inverse=True)
-    names = item_names.ids(distinct)
-    return Ranking(query_names, [[names[i] for i in row] for row in place.tolist()], scores)
-
-
-def chunks(rows: Float[Tensor, "N D"], size: int = 8192) -> Iterable[tuple[int, Tensor]]:
-    """Blocks of rows, each with the number of its first row."""
-    return ((first, rows[first : first + size]) for first in range(0, len(rows), size))
+    known = names.ids(distinct)
+    return [[known[i] for i in row] for row in place.tolist()]

@@ -9,9 +9,8 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.indexes import top_k
 from negcache.protocols import Score
-from negcache.run.evaluation.evaluate import chunks
+from negcache.run.evaluation.search import top_k_of_all
 from negcache.shapes import Float, Int, Tensor
 
 AT = (1, 3, 5)
@@ -64,9 +63,8 @@ def evaluate_labels(
         truth: labels of each point.
         inverse_propensities: of each label, from the training points.
     """
-    with torch.no_grad():
-        blocks = [top_k(part, chunks(labels), score, max(AT))[1] for part in points.split(1024)]
-    return label_metrics(torch.cat(blocks).cpu(), truth, inverse_propensities)
+    found = top_k_of_all(points, labels, score, max(AT))[1]
+    return label_metrics(found, truth, inverse_propensities)
 
 
 def label_metrics(

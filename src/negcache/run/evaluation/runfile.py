@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from negcache.errors import InputError
+from negcache.run.atomic import atomic_write
 from negcache.run.evaluation.metrics import Ranking
 
 
@@ -18,8 +19,6 @@ def write_run(path: Path, ranking: Ranking, tag: str = "negcache") -> None:
         if len(name.split()) != 1:
             expected = "names without white space in a TREC run file"
             raise InputError(expected, repr(name), "rename it in the dataset")
-    aside = path.with_suffix(".writing")
-    with aside.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
         for query, item, rank, score in ranking.entries():
             file.write(f"{query} Q0 {item} {rank} {score!r} {tag}\n")
-    aside.rename(path)

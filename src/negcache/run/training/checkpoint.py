@@ -1,6 +1,5 @@
-"""Checkpoints: written aside, synced, renamed; safetensors and JSON; every file has its sha256."""
+"""Checkpoints: written whole, synced, renamed; safetensors and JSON; every file has its sha256."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from negcache.errors import InputError
+from negcache.run.atomic import atomic_write
+from negcache.run.checksum import sha256_of
 from negcache.run.training.pack import pack, unpack
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -43,20 +44,18 @@ class Checkpoints:
             state: nested tensors, numbers, strings, lists, dictionaries.
         """
         target = self.folder / f"step-{step:09d}"
-        aside = self.folder / f".writing-{target.name}"
-        for left in self.folder.glob(".writing-*"):  # of a process that was killed
+        for left in self.folder.glob(".step-*"):  # of a process that was killed
             shutil.rmtree(left)
         tree, tensors = pack(state)
-        with room_for(target), removed_on_error(aside):
-            aside.mkdir(parents=True)
-            save_file(tensors, aside / TENSORS)
-            (aside / STATE).write_text(json.dumps(tree), encoding="utf-8")
-            hashes = {name: _sha256(aside / name) for name in (TENSORS, STATE)}
-            (aside / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
-            for path in (*aside.iterdir(), aside):
+        with room_for(target), atomic_write(target) as part:
+            part.mkdir()
+            save_file(tensors, part / TENSORS)
+            (part / STATE).write_text(json.dumps(tree), encoding="utf-8")
+            hashes = {name: sha256_of(part / name) for name in (TENSORS, STATE)}
+            (part / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+            for path in (*part.iterdir(), part):
                 _sync(path)
-            aside.rename(target)
-            _sync(self.folder)
+        _sync(self.folder)
         for old in self.paths()[: -self.keep]:
             shutil.rmtree(old)
         return target
@@ -103,16 +102,6 @@ def room_for(what: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def removed_on_error(folder: Path) -> Iterator[None]:
-    """No half-written folder stays behind when the block fails."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Verify every file of a checkpoint, then read it."""
     try:
@@ -122,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise _damage(path / MANIFEST, str(error)) from error
     for name, wanted in expected.items():
         try:
-            found = _sha256(path / name)
+            found = sha256_of(path / name)
         except OSError as error:
             raise _damage(path / name, str(error)) from error
         if found != wanted:
@@ -137,11 +126,6 @@ def _damage(file: Path, how: str) -> InputError:
         f"a damaged file {file} ({how})",
         "restore the file from a copy, or take the checkpoint before it: resume --fall-back",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -179,10 +179,10 @@ def parse_config(values: dict[str, Any]) -> Config:
 
 def differences(a: Config, b: Config) -> list[str]:
     """Dotted keys in which two configs differ, with both values."""
-    other = dict(_leaves(b.model_dump()))
+    other = dict(leaves(b.model_dump()))
     return [
         f"{key} ({value!r} -> {other[key]!r})"
-        for key, value in _leaves(a.model_dump())
+        for key, value in leaves(a.model_dump())
         if other[key] != value
     ]
 
@@ -221,7 +221,7 @@ def _explain(fault: Any) -> InputError:
 
 
 def _unknown(key: str) -> InputError:
-    known = [name for name, _ in _leaves(_schema(Config))]
+    known = [name for name, _ in leaves(_schema(Config))]
     by_leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near = by_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     return InputError("a known config key", f"{key!r}", f"use {near[0]!r}, the nearest name")
@@ -236,9 +236,10 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested dictionaries."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -9,12 +9,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from negcache.errors import InputError
+from negcache.run.progress import bar, track
 from negcache.run.training.checkpoint import Checkpoints
 from negcache.run.training.config import Config, differences, parse_config
 from negcache.run.training.log import RunLog
 from negcache.run.training.order import Order
 from negcache.run.training.parts import Parts
-from negcache.run.training.progress import bar, track
 from negcache.run.training.signals import stop_signals
 from negcache.run.training.step import train_step
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from negcache.run.cli.comparing.runs import Measured
 from negcache.run.cli.comparing.significance import CONFIDENCE, Difference, holm, paired_difference
+from negcache.run.training.config import leaves
 
 TITLES = {"ndcg10": "nDCG@10", "mrr10": "MRR@10", "r1": "R@1", "r10": "R@10", "r100": "R@100"}
 
@@ -95,7 +95,7 @@ def report_on(runs: Sequence[Measured], split: str, measure: str) -> Report:
 
 def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "sampler.name", [run.found.config.sampler.name for run in runs]
-    settings = [dict(_leaves(run.found.config.model_dump())) for run in runs]
+    settings = [dict(leaves(run.found.config.model_dump())) for run in runs]
     for key in settings[0]:
         if key not in _ASIDE and len({str(of[key]) for of in settings}) > 1:
             yield key, [str(of[key]) for of in settings]
@@ -105,14 +105,6 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "items encoded with gradient", [f"{run.history.encoded_grad:,}" for run in runs]
     yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
     yield "seconds of training steps", [f"{run.history.seconds:,.1f}" for run in runs]
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _steps(run: Measured) -> str:

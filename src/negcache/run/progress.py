@@ -57,15 +57,23 @@ def bar(what: str, done: int, total: int) -> Iterator[Callable[[float], None]]:
         yield advance
 
 
-def track(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    """Wraps an iterable in a bar that goes away when it is done."""
+def track(
+    what: str, *, total: int | None = None, size: Callable[[Any], int] = lambda _: 1
+) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """Wraps an iterable in a bar that goes away when it is done.
+
+    Args:
+        what: is being counted.
+        total: in all; None: the length of a sequence, else unknown.
+        size: how many an element counts for; ``len`` for blocks of rows.
+    """
 
     def wrap(items: Iterable[Any]) -> Iterator[Any]:
         with Progress(*columns(), console=Console(stderr=True), transient=True) as progress:
-            total = len(items) if isinstance(items, Sequence) else None
-            task = progress.add_task(what, total=total, note="")
+            known = len(items) if total is None and isinstance(items, Sequence) else total
+            task = progress.add_task(what, total=known, note="")
             for item in items:
                 yield item
-                progress.advance(task)
+                progress.advance(task, size(item))
 
     return wrap
