@@ -28,8 +28,8 @@ import negcache as nc
 from benchmarks.frozen import frozen
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import Build, Problem, Run, log_popularity
-from negcache.data import Task
 from negcache.protocols import Sampler
+from negcache.run.data import Task
 
 NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
 TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000

@@ -20,8 +20,8 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
-from negcache.evaluation import encode_all
 from negcache.protocols import Estimator, Request, Sampler
+from negcache.run.evaluation import encode_all
 
 NAME, NUM_ITEMS, QUERIES = "estimator_grid", 20_000, 8
 DRAWS, STALENESS, SCALES = (8, 128, 1024), (0.0, 0.1, 0.3), (5, 11, 20)

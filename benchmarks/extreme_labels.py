@@ -25,14 +25,15 @@ from typing import Any
 import torch
 
 import negcache as nc
+from benchmarks.datasets.genes import write_genes
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.data import open_xc, write_genes
-from negcache.data.labels import LabelledPoints
-from negcache.data.xc import XCTask
-from negcache.evaluation import encode_all, evaluate_labels, inverse_propensity
 from negcache.functional.features import Fourier
 from negcache.protocols import Batch, Sampler
+from negcache.run.data import open_xc
+from negcache.run.data.labels import LabelledPoints
+from negcache.run.data.xc import XCTask
+from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
 from negcache.towers import WeightedBagTower
 
 NAME, TUNING = "extreme_labels", "extreme_labels_tuning"

@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 
 import negcache as nc
+from benchmarks.datasets.go import write_go
 from benchmarks.record import append_rows, conclude, hardware, read_rows
-from negcache.data import Task, open_task, write_beir
-from negcache.evaluation import Side, encode_all, evaluate
 from negcache.protocols import Estimator, Sampler
+from negcache.run.data import Task, open_task
+from negcache.run.evaluation import Side, encode_all, evaluate
 
 FOLDER = Path(__file__).parent.parent / ".data" / "go"
 DIM, WIDTH, BATCH, REFRESHED = 64, 128, 128, 128
@@ -179,7 +180,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not FOLDER.exists():
-        write_beir("go", FOLDER)
+        write_go(FOLDER)
     task = open_task(FOLDER, max_tokens=64)
     for seed in SEEDS:  # methods in turn within a seed: the machine's drift meets all alike
         for method in options.methods:

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from benchmarks.retrieval import DATA, Problem, fetched
-from negcache.data import Task, open_task
+from negcache.run.data import Task, open_task
 from negcache.shapes import Float, Int, Tensor
 from negcache.towers.transformer import TransformerTower
 

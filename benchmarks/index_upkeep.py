@@ -36,7 +36,6 @@ from benchmarks.costly_encoder import BATCH, METHODS, TASKS, tuned_rate
 from benchmarks.frozen import ITEMS, frozen
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA, Problem, Run
-from negcache.evaluation import encode_all
 from negcache.functional.lloyd import distance, nearest
 from negcache.functional.nystrom import mean_cosine
 from negcache.indexes.cells import KMeansCells
@@ -44,6 +43,7 @@ from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.sg_tree import SGTree
 from negcache.protocols import Cache, Reencoder
 from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.run.evaluation import encode_all
 from negcache.shapes import Float, Int, Tensor
 
 NAME, SECONDS, CELLS = "index_upkeep", "index_upkeep_seconds", "index_upkeep_cells"

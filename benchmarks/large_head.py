@@ -28,11 +28,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import negcache as nc
+from benchmarks.datasets.city_names import open_city_classes, write_city_classes
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.data.city_names import open_city_classes, write_city_classes
-from negcache.data.labels import LabelledPoints
 from negcache.protocols import Batch
+from negcache.run.data.labels import LabelledPoints
 from negcache.shapes import Float, Int, Tensor
 from negcache.towers.features import WeightedBagTower
 

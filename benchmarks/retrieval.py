@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import negcache as nc
-from negcache.data import Judgements, Task, open_task, write_beir
-from negcache.evaluation import Side, encode_all, evaluate
+from benchmarks.datasets.catalogue import WRITERS
 from negcache.protocols import Cache, Corpus, Estimator, Sampler
+from negcache.run.data import Judgements, Task, open_task
+from negcache.run.evaluation import Side, encode_all, evaluate
 
 DATA = Path(__file__).parent.parent / ".data"
 BATCH = 128
@@ -44,7 +45,7 @@ def fetched(name: str, max_tokens: int = 64) -> Task:
         return open_task(name, max_tokens=max_tokens)
     folder = DATA / name
     if not folder.exists():
-        write_beir(name, folder)
+        WRITERS[name](folder)
     return open_task(folder, max_tokens=max_tokens)
 
 

@@ -21,8 +21,8 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
-from negcache.evaluation import encode_all
 from negcache.protocols import Request
+from negcache.run.evaluation import encode_all
 
 NAME, RATE, QUERIES = "rho_sweep", 3e-3, 2000
 RHOS = ("frozen", "sampled only", "0.0005", "0.002", "0.01", "0.05", "1")

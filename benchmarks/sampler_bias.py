@@ -31,9 +31,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import negcache as nc
+from benchmarks.datasets.next_word import NextWord, open_next_word, write_brown
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.data.next_word import NextWord, open_next_word, write_brown
 from negcache.protocols import Sampler
 from negcache.shapes import Float, Int, Tensor
 

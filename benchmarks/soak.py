@@ -60,7 +60,7 @@ def write_task(folder: Path, num_items: int = 240) -> Path:
 
 def negcache(*words: object, **popen: object) -> "Popen[str]":
     """Start the command line in a process of its own."""
-    command = [sys.executable, "-m", "negcache.cli.app", *map(str, words)]
+    command = [sys.executable, "-m", "negcache", *map(str, words)]
     return Popen(command, stdout=PIPE, stderr=PIPE, text=True, **popen)  # type: ignore[call-overload]
 
 
@@ -92,11 +92,11 @@ def kill_at_line(process: "Popen[str]", run: Path, lines: int, signal: int = 9) 
 def kill_inside_checkpoint(process: "Popen[str]", run: Path, after: int) -> bool:
     """SIGKILL while a checkpoint beyond step ``after`` is half written; False if none was hit."""
     while process.poll() is None:
-        for aside in (run / "checkpoints").glob(".writing-step-*"):
-            if int(aside.name.rpartition("-")[2]) > after:
+        for part in (run / "checkpoints").glob(".step-*"):
+            if int(part.name.split(".")[1].removeprefix("step-")) > after:
                 process.kill()
                 process.wait()
-                return aside.exists()
+                return part.exists()
     return False
 
 

@@ -1,7 +1,6 @@
 """Very many labels from an XC file: weighted bags of features in, P@k and PSP@k out.
 
-python examples/extreme_labels.py                   # human genes -> 18,933 Gene Ontology terms
-python examples/extreme_labels.py --folder eurlex   # train.txt and test.txt of your own
+python examples/extreme_labels.py --folder eurlex   # holds train.txt and test.txt
 """
 
 import argparse
@@ -9,16 +8,16 @@ import argparse
 import torch
 
 import negcache as nc
-from negcache.data import open_xc, write_genes
-from negcache.evaluation import encode_all, evaluate_labels, inverse_propensity
+from negcache.run.data import open_xc
+from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
 from negcache.towers import WeightedBagTower
 
 parser = argparse.ArgumentParser(description="Ranks very many labels.")
-parser.add_argument("--folder", help="holds train.txt and test.txt in the XC repository's format")
+parser.add_argument("--folder", required=True, help="holds train.txt and test.txt")
 parser.add_argument("--epochs", type=int, default=6)
 given = parser.parse_args()
 
-task = open_xc(given.folder or write_genes("genes"))
+task = open_xc(given.folder)
 train, test = task.splits["train"], task.splits["test"]
 labels = torch.arange(train.num_labels)  # a label is no more than its number
 

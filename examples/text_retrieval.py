@@ -10,9 +10,9 @@ from itertools import islice
 import torch
 
 import negcache as nc
-from negcache.data import open_task
-from negcache.data.mined import read_mined_negatives
-from negcache.evaluation import Side, evaluate
+from negcache.run.data import open_task
+from negcache.run.data.mined import read_mined_negatives
+from negcache.run.evaluation import Side, evaluate
 from negcache.towers.text_corpus import TextCorpus
 from negcache.towers.transformer import TransformerTower
 

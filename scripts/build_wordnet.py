@@ -1,7 +1,7 @@
 """Builds the WordNet 3.0 file that negcache ships, from Debian's wordnet-base package.
 
-Run: python scripts/build_wordnet.py. Writes `wordnet30.parquet` and `WORDNET_LICENSE.txt` into
-src/negcache/data/assets; the same package gives the same bytes (with the same pyarrow).
+Run: python -m scripts.build_wordnet. Writes `wordnet30.parquet` and `WORDNET_LICENSE.txt` into
+src/negcache/run/data/assets; the same package gives the same bytes (with the same pyarrow).
 """
 
 import re
@@ -12,14 +12,15 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 from pyarrow import parquet
 
-from negcache.data.registry import Package, fetch_package, unpack
+from benchmarks.datasets.fetching import DEBIAN, Package, fetch, unpack_deb
 
 PACKAGE = Package(
+    DEBIAN,
     name="wordnet-base",
     version="1:3.0-37",
     sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
 )
-ASSETS = Path(__file__).parents[1] / "src" / "negcache" / "data" / "assets"
+ASSETS = Path(__file__).parents[1] / "src" / "negcache" / "run" / "data" / "assets"
 FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 SCHEMA = pa.schema(
     [
@@ -38,7 +39,7 @@ UNCLOSED = re.compile(r"\s*\([^()]*$")  # what is left of `(as in "example")`
 def main() -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        unpack(fetch_package(PACKAGE, root), root)
+        unpack_deb(fetch(PACKAGE, root), root)
         rows = [row for letter in FILES for row in entries(root / "usr/share/wordnet", letter)]
         licence = princeton_licence(root / "usr/share/doc/wordnet-base/copyright")
     ASSETS.mkdir(exist_ok=True)

@@ -3,6 +3,6 @@
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("negcache", "beartype.beartype")
+install_import_hook(["negcache", "benchmarks.datasets"], "beartype.beartype")
 
 torch.set_num_threads(1)

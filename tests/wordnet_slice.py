@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from negcache.data.wordnet import entries
+from negcache.run.data.wordnet import entries
 
 DEV, TEST = 8, 9  # last digit of an entry's number, as everywhere: 80, 10 and 10 %
 

@@ -1,11 +1,11 @@
 """negcache: softmax training over very large item sets."""
 
 from negcache.cache import DenseCache, LiveTable, LowRankCache, SnapshotCache, SubsetCache
-from negcache.data.known_positives import KnownPositives
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.functional.estimators import corrected, pinned, softmax_loss
 from negcache.head import SoftmaxHead
+from negcache.known_positives import KnownPositives
 from negcache.losses import SoftmaxLoss
 from negcache.protocols import Batch, Draw, Request, StepReport
 from negcache.samplers import (

@@ -12,7 +12,7 @@ from negcache.cache.coordinates import CoordinateTable
 from negcache.conformance import check_cache
 from negcache.protocols import Coordinates
 from negcache.reencoders import Corrector, Identity, Ridge
-from negcache.training.pack import pack, unpack
+from negcache.run.training.pack import pack, unpack
 
 N, D, L = 60, 12, 5
 EVERYTHING = torch.arange(N)

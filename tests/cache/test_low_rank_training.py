@@ -9,8 +9,8 @@ import torch
 
 import negcache as nc
 from negcache.cache import LowRankCache
-from negcache.data.wordnet import entries
 from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.run.data.wordnet import entries
 
 N, D, BATCH = 600, 32, 32
 

@@ -14,8 +14,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from negcache.data import write_xc
-from negcache.data.wordnet import entries
+from negcache.run.data import write_xc
+from negcache.run.data.wordnet import entries
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extreme_labels.py"
 

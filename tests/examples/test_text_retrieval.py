@@ -73,13 +73,13 @@ def test_the_guide_on_the_command_line(home):
     for line in commands.splitlines():
         negcache, *words = shlex.split(line, comments=True)
         assert negcache == "negcache"
-        run(home, "-m", "negcache.cli.app", *words)
+        run(home, "-m", "negcache", *words)
     assert (home / "my-encoder-trained" / "modules.json").exists()
     assert (home / "runs" / "text" / "evaluation" / "test.json").exists()
 
 
 def test_the_guide_only_offers_keys_that_there_are():
-    from negcache.training.config import TowerConfig
+    from negcache.run.training.config import TowerConfig
 
     (config,) = blocks("toml")
     tower = config.split("[tower]")[1].split("[cache]")[0]

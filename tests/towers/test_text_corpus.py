@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from negcache.data.tables import QUERIES
-from negcache.data.texts import write_texts
 from negcache.errors import InputError
 from negcache.protocols import Corpus
+from negcache.run.data.tables import QUERIES
+from negcache.run.data.texts import write_texts
 from negcache.towers.text_corpus import TextCorpus
 
 TEXTS = [

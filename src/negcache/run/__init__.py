@@ -1,0 +1,1 @@
+"""The program: data, training, evaluation and the command line; needs the ``run`` extra."""

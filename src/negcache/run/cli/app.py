@@ -1,0 +1,188 @@
+"""``negcache``: plan, train, resume, evaluate, compare, search, export, data, demo."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from negcache.errors import InputError
+
+if TYPE_CHECKING:
+    from negcache.run.cli.runs import Run
+
+
+class CleanErrors(TyperGroup):
+    """Bad input ends with one message and code 2, never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(cls=CleanErrors, no_args_is_help=True, add_completion=False, help=__doc__)
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="New run folder; default runs/CONFIG.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse untidy data; the same as data.strict=true.")
+    ] = False,
+) -> None:
+    """Train a retriever as a config says, into a new run folder."""
+    from negcache.run.cli.runs import start
+    from negcache.run.training import load_config
+
+    settings = load_config(config, [*(set_ or ()), *(["data.strict=true"] if strict else [])])
+    _train(start(settings, out or Path("runs") / config.stem))
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
+    ] = None,
+) -> None:
+    """What a run will take: bytes by part, encodings and flops a step; refuses what cannot fit."""
+    from negcache.run.cli.plan import plan
+    from negcache.run.training import load_config
+
+    plan(load_config(config, set_ or ()), Path("runs") / config.stem)
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    fall_back: Annotated[
+        bool,
+        typer.Option(
+            "--fall-back", help="Where the newest checkpoint is damaged, go on from the one before."
+        ),
+    ] = False,
+) -> None:
+    """Go on with a run that was stopped or killed, as if it had never been."""
+    from negcache.run.cli.runs import reopen
+
+    _train(reopen(run, fall_back=fall_back))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+) -> None:
+    """Measure a run by exact search; writes the measures and a TREC run file."""
+    from negcache.run.cli.runs import evaluate_run, trained
+
+    means = evaluate_run(trained(run), split)
+    for name, value in means.items():
+        typer.echo(f"{name:8}{value:.4f}")
+    typer.echo(f"written to {run / 'evaluation' / split}.json and .trec")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs; first the baseline.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default comparison/ beside the first.")
+    ] = None,
+    measure: Annotated[str, typer.Option(help="What the differences are tested on.")] = "mrr10",
+) -> None:
+    """Compare runs of the same data: a table, a paired test over queries, learning curves."""
+    from negcache.run.cli.compare import compare
+
+    compare(runs, split, measure, out)
+
+
+@app.command()
+def search(
+    run: RunFolder,
+    text: Annotated[
+        str | None, typer.Argument(help="What to look for; asked for if absent.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items to show.")] = 10,
+) -> None:
+    """Search the corpus of a run for a text, or for what you type."""
+    from negcache.run.cli.runs import trained
+    from negcache.run.cli.searching import open_searcher, prompt, show
+
+    console, searcher = Console(), open_searcher(trained(run))
+    if text is None:
+        prompt(console, searcher, k, "Type a query.")
+    else:
+        show(console, searcher.find(text, k), text)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+) -> None:
+    """Write the trained transformers as folders that sentence-transformers loads."""
+    from negcache.run.cli.export import export_run
+    from negcache.run.cli.runs import trained
+
+    for folder in export_run(trained(run), out):
+        typer.echo(f'written; to use it: SentenceTransformer("{folder}")')
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="wordnet-sense or wordnet-reverse.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Write a task that comes with negcache as a BEIR folder."""
+    from negcache.run.data import write_beir
+
+    write_beir(name, out)
+    typer.echo(f"{name} written to {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder of its runs.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each method.")] = 600,
+) -> None:
+    """The main job on real data: three kinds of negatives over 117,659 items, compared."""
+    from negcache.run.cli.demo import run_demo
+
+    _stopped(run_demo(out, steps), "negcache demo" + (f" --out {out}" if out else ""))
+
+
+def _train(run: "Run") -> None:
+    """Train to the end, or say how to go on."""
+    done = run.trainer.run()
+    _stopped(done, f"negcache resume {run.folder}")
+    typer.echo(f"{run.trainer.step} steps done; next: negcache evaluate {run.folder}")
+
+
+def _stopped(signal: int | None, command: str) -> None:
+    if signal is not None:
+        typer.echo(f"Stopped; everything is in a checkpoint. To go on: {command}", err=True)
+        raise typer.Exit(128 + signal)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning is one line, without the place in our code."""
+    typer.echo(f"Warning: {message}", err=True)
+
+
+def main() -> None:
+    """Entry point of the ``negcache`` command."""
+    warnings.showwarning = _show_warning
+    app()

@@ -1,0 +1,136 @@
+"""What a comparison says: a table, differences from the baseline, sentences."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from negcache.run.cli.comparing.runs import Measured
+from negcache.run.cli.comparing.significance import CONFIDENCE, Difference, holm, paired_difference
+from negcache.run.training.config import leaves
+
+TITLES = {"ndcg10": "nDCG@10", "mrr10": "MRR@10", "r1": "R@1", "r10": "R@10", "r100": "R@100"}
+
+ALPHA = 0.05
+"""Below it a difference is said to be more than the choice of queries explains."""
+
+_ASIDE = {
+    "data.source",  # equal data may lie in two places
+    "data.strict",
+    "sampler.name",  # has a row of its own
+    "eval_every",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+}
+"""Keys that say nothing about what was trained."""
+
+UNIT = (
+    "Unit of the test: the queries of this split, each run trained once. It says how far a "
+    "difference would hold for other queries of this kind, and nothing about other training "
+    "seeds: for these, train each setting with several values of seed."
+)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A run against the baseline; ``adjusted`` is p after Holm over all runs compared."""
+
+    name: str
+    difference: Difference
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison, ready to be shown.
+
+    Args:
+        runs: their names, the baseline first.
+        rows: label and one text for each run.
+        versus: every run but the baseline.
+        verdict: sentences.
+    """
+
+    split: str
+    measure: str
+    num_queries: int
+    runs: list[str]
+    rows: list[tuple[str, list[str]]]
+    versus: list[Versus]
+    verdict: list[str]
+
+    @property
+    def title(self) -> str:
+        """Of the measure."""
+        return TITLES[self.measure]
+
+
+def report_on(runs: Sequence[Measured], split: str, measure: str) -> Report:
+    """Compare runs; the first is the baseline.
+
+    Args:
+        runs: of the same data, measured on ``split``.
+        measure: which the differences are tested on.
+    """
+    baseline = runs[0]
+    queries = sorted(baseline.per_query[measure])
+    values = [np.array([run.per_query[measure][query] for query in queries]) for run in runs]
+    found = [paired_difference(of, values[0]) for of in values[1:]]
+    adjusted = holm([difference.p for difference in found])
+    versus = [
+        Versus(run.name, difference, p)
+        for run, difference, p in zip(runs[1:], found, adjusted, strict=True)
+    ]
+    return Report(
+        split,
+        measure,
+        len(queries),
+        [run.name for run in runs],
+        list(_rows(runs)),
+        versus,
+        [*(_judge(one, baseline.name, TITLES[measure]) for one in versus), *_caveats(runs), UNIT],
+    )
+
+
+def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
+    yield "sampler.name", [run.found.config.sampler.name for run in runs]
+    settings = [dict(leaves(run.found.config.model_dump())) for run in runs]
+    for key in settings[0]:
+        if key not in _ASIDE and len({str(of[key]) for of in settings}) > 1:
+            yield key, [str(of[key]) for of in settings]
+    for name, title in TITLES.items():
+        yield title, [f"{run.means[name]:.4f}" for run in runs]
+    yield "steps", [_steps(run) for run in runs]
+    yield "items encoded with gradient", [f"{run.history.encoded_grad:,}" for run in runs]
+    yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
+    yield "seconds of training steps", [f"{run.history.seconds:,.1f}" for run in runs]
+
+
+def _steps(run: Measured) -> str:
+    done, wanted = run.found.step, run.found.config.steps
+    return f"{done:,}" if done == wanted else f"{done:,} of {wanted:,}"
+
+
+def _judge(one: Versus, baseline: str, title: str) -> str:
+    """A difference in words."""
+    found = one.difference
+    counts = f"better on {found.better:,} queries, worse on {found.worse:,}, equal on "
+    figures = (
+        f"{found.mean:+.4f} in {title} against {baseline} ({CONFIDENCE:.0%} interval "
+        f"{found.low:+.4f} to {found.high:+.4f}; p = {one.adjusted:.4f} after Holm; {counts}"
+        f"{found.equal:,})"
+    )
+    if one.adjusted >= ALPHA:
+        return f"{one.name}: no difference shown: {figures}."
+    return f"{one.name} is {'better' if found.mean > 0 else 'worse'}: {figures}."
+
+
+def _caveats(runs: Sequence[Measured]) -> Iterator[str]:
+    """What makes the runs less than comparable."""
+    if len({run.found.step for run in runs}) > 1:
+        yield "The runs have not made equally many steps: the newest checkpoints are compared."
+    if len({run.found.config.seed for run in runs}) > 1:
+        yield "The runs have different training seeds, which alone make some difference."
+    if len({run.found.config.batch_size for run in runs}) > 1:
+        yield "The batches differ in size, so equal steps are not equally many training pairs."

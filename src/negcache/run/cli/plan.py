@@ -1,0 +1,112 @@
+"""``negcache plan``: what a run will take, before anything of it is allocated."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from negcache.run.cli.build import build_task
+from negcache.run.cli.planning.memory import Part, memory_parts
+from negcache.run.cli.planning.room import Room, check_fits, peak, room_there
+from negcache.run.cli.planning.samplers import SAMPLER_COSTS
+from negcache.run.cli.planning.scene import Scene, scene_of
+from negcache.run.cli.planning.work import Work, work_of
+from negcache.run.cli.sampling import check_word
+from negcache.run.training import Config
+from negcache.run.training.trainer import make_accelerator
+
+
+def plan(
+    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] = room_there
+) -> None:
+    """Print bytes by part, encodings and flops; refuse, after that, what cannot fit here.
+
+    Args:
+        config: of the run.
+        folder: where it would lie.
+        room: says how much memory and disk there is.
+    """
+    check_word(config.sampler.name)
+    device = make_accelerator(config).device
+    scene = scene_of(config, build_task(config), device)
+    there = room(device, folder)
+    show(Console(), scene, there)
+    check_fits(memory_parts(scene), there)
+
+
+def show(console: Console, scene: Scene, room: Room) -> None:
+    """The tables of a plan."""
+    parts = [part for part in memory_parts(scene) if part.bytes]
+    console.print(_memory(parts, room))
+    console.print(_work(work_of(scene)))
+    for line in _notes(scene, room):
+        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def readable(amount: float | int, unit: str = "B", base: int = 1024) -> str:
+    """A number with three digits and a prefix.
+
+    Example:
+        >>> readable(1536), readable(2.5e12, "flop", 1000)
+        ('1.50 KiB', '2.50 Tflop')
+    """
+    prefixes = ("", "K", "M", "G", "T", "P")
+    power = 0
+    while amount >= base and power < len(prefixes) - 1:
+        amount, power = amount / base, power + 1
+    infix = "i" if base == 1024 and power else ""
+    digits = 0 if not power else max(0, 2 - (amount >= 10) - (amount >= 100))
+    return f"{amount:.{digits}f} {prefixes[power]}{infix}{unit}"
+
+
+def _memory(parts: list[Part], room: Room) -> Table:
+    table = Table(title="Memory and disk")
+    for name in ("part", "where", "when"):
+        table.add_column(name)
+    table.add_column("bytes", justify="right")
+    on_gpu = room.device is not None
+    for part in parts:
+        where = "host" if part.where == "device" and not on_gpu else part.where
+        size = ("" if part.exact else "~ ") + readable(part.bytes)
+        table.add_row(part.name, where, part.when, size)
+    table.add_section()
+    for where, there in room.places():
+        most = peak(parts, where, on_gpu=on_gpu)
+        needed = f"{readable(most.bytes)} of {readable(there)}"
+        table.add_row("at most at once, of what there is", where, most.when, needed)
+    return table
+
+
+def _work(work: Work) -> Table:
+    table = Table(title="One optimizer step")
+    table.add_column("what")
+    table.add_column("amount", justify="right")
+    table.add_row("items encoded with gradient, at most", f"{work.items_grad:,}")
+    table.add_row("items encoded without gradient (refresh)", f"{work.items_nograd:,}")
+    table.add_row("queries encoded", f"{work.queries:,}")
+    for name, flops in (
+        ("towers, forward and backward", work.tower_flops),
+        ("cached scores of the draw", work.draw_flops),
+        ("fresh scores, forward and backward", work.score_flops),
+    ):
+        table.add_row(f"matrix flops: {name}", readable(flops, "flop", 1000))
+    if work.fill:
+        table.add_row("once, before the first step: items encoded", f"{work.fill:,}")
+    return table
+
+
+def _notes(scene: Scene, room: Room) -> list[str]:
+    facts, word = scene.facts, scene.config.sampler.name
+    counted = "" if word in SAMPLER_COSTS else f'Sampler "{word}" is counted as "cached". '
+    return [
+        f"{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, {facts.num_pairs:,} pairs, "
+        f"a vocabulary of {facts.vocab_size:,}, {scene.tower.parameters:,} parameters a tower.",
+        f"{counted}An item met twice in a step is encoded once, so there are fewer encodings.",
+        "~ marks estimates from below: tensors that are certainly held. Python and its libraries "
+        "(about half a GiB) and what the allocator keeps come on top.",
+        f"Tokens ({readable(facts.mapped_bytes)}) are mapped from disk and not counted.",
+        '"later" is not counted at once: negcache evaluate and search after training.',
+        *([] if room.device is not None else ["There is no GPU here: everything is on the host."]),
+    ]

@@ -1,0 +1,61 @@
+"""A trained pair of towers over a task: evaluated on its splits, asked with free text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from negcache.protocols import Corpus
+from negcache.run.data import Task
+from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
+from negcache.run.progress import track
+from negcache.score import DotScore
+from negcache.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """A trained pair of towers over a task: what evaluation and search need.
+
+    Args:
+        queries, items: what the towers read, by row of the task.
+        read: a text that is in no file -> what the query tower reads.
+    """
+
+    task: Task
+    query_tower: nn.Module
+    item_tower: nn.Module
+    score: DotScore
+    queries: Corpus
+    items: Corpus
+    read: Callable[[str], Any]
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Search all queries of a split over all items."""
+        judged = self.task.judgements(split)
+        queries = Side(self.query_tower, self.queries, self.task.query_text)
+        items = Side(self.item_tower, self.items, self.task.corpus_text)
+        return evaluate(queries, items, self.score, judged, progress=track("encoding items"))
+
+    def encode_items(self) -> Float[Tensor, "N D"]:
+        """The whole corpus, as search sees it."""
+        progress = track("encoding items")
+        return encode_all(self.item_tower, self.items, self.score, progress=progress)
+
+    def encode_text(self, text: str) -> Float[Tensor, "1 D"]:
+        """A query that is in no file."""
+        return encode_all(self.query_tower, _OneText(self.read(text)), self.score)
+
+
+@dataclass(frozen=True)
+class _OneText:
+    """A corpus of one text."""
+
+    features: Any
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, ids: Int[Tensor, "M"], /) -> Any:
+        return self.features

@@ -1,0 +1,129 @@
+"""Run folders: made once, reopened as often as wanted."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from negcache.errors import InputError
+from negcache.run.cli.build import build, build_task
+from negcache.run.cli.planning.memory import memory_parts
+from negcache.run.cli.planning.room import Room, check_fits, room_there
+from negcache.run.cli.planning.scene import scene_of
+from negcache.run.cli.retriever import Retriever
+from negcache.run.evaluation import write_run
+from negcache.run.training import Config, Trainer
+from negcache.run.training.checkpoint import room_for
+from negcache.run.training.config import parse_config
+from negcache.run.training.trainer import make_accelerator
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with everything in it alive."""
+
+    folder: Path
+    config: Config
+    trainer: Trainer
+    retriever: Retriever
+
+
+def start(
+    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] = room_there
+) -> Run:
+    """Make a new run folder; everything is checked before it exists.
+
+    Args:
+        config: of the run.
+        folder: to be made.
+        room: says how much memory and disk there is; what cannot fit is not begun.
+    """
+    if folder.exists():
+        raise InputError(
+            "a run folder that does not exist yet",
+            f"{folder}",
+            f"choose another --out, or go on with it: negcache resume {folder}",
+        )
+    config = _with_whole_paths(config)
+    run = _open(config, folder, room)
+    with room_for(folder):
+        folder.mkdir(parents=True)
+        text = json.dumps(config.model_dump(), indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    return run
+
+
+def reopen(folder: Path, *, fall_back: bool = False) -> Run:
+    """A run as its newest checkpoint left it; as it began, where there is none yet.
+
+    Args:
+        folder: of the run.
+        fall_back: take the checkpoint before, where the newest is damaged.
+    """
+    run = _open(read_config(folder), folder)
+    run.trainer.restore(fall_back=fall_back)
+    return run
+
+
+def read_config(folder: Path) -> Config:
+    """The config that a run was started with."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError("a run folder with config.json", f"{folder}", "check the path")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"JSON in {path}", str(error), "restore the file") from error
+    return parse_config(values)
+
+
+def trained(folder: Path) -> Run:
+    """A run that has a checkpoint."""
+    run = reopen(folder)
+    if run.trainer.step == 0:
+        raise InputError(
+            "a run with a checkpoint", f"none in {folder}", f"train it: negcache resume {folder}"
+        )
+    return run
+
+
+def evaluate_run(run: Run, split: str) -> dict[str, float]:
+    """Measure a split; writes ``evaluation/SPLIT.json`` and a TREC run file, ``SPLIT.trec``."""
+    result = run.retriever.evaluate(split)
+    out = run.folder / "evaluation"
+    with room_for(out):
+        out.mkdir(exist_ok=True)
+        values = {"step": run.trainer.step, "split": split, **result.means}
+        (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
+        write_run(out / f"{split}.trec", result.ranking)
+    return result.means
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Files and folders by their whole path: found from wherever the run is resumed."""
+    data, tower = config.data, config.tower
+    return config.model_copy(
+        update={
+            "data": data.model_copy(
+                update={"source": _whole(data.source), "negatives": _whole(data.negatives)}
+            ),
+            "tower": tower.model_copy(update={"folder": _whole(tower.folder)}),
+        }
+    )
+
+
+def _whole(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
+def _open(
+    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] | None = None
+) -> Run:
+    accelerator, task = make_accelerator(config), build_task(config)
+    if room is not None:
+        scene = scene_of(config, task, accelerator.device)
+        check_fits(memory_parts(scene), room(accelerator.device, folder))
+    parts, retriever = build(config, task, accelerator)
+    return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)

@@ -1,0 +1,180 @@
+"""The words of ``sampler.name``: the only place where "uniform" becomes ``Uniform``."""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from negcache.cache import DenseCache
+from negcache.errors import InputError
+from negcache.protocols import Sampler
+from negcache.run.data import Task
+from negcache.run.training import Config
+from negcache.run.training.config import CacheConfig, SamplerConfig
+from negcache.samplers import (
+    CachedDistinct,
+    CachedRest,
+    CachedSoftmax,
+    FullSoftmax,
+    HeadTail,
+    InBatch,
+    Mixture,
+    Popularity,
+    SharedDraws,
+    Uniform,
+    quadratic,
+    rf_softmax,
+)
+from negcache.shapes import Tensor
+
+NU = 4.0
+"""Sharpness of rf_softmax's kernel, the published one."""
+
+
+class Place(NamedTuple):
+    """What a sampler is built for: a config, its data, the dimensions of an embedding."""
+
+    config: Config
+    task: Task
+    dim: int
+    device: torch.device
+
+    def cache(self) -> DenseCache:
+        """The cache that the config asks for, still empty."""
+        num_items, config = len(self.task.corpus), self.config.cache
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        rho = _rho(config, num_items)
+        return DenseCache(num_items, self.dim, rho=rho, dtype=dtype, device=self.device)
+
+    def counts(self) -> Tensor:
+        """Training positives of each item."""
+        items = self.task.learnable("train").items
+        return torch.bincount(items, minlength=len(self.task.corpus)).to(self.device)
+
+
+def build_sampler(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
+    """The sampler of a config.
+
+    Args:
+        config: of the run.
+        task: its data.
+        dim: of an embedding.
+        device: of the cache.
+    """
+    keys = config.sampler
+    check_word(keys.name)
+    idle = [key for key, words in USED_BY.items() if keys.name not in words and _is_set(keys, key)]
+    if idle:
+        raise InputError(
+            f"only keys that sampler.name {keys.name!r} uses",
+            ", ".join(f"sampler.{key} {getattr(keys, key)}" for key in idle),
+            "; ".join(f"sampler.{key} is for {' and '.join(USED_BY[key])}" for key in idle),
+        )
+    own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
+    if keys.estimator == "pinned" and (not own_draws or keys.power != 1):
+        raise InputError(
+            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with '
+            'sampler.shared false and power 1, "distinct" or "head_tail"',
+            f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
+            'set sampler.estimator to "corrected"',
+        )
+    place = Place(config, task, dim, device)
+    return SAMPLERS[keys.name](place, keys)
+
+
+def _is_set(keys: SamplerConfig, key: str) -> bool:
+    return getattr(keys, key) != SamplerConfig.model_fields[key].default
+
+
+def check_word(word: str) -> None:
+    """Refuse a word that names no sampler."""
+    if word not in SAMPLERS:
+        *others, last = map(repr, SAMPLERS)
+        raise InputError(
+            f"config key sampler.name to be {', '.join(others)} or {last}",
+            repr(word),
+            f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
+        )
+
+
+def _rho(config: CacheConfig, num_items: int) -> float:
+    if config.refresh_rows is None:
+        return config.rho
+    if config.refresh_rows > num_items:
+        raise InputError(
+            f"cache.refresh_rows of at most the {num_items} items",
+            f"{config.refresh_rows}",
+            "refresh fewer rows",
+        )
+    return config.refresh_rows / num_items
+
+
+def _cached(place: Place, keys: SamplerConfig) -> CachedSoftmax:
+    each = keys.num_negatives
+    return CachedSoftmax(place.cache(), each, power=keys.power, scored=keys.scored)
+
+
+def _pooled(sampler: Sampler, keys: SamplerConfig) -> Sampler:
+    return SharedDraws(sampler) if keys.shared else sampler
+
+
+def _uniform(place: Place, keys: SamplerConfig) -> Sampler:
+    return _pooled(Uniform(place.task.corpus, keys.num_negatives), keys)
+
+
+def _popularity(place: Place, keys: SamplerConfig) -> Sampler:
+    return _pooled(Popularity(place.counts() + 1, keys.num_negatives), keys)
+
+
+def _mixture(place: Place, keys: SamplerConfig) -> Sampler:
+    return _pooled(Mixture(_cached(place, keys), Uniform(place.task.corpus, keys.uniform)), keys)
+
+
+def _rest(place: Place, keys: SamplerConfig) -> Sampler:
+    num_items = len(place.task.corpus)
+    wanted = min(keys.num_negatives * place.config.batch_size, num_items)
+    return CachedRest(place.cache(), wanted)
+
+
+def _in_batch(place: Place, keys: SamplerConfig) -> Sampler:
+    counts = place.counts()
+    return InBatch((counts / counts.sum()).log())
+
+
+def _rf_softmax(place: Place, keys: SamplerConfig) -> Sampler:
+    score = place.config.score
+    if not score.normalize or score.temperature > 1 / NU:
+        raise InputError(
+            f"score.normalize true and score.temperature of at most {1 / NU} for rf_softmax",
+            f"normalize {score.normalize}, temperature {score.temperature}".lower(),
+            'sampler.name "quadratic" takes any score',
+        )
+    return _pooled(rf_softmax(place.cache(), keys.num_negatives, nu=NU), keys)
+
+
+SAMPLERS: dict[str, Callable[[Place, SamplerConfig], Sampler]] = {
+    "cached": lambda place, keys: _pooled(_cached(place, keys), keys),
+    "uniform": _uniform,
+    "in_batch": _in_batch,
+    "full": lambda place, keys: FullSoftmax(place.task.corpus),
+    "cached_rest": _rest,
+    "mixture": _mixture,
+    "popularity": _popularity,
+    "distinct": lambda place, keys: CachedDistinct(place.cache(), keys.num_negatives),
+    "head_tail": lambda place, keys: HeadTail(place.cache(), keys.head, keys.num_negatives),
+    "quadratic": lambda place, keys: _pooled(quadratic(place.cache(), keys.num_negatives), keys),
+    "rf_softmax": _rf_softmax,
+}
+"""The words of ``sampler.name``; a new sampler adds one."""
+
+PINNABLE = ("cached", "distinct", "head_tail")
+"""Samplers whose draws carry an estimate of the partition, unless they are pooled."""
+
+USED_BY = {
+    "power": ("cached", "mixture"),
+    "scored": ("cached", "mixture"),
+    "uniform": ("mixture",),
+    "head": ("head_tail",),
+}
+"""Keys that some samplers use; elsewhere a value is refused, since it would do nothing."""

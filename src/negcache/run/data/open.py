@@ -1,0 +1,122 @@
+"""Opens a task by name or folder; the first time it is prepared, later it is there at once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from negcache.errors import InputError
+from negcache.known_positives import KnownPositives
+from negcache.run.atomic import atomic_write, remove
+from negcache.run.checksum import sha256_of
+from negcache.run.data.beir import beir_tables
+from negcache.run.data.data_report import report
+from negcache.run.data.downloads import cache_folder
+from negcache.run.data.judgements import Judgements
+from negcache.run.data.prepare import FORMAT, MANIFEST, Settings, prepare
+from negcache.run.data.tables import Tables
+from negcache.run.data.task import Task
+from negcache.run.data.texts import TextTable
+from negcache.run.data.tokens import TokenFile
+from negcache.run.data.wordnet import BUILT_IN, wordnet_tables
+
+
+def open_task(
+    source: str | Path,
+    *,
+    max_tokens: int = 128,
+    vocab_size: int = 16384,
+    strict: bool = False,
+    cache_dir: Path | None = None,
+    verify: bool = False,
+) -> Task:
+    """A task, tokenized once into memory-mapped files.
+
+    Args:
+        source: ``wordnet-sense``, ``wordnet-reverse``, or a BEIR folder (JSON lines or Parquet).
+        max_tokens: texts are cut to so many tokens.
+        vocab_size: tokens of the tokenizer that is trained on the corpus and the train queries.
+        strict: refuse an untidy folder, where otherwise a warning counts its faults.
+        cache_dir: where prepared tasks are kept; None: ``$NEGCACHE_CACHE``, else the user's cache.
+        verify: compare the content of the source files with what was prepared.
+    """
+    settings = Settings(max_tokens, vocab_size)
+    tables = _tables(source)
+    folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
+    if not (folder / MANIFEST).exists():
+        _forget_interrupted(folder)
+        with atomic_write(folder, keep_first=True) as part:
+            part.mkdir()
+            prepare(tables, part, settings, strict=strict)
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if verify:
+        _verify(manifest["sources"], folder)
+    report(tables.name, manifest["untidy"], strict=strict)
+    return _load(folder, tables.name, manifest["fingerprint"])
+
+
+def _tables(source: str | Path) -> Tables:
+    if source in BUILT_IN:
+        return wordnet_tables(str(source))
+    if Path(source).is_dir():
+        return beir_tables(Path(source))
+    raise InputError(
+        f"a built-in task ({', '.join(BUILT_IN)}) or a BEIR folder",
+        f"{str(source)!r}, which is neither",
+        "check the path; `go` and `debian` are first written to a folder with write_beir",
+    )
+
+
+def _key(tables: Tables, settings: Settings) -> str:
+    files = [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in tables.files
+    ]
+    told = json.dumps([FORMAT, tables.name, settings.max_tokens, settings.vocab_size, files])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _load(folder: Path, name: str, fingerprint: str) -> Task:
+    found = sorted(
+        (folder / "splits").iterdir(), key=lambda home: (home.name != "train", home.name)
+    )
+    homes = {home.name: home for home in found}
+    return Task(
+        name=name,
+        corpus=TokenFile.open(folder / "corpus.tokens"),
+        queries=TokenFile.open(folder / "queries.tokens"),
+        corpus_text=TextTable.open(folder / "corpus.arrow"),
+        query_text=TextTable.open(folder / "queries.arrow"),
+        splits={split: _judgements(home) for split, home in homes.items()},
+        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        fingerprint=fingerprint,
+        known={split: KnownPositives.open(home / "known") for split, home in homes.items()},
+    )
+
+
+def _judgements(home: Path) -> Judgements:
+    return Judgements(*torch.from_numpy(np.load(home / "judgements.npy")))
+
+
+def _verify(sources: dict[str, str], folder: Path) -> None:
+    for path, expected in sources.items():
+        if (got := sha256_of(Path(path))) != expected:
+            raise InputError(
+                f"{path} as it was prepared (sha256 {expected[:12]}...)",
+                f"sha256 {got[:12]}..., though size and time are unchanged",
+                f"remove {folder} to prepare it anew, or restore the file",
+            )
+
+
+def _forget_interrupted(folder: Path) -> None:
+    """Remove what preparations of this task left behind when they were killed."""
+    for part in folder.parent.glob(f".{folder.name}.part-*"):
+        try:
+            os.kill(int(part.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            remove(part)
+        except PermissionError:
+            pass  # alive, and another user's

@@ -1,0 +1,121 @@
+"""From tables to a prepared folder: texts, tokenizer, tokens, judgements and known positives."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from negcache.errors import InputError
+from negcache.known_positives import KnownPositives
+from negcache.run.checksum import sha256_of
+from negcache.run.data import data_report
+from negcache.run.data.judgements import Judgements
+from negcache.run.data.tables import Tables
+from negcache.run.data.texts import TextTable, write_texts
+from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
+from negcache.run.data.tokens import write_tokens
+from negcache.run.progress import track
+
+FORMAT = 1  # of the prepared folder; raise it when what is written here changes
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the tokens: the cut of each text, and the size of the vocabulary."""
+
+    max_tokens: int
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.vocab_size < 2:
+            raise InputError(
+                "max_tokens of at least 1 and vocab_size of at least 2",
+                f"max_tokens={self.max_tokens}, vocab_size={self.vocab_size}",
+                "raise them (128 and 16384 by default)",
+            )
+
+
+def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -> None:
+    """Write everything a task needs into ``folder``; the manifest comes last."""
+    sources = {str(path): sha256_of(path) for path in tables.files}
+    corpus = write_texts(folder / "corpus.arrow", _blocks("reading corpus")(tables.corpus()))
+    queries = write_texts(folder / "queries.arrow", _blocks("reading queries")(tables.queries()))
+    data_report.check_ids("corpus", corpus)
+    data_report.check_ids("queries", queries)
+    if len(corpus) < 2:
+        raise InputError(
+            "a corpus of at least 2 items",
+            f"{len(corpus)} in {tables.files[0]}",
+            "add items: with one there is nothing to tell apart",
+        )
+    splits, untidy = data_report.judge(tables.splits(), queries, corpus)
+    train = splits["train"].positives()
+    if not len(train):
+        raise _no_positives(tables, untidy)
+    if strict:
+        data_report.report(tables.name, untidy, strict=True)
+    _write_judgements(folder, splits, len(queries))
+    _write_tokens(folder, corpus, queries, train, settings)
+    manifest = {
+        "format": FORMAT,
+        "name": tables.name,
+        "settings": asdict(settings),
+        "sources": sources,
+        "untidy": dict(untidy),
+        "fingerprint": _fingerprint(folder, settings),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+
+
+def _blocks(what: str, total: int | None = None) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """A bar that counts the rows of blocks."""
+    return track(what, total=total, size=len)
+
+
+def _write_tokens(
+    folder: Path, corpus: TextTable, queries: TextTable, train: Judgements, settings: Settings
+) -> None:
+    texts = training_texts(corpus, queries, train.queries.numpy())
+    tokenizer = train_tokenizer(
+        _blocks("training the tokenizer")(texts), settings.vocab_size, settings.max_tokens
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, table in (("corpus", corpus), ("queries", queries)):
+        blocks = _blocks(f"tokenizing {name}", len(table))(table.batches())
+        path = folder / f"{name}.tokens"
+        write_tokens(path, encode(tokenizer, blocks), vocab_size=tokenizer.get_vocab_size())
+
+
+def _write_judgements(folder: Path, splits: Mapping[str, Judgements], num_queries: int) -> None:
+    for split, judged in splits.items():
+        home = folder / "splits" / split
+        home.mkdir(parents=True)
+        np.save(home / "judgements.npy", np.stack([judged.queries, judged.items, judged.grades]))
+        positives = judged.positives()
+        known = KnownPositives.from_pairs(positives.queries, positives.items, num_queries)
+        known.save(home / "known")
+
+
+def _fingerprint(folder: Path, settings: Settings) -> str:
+    """A name for the prepared data itself: wherever it came from, equal data has equal names."""
+    identity = {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for pattern in ("**/*.npy", "tokenizer.json")
+        for path in sorted(folder.glob(pattern))
+    }
+    told = json.dumps([FORMAT, asdict(settings), identity])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _no_positives(tables: Tables, untidy: Mapping[str, int]) -> InputError:
+    counts = "; ".join(f"{count:,} {what}" for what, count in untidy.items()) or "no judgements"
+    return InputError(
+        f"training positives (score above 0) in qrels/train of {tables.name}",
+        f"none; {counts}",
+        "check that qrels/train holds ids of queries and corpus, with scores",
+    )

@@ -1,0 +1,24 @@
+"""Exact search over a whole corpus, TREC run files, and retrieval metrics."""
+
+from negcache.run.evaluation.encode import encode_all
+from negcache.run.evaluation.evaluate import Evaluation, Side, evaluate
+from negcache.run.evaluation.labels import evaluate_labels, inverse_propensity, label_metrics
+from negcache.run.evaluation.metrics import MEASURES, Ranking, measure
+from negcache.run.evaluation.runfile import write_run
+from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
+
+__all__ = [
+    "MEASURES",
+    "Evaluation",
+    "Ranking",
+    "Side",
+    "encode_all",
+    "evaluate",
+    "evaluate_labels",
+    "inverse_propensity",
+    "label_metrics",
+    "measure",
+    "top_k_of_all",
+    "top_k_unseen",
+    "write_run",
+]

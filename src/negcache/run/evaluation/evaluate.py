@@ -1,0 +1,101 @@
+"""Every query of a split against the whole corpus, by exact search."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from negcache.errors import InputError
+from negcache.exclusion import Exclusion
+from negcache.protocols import Corpus, Score
+from negcache.run.evaluation.encode import Progress, encode_all
+from negcache.run.evaluation.metrics import DEPTH, MEASURES, Ranking, measure
+from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
+from negcache.shapes import Int, Tensor
+
+
+@runtime_checkable
+class Names(Protocol):
+    """The dataset's own names of rows."""
+
+    def ids(self, rows: Int[Tensor, "M"]) -> list[str]: ...
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """Judgements: (query, item, grade) triples; no grade: not judged; 0: not relevant."""
+
+    @property
+    def queries(self) -> Int[Tensor, "P"]: ...
+    @property
+    def items(self) -> Int[Tensor, "P"]: ...
+    @property
+    def grades(self) -> Int[Tensor, "P"]: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a retriever: its tower, what the tower reads, and how the rows are called."""
+
+    tower: nn.Module
+    features: Corpus
+    names: Names
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The means of all measures, the values of every query, and what was found."""
+
+    means: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+    ranking: Ranking
+
+
+def evaluate(
+    queries: Side,
+    items: Side,
+    score: Score,
+    judged: Judged,
+    *,
+    seen: Exclusion | None = None,
+    progress: Progress = iter,
+) -> Evaluation:
+    """Search all queries that have a relevant item, exactly, and measure the rankings.
+
+    Args:
+        queries: the query side; only those queries are encoded.
+        items: the item side; encoded whole, once.
+        score: the one score of training.
+        judged: the split; ``r10`` of a query with one relevant item is its hit rate at 10.
+        seen: what may not be recommended to each query, one row for each query of its side; such
+            items rank behind all others. None: any item may.
+    """
+    asked = judged.queries[judged.grades > 0].unique()
+    if not len(asked):
+        remedy = "add qrels for this split, or name another"
+        raise InputError("a split with relevant items", "none", remedy)
+    rows = encode_all(items.tower, items.features, score, progress=progress)
+    found = encode_all(queries.tower, queries.features, score, ids=asked)
+    k = min(DEPTH, len(rows))
+    if seen is None:
+        scores, ids = top_k_of_all(found, rows, score, k)
+    else:
+        scores, ids = top_k_unseen(found, rows, score, (seen, asked), k)
+    ranking = Ranking(queries.names.ids(asked), _named(ids, items.names), scores)
+    known = torch.isin(judged.queries, asked)
+    per_query = measure(
+        ranking,
+        queries.names.ids(judged.queries[known]),
+        items.names.ids(judged.items[known]),
+        judged.grades[known],
+    )
+    means = {name: sum(per_query[name].values()) / len(asked) for name in MEASURES}
+    return Evaluation(means, per_query, ranking)
+
+
+def _named(ids: Int[Tensor, "Q k"], names: Names) -> list[list[str]]:
+    """Names of a table of items; each item is looked up once."""
+    distinct, place = ids.unique(return_inverse=True)
+    known = names.ids(distinct)
+    return [[known[i] for i in row] for row in place.tolist()]

@@ -1,0 +1,66 @@
+"""Exact search for many queries: over all items, or over those a query has not seen."""
+
+from collections.abc import Iterable
+
+import torch
+
+from negcache.exclusion import Exclusion
+from negcache.indexes import top_k
+from negcache.protocols import Score
+from negcache.shapes import Float, Int, Tensor
+
+BLOCK = 1024
+"""Queries searched at a time, against 8,192 items at a time."""
+UNSEEN_BLOCK = 256
+"""The same where items are left out; one who has seen much makes the search of its block deeper."""
+
+
+def chunks(rows: Float[Tensor, "N D"], size: int = 8192) -> Iterable[tuple[int, Tensor]]:
+    """Blocks of rows, each with the number of its first row."""
+    return ((first, rows[first : first + size]) for first in range(0, len(rows), size))
+
+
+@torch.no_grad()
+def top_k_of_all(
+    queries: Float[Tensor, "Q D"], items: Float[Tensor, "N D"], score: Score, k: int
+) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    """The k best items of each query, exact, best first: their logits and ids."""
+    blocks = [top_k(block, chunks(items), score, k) for block in queries.split(BLOCK)]
+    scores, ids = (torch.cat(part) for part in zip(*blocks, strict=True))
+    return scores.cpu(), ids.cpu()
+
+
+@torch.no_grad()
+def top_k_unseen(
+    queries: Float[Tensor, "Q D"],
+    items: Float[Tensor, "N D"],
+    score: Score,
+    seen: tuple[Exclusion, Int[Tensor, "Q"]],
+    k: int,
+) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    """The k best items that each query has not seen; exact, ties by the smaller id.
+
+    Items seen follow the others, with score -inf, where fewer than k are left.
+
+    Args:
+        queries: embedded queries.
+        items: embedded items.
+        score: (queries, items) -> logits.
+        seen: a table of seen items, and the row of each query in it.
+        k: items per query; at most the number of items.
+    """
+    table, row_of = seen
+    blocks = []
+    order = table.counts[row_of].argsort(stable=True)  # alike beside alike: shallow blocks first
+    for places in order.split(UNSEEN_BLOCK):
+        rows = row_of[places]
+        depth = min(k + int(table.counts[rows].max()), len(items))
+        scores, ids = top_k(queries[places], chunks(items), score, depth)
+        excluded = table.contains(rows[:, None].expand_as(ids).contiguous(), ids)
+        best = excluded.int().argsort(dim=1, stable=True)[:, :k]
+        blocks.append(
+            (scores.masked_fill(excluded, -torch.inf).gather(1, best), ids.gather(1, best))
+        )
+    back = order.argsort()
+    scores, ids = (torch.cat(part)[back] for part in zip(*blocks, strict=True))
+    return scores.cpu(), ids.cpu()

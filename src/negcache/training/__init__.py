@@ -1,7 +1,0 @@
-"""A small training loop: one typed config, one readable step, checkpoints that lose nothing."""
-
-from negcache.training.checkpoint import Checkpoints
-from negcache.training.config import Config, load_config
-from negcache.training.trainer import Parts, Trainer
-
-__all__ = ["Checkpoints", "Config", "Parts", "Trainer", "load_config"]

@@ -1,0 +1,77 @@
+"""Processes that are killed, stopped or run out of disk end as if nothing had been."""
+
+import random
+import resource
+import signal
+
+import pytest
+
+from benchmarks import soak
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return soak.prepare(tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(autouse=True)
+def same_cache(config, monkeypatch):
+    monkeypatch.setenv("NEGCACHE_CACHE", str(config.parent / "cache"))
+
+
+@pytest.fixture(scope="module")
+def whole(config):
+    """What an uninterrupted run comes to."""
+    run = config.parent / "whole"
+    done = soak.finish(soak.negcache("train", config, "--out", run))
+    assert done.returncode == 0, done.stderr
+    return soak.result(run)
+
+
+def test_sigkill_at_three_moments(config, whole):
+    """One run, killed three times, the second time inside a checkpoint write."""
+    run, rng = config.parent / "killed", random.Random(11)
+    first, last = rng.randrange(3, 20), rng.randrange(30, 40)  # lines of metrics, 5 steps each
+    process = soak.negcache("train", config, "--out", run)
+    assert soak.kill_at_line(process, run, first)
+    assert soak.finish(process).returncode == -signal.SIGKILL
+    kill_inside(run, after=5 * first)
+    assert list((run / "checkpoints").glob(".step-*"))
+    process = soak.negcache("resume", run)
+    assert soak.kill_at_line(process, run, last)
+    assert soak.finish(process).returncode == -signal.SIGKILL
+    assert soak.finish(soak.negcache("resume", run)).returncode == 0
+    assert soak.result(run) == whole
+
+
+def kill_inside(run, after):
+    """Resume and kill until the kill meets a half-written checkpoint; it may come too late."""
+    landed = False
+    while not landed:
+        process = soak.negcache("resume", run)
+        landed = soak.kill_inside_checkpoint(process, run, after)
+        assert soak.finish(process).returncode == -signal.SIGKILL
+
+
+def limit_files():
+    """The next file may not grow beyond 30 kB: smaller than one checkpoint."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+
+def test_sigterm_then_a_full_disk_then_the_end(config, whole):
+    run = config.parent / "stopped"
+    process = soak.negcache("train", config, "--out", run)
+    assert soak.kill_at_line(process, run, 4, signal.SIGTERM)
+    done = soak.finish(process)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert f"To go on: negcache resume {run}" in done.stderr
+    before = sorted((run / "checkpoints").iterdir())
+
+    done = soak.finish(soak.negcache("resume", run, preexec_fn=limit_files))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "make room on the disk" in done.stderr
+    assert sorted((run / "checkpoints").iterdir()) == before
+
+    assert soak.finish(soak.negcache("resume", run)).returncode == 0
+    assert soak.result(run) == whole

@@ -1,0 +1,71 @@
+"""Every word of ``sampler.name`` trains, resumes its draws from the config, and is planned for."""
+
+import pytest
+import torch
+
+from negcache.errors import InputError
+from negcache.run.cli import runs
+from negcache.run.cli.planning.samplers import SAMPLER_COSTS
+from negcache.run.cli.planning.scene import scene_of
+from negcache.run.cli.planning.work import work_of
+from negcache.run.cli.sampling import PINNABLE, SAMPLERS
+from negcache.run.training import load_config
+
+KEYS = {
+    "mixture": ["sampler.uniform=2", "sampler.scored=0.5"],
+    "head_tail": ["sampler.head=2"],
+    "cached": ["sampler.power=0.5"],
+}
+
+
+@pytest.mark.parametrize("word", SAMPLERS)
+def test_a_word_trains_and_encodes_no_more_than_planned(small, tmp_path, word):
+    config = load_config(
+        small / "small.toml", [f"sampler.name={word}", "steps=2", *KEYS.get(word, [])]
+    )
+    run = runs.start(config, tmp_path / "run")
+    planned = work_of(scene_of(run.config, run.retriever.task, torch.device("cpu")))
+    assert run.trainer.run() is None
+    loss = run.trainer.parts.loss_fn
+    batch = run.trainer.parts.batch(torch.arange(config.batch_size), torch.device("cpu"))
+    loss(run.trainer.parts.query_tower(batch.queries), batch.positives, batch.query_ids)
+    slack = 1 if word == "cached_rest" else 0  # a systematic sample may hold one more
+    assert 0 < loss.report().encoded_grad <= planned.items_grad + slack
+
+
+def test_every_word_has_a_cost():
+    assert set(SAMPLER_COSTS) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("word", PINNABLE)
+def test_pinned_needs_draws_of_each_querys_own(small, tmp_path, word):
+    words = [f"sampler.name={word}", "sampler.estimator=pinned", "steps=1"]
+    if word == "cached":  # the others have no shared form
+        with pytest.raises(InputError, match="pinned"):
+            runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
+    own = [*words, "sampler.shared=false"]
+    assert (
+        runs.start(load_config(small / "small.toml", own), tmp_path / "run").trainer.run() is None
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sampler.name=distinct", "sampler.power=0.5"],
+        ["sampler.name=uniform", "sampler.scored=0.5"],
+        ["sampler.name=cached", "sampler.uniform=3"],
+        ["sampler.name=cached", "sampler.head=3"],
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(small, tmp_path, words):
+    with pytest.raises(InputError, match="is for"):
+        runs.start(load_config(small / "small.toml", words), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["score.normalize=false"], ["score.temperature=0.5"]])
+def test_rf_softmax_needs_unit_rows_and_a_sharp_score(small, tmp_path, words):
+    words = ["sampler.name=rf_softmax", *words]
+    with pytest.raises(InputError, match="rf_softmax"):
+        runs.start(load_config(small / "small.toml", words), tmp_path / "run")
