@@ -1,86 +1,53 @@
-"""negcache: softmax training over very large item sets."""
+"""negcache: softmax training over very large item sets.
 
-from negcache.cache import DenseCache, LiveTable, LowRankCache, SnapshotCache, SubsetCache
+What most programs need is here; the rest is in ``negcache.samplers``, ``.stores``, ``.indexes``,
+``.towers``, ``.testing`` and ``.contrib``.
+"""
+
 from negcache.errors import InputError
-from negcache.exclusion import Exclusion
-from negcache.functional.estimators import corrected, pinned, softmax_loss
+from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead
 from negcache.known_positives import KnownPositives
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Batch, Draw, Request, StepReport
 from negcache.samplers import (
-    CachedDistinct,
     CachedRest,
     CachedSoftmax,
     DynamicIndex,
-    DynamicIndexChain,
-    DynamicIndexMiner,
-    DynamicIndexRejection,
-    DynamicIndexTree,
-    ExactKernel,
     FullSoftmax,
-    Given,
-    HeadTail,
     InBatch,
-    KernelSoftmax,
     Mixture,
     Popularity,
     Resampled,
     SharedDraws,
-    StaleTopK,
     Uniform,
-    as_printed,
-    log_uniform,
     quadratic,
     rf_softmax,
 )
 from negcache.score import DotScore
-from negcache.towers import Bags, IdTable, StaticTower
+from negcache.stores import DenseCache, LiveTable, LowRankCache, SubsetCache
 
 __all__ = [
-    "Bags",
-    "Batch",
-    "CachedDistinct",
     "CachedRest",
     "CachedSoftmax",
     "DenseCache",
     "DotScore",
-    "Draw",
     "DynamicIndex",
-    "DynamicIndexChain",
-    "DynamicIndexMiner",
-    "DynamicIndexRejection",
-    "DynamicIndexTree",
-    "ExactKernel",
-    "Exclusion",
     "FullSoftmax",
-    "Given",
-    "HeadTail",
-    "IdTable",
     "InBatch",
     "InputError",
-    "KernelSoftmax",
     "KnownPositives",
     "LiveTable",
     "LowRankCache",
     "Mixture",
     "Popularity",
-    "Request",
     "Resampled",
     "SharedDraws",
-    "SnapshotCache",
     "SoftmaxHead",
     "SoftmaxLoss",
-    "StaleTopK",
-    "StaticTower",
-    "StepReport",
     "SubsetCache",
     "Uniform",
-    "as_printed",
-    "corrected",
-    "log_uniform",
-    "pinned",
+    "cached_partition",
+    "log_q_corrected",
     "quadratic",
     "rf_softmax",
-    "softmax_loss",
 ]

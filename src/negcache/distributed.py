@@ -1,13 +1,29 @@
-"""Where this process stands among the others; identity when it is alone."""
+"""Where this process stands among the others: what "the global batch" means, said once."""
+
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
 
-def world_size() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+@dataclass(frozen=True)
+class Mesh:
+    """The processes that train together; alone, everything here is the identity.
 
+    Args:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def now() -> "Mesh":
+        """The default process group, if there is one."""
+        if dist.is_available() and dist.is_initialized():
+            return Mesh(dist.get_rank(), dist.get_world_size())
+        return Mesh()
+
+    def place(self, rows: int) -> tuple[int, int]:
+        """Of a batch of ``rows`` on every process: the global number of row 0, and rows in all."""
+        return self.rank * rows, self.size * rows

@@ -1,23 +1,38 @@
 """What stands in place of ``nn.Linear`` and ``cross_entropy`` where there are very many classes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from negcache.cache import LiveTable
-from negcache.door import admit
+from negcache.distributed import Mesh
+from negcache.encoder import ItemEncoder
 from negcache.errors import InputError
-from negcache.exclusion import Exclusion
-from negcache.functional.estimators import corrected, softmax_loss
-from negcache.functional.two_stage import cell_log_masses
+from negcache.estimators import log_q_corrected, softmax_loss
+from negcache.generators import Generators
 from negcache.indexes import top_k
-from negcache.losses import SoftmaxLoss, mean_of_positives
-from negcache.protocols import Request, Sampler
+from negcache.interfaces import Sampler
+from negcache.messages import Request, StepReport
+from negcache.metrics import Recorder
+from negcache.ops.two_stage import scan
 from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
+from negcache.step import (
+    draw_negatives,
+    encode_once,
+    exclusion_of,
+    mean_of_positives,
+    sampled_loss,
+)
+from negcache.stores import LiveTable
+from negcache.stores.reading import scored_rows
+from negcache.validation import admit, check_alone, check_items
+
+ROWS = 8192
+"""Classes that are scored at a time in evaluation."""
 
 
 class SoftmaxHead(nn.Module):
@@ -76,22 +91,20 @@ class SoftmaxHead(nn.Module):
                 "bias=False with normalize=True", "both", "unit-norm classes have no bias"
             )
         self.dim, self.has_bias, self.ignore_index = dim, bias, ignore_index
-        score = DotScore(temperature, normalize=normalize, absolute=absolute)
-        classes = nn.Embedding(  # DDP knows it as sparse
+        self.score = DotScore(temperature, normalize=normalize, absolute=absolute)
+        self.classes = nn.Embedding(  # DDP knows it as sparse
             num_classes, dim + bias, sparse=sparse, device=device, dtype=dtype
         )
-        nn.init.uniform_(classes.weight, -(dim**-0.5), dim**-0.5)
+        nn.init.uniform_(self.classes.weight, -(dim**-0.5), dim**-0.5)
         if bias:
-            nn.init.zeros_(classes.weight[:, dim])
-        self.table = LiveTable(classes, score.embed if normalize else None)
-        self.loss = SoftmaxLoss(
-            classes,
-            torch.arange(num_classes),
-            (sampler or (quadratic if absolute else CachedSoftmax))(self.table, num_samples),
-            score,
-            estimator=corrected,
-            seed=seed,
+            nn.init.zeros_(self.classes.weight[:, dim])
+        self.table = LiveTable(self.classes, self.score.embed if normalize else None)
+        build = _default_sampler(absolute) if sampler is None else sampler
+        self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
+        check_items(
+            num_classes, None if self.sampler.store is None else self.sampler.store.num_items
         )
+        self._recorder = Recorder()
 
     @property
     def weight(self) -> Float[Tensor, "N D"]:
@@ -118,35 +131,77 @@ class SoftmaxHead(nn.Module):
         Raises:
             InputError: shapes or targets out of range.
         """
-        self.table.settle()
+        self.table.flush()
         queries, target = self._counted(self._queries(hidden), target)
         if len(hidden) and not len(queries):
-            nothing = self.loss.item_tower(target.flatten()[:0])
+            nothing = self.classes(target.flatten()[:0])
             return (queries.sum() + nothing.sum()) / 0.0
-        return self.loss(queries, target) if self.training else self._exact(queries, target)
+        target = admit(queries, target, None, None, len(self.table))[0]
+        queries = self.score.embed(queries)
+        return self._sampled(queries, target) if self.training else self._exact(queries, target)
 
     @torch.no_grad()
     def log_prob(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
         """Log-probabilities of all classes; holds [B, N]."""
-        return F.log_softmax(self._logits(hidden), dim=1)
+        queries = self.score.embed(self._queries(hidden))
+        logits = [self.score(queries, chunk) for _, chunk in self.table.chunks(ROWS)]
+        return F.log_softmax(torch.cat(logits, dim=1), dim=1)
 
     @torch.no_grad()
     def topk(
         self, hidden: Float[Tensor, "B D"], k: int
     ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
         """Logits and numbers of the k best classes of each row, best first; never holds [B, N]."""
-        queries = self.loss.score.embed(self._queries(hidden))
-        return top_k(queries, self.table.chunks(8192), self.loss.score, k)
+        queries = self.score.embed(self._queries(hidden))
+        return top_k(queries, self.table.chunks(ROWS), self.score, k)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        queries = self.loss.score.embed(self._queries(hidden))
-        return torch.cat([self.loss.score(queries, c) for _, c in self.table.chunks(8192)], dim=1)
+    def report(self) -> StepReport:
+        """Metrics of the last training step, as plain numbers; counters start anew."""
+        return self._recorder.report()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.generators.set_state(state["generator"])
+        self.table.load_state_dict(state["table"])
+
+    def _sampled(self, queries: Tensor, target: Tensor) -> Tensor:
+        """The step of ``SoftmaxLoss``, its items looked up in the table."""
+        with self._recorder.stage("draw"):
+            request, generator = self._request(queries.detach(), target), self.generators.training
+            draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
+        with self._recorder.stage("encode"):
+            encoder = ItemEncoder(self.classes, torch.arange(len(self.table)), self.score)
+            items = encode_once(target, draws, encoder.encode)
+        if torch.is_grad_enabled():
+            self.table.write(items.ids, items.rows)
+        with self._recorder.stage("loss"):
+            found = sampled_loss(queries, target, items, draws, self.score)
+        self._recorder.record_step(*found, draws[0][0], len(items.ids))
+        return found.losses.mean()
+
+    @torch.no_grad()
+    def _exact(self, queries: Tensor, target: Tensor) -> Tensor:
+        """The loss over all classes, in blocks; never holds [B, N]."""
+        request, several = self._request(queries, target), target.view(len(target), -1)
+        log_z = scan(scored_rows(request, self.table)).log_mass
+        rows = self.table.rows(several.clamp_min(0).flatten()).view(*several.shape, -1)
+        losses = softmax_loss(self.score.paired(queries, rows), log_z[:, None])
+        return mean_of_positives(losses, target).mean()
+
+    def _request(self, queries: Tensor, target: Tensor) -> Request:
+        """What the sampler is asked; rows stand at their place in the global batch."""
+        mesh, num_classes = Mesh.now(), len(self.table)
+        check_alone(mesh.size)
+        exclude, place = exclusion_of(target, num_classes), mesh.place(len(target))
+        return Request(queries, self.score, target, exclude, *place, num_classes)
 
     def _counted(self, queries: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that have another target than ``ignore_index``."""
         kept = target != self.ignore_index
         kept = kept.any(dim=1) if kept.ndim == 2 else kept
-        if kept.shape != queries.shape[:1] or kept.all():  # wrong shapes are refused by the loss
+        if kept.shape != queries.shape[:1] or kept.all():  # wrong shapes are refused later
             return queries, target
         return queries[kept], target[kept]
 
@@ -160,16 +215,9 @@ class SoftmaxHead(nn.Module):
             )
         return F.pad(hidden, (0, 1), value=1.0) if self.has_bias else hidden
 
-    @torch.no_grad()
-    def _exact(self, queries: Tensor, target: Tensor) -> Tensor:
-        """The loss over all classes, in cells; never holds [B, N]."""
-        target = admit(queries, target, None, None, len(self.table))[0]
-        score, queries = self.loss.score, self.loss.score.embed(queries)
-        several = target.view(len(target), -1)
-        rows, columns = (several >= 0).nonzero(as_tuple=True)
-        exclude = Exclusion.from_pairs(rows, several[rows, columns], len(several))
-        request = Request(queries, score, target, exclude)
-        log_z = torch.logsumexp(cell_log_masses(request, self.table), dim=1)
-        table = self.table.rows(several.clamp_min(0).flatten()).view(*several.shape, -1)
-        losses = softmax_loss(score.paired(queries, table), log_z[:, None])
-        return mean_of_positives(losses, target).mean()
+
+def _default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:
+    """What was best measured; more draws of the softmax itself than there are classes are none."""
+    if absolute:
+        return quadratic
+    return lambda table, num_samples: CachedSoftmax(table, min(num_samples, len(table)))

@@ -1,12 +1,40 @@
 """The one score of a program: shared by sampler, estimator, search and evaluation."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from negcache.errors import InputError
-from negcache.protocols import Score
 from negcache.shapes import Float, Tensor
+
+
+@runtime_checkable
+class Score(Protocol):
+    """(queries, items) -> logits. Holds the scale; one object for the whole program."""
+
+    @property
+    def scale(self) -> Tensor: ...
+
+    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        """What a tower's output becomes before it is scored or cached (unit norm, or itself)."""
+        ...
+
+    def __call__(
+        self,
+        queries: Float[Tensor, "B D"],
+        items: Float[Tensor, "M D"],
+        out: Float[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B M"]:
+        """Every query against every item; into ``out``, without gradient, where that is given."""
+        ...
+
+    def paired(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
+    ) -> Float[Tensor, "B m"]:
+        """Each query against its own items."""
+        ...
 
 
 def at_least_float32(rows: Tensor) -> Tensor:
@@ -79,36 +107,3 @@ class DotScore(nn.Module):
 
     def _bend(self, logits: Tensor) -> Tensor:
         return logits.abs() if self.absolute else logits
-
-
-class Tempered:
-    """A score times a power: what a sampler draws from when it draws flatter or sharper.
-
-    Args:
-        score: the score of the program.
-        power: below 1 flatter, above 1 sharper.
-    """
-
-    def __init__(self, score: Score, power: float) -> None:
-        self.score, self.power = score, power
-
-    @property
-    def scale(self) -> Tensor:
-        return self.score.scale * self.power
-
-    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
-        return self.score.embed(rows)
-
-    def __call__(
-        self,
-        queries: Float[Tensor, "B D"],
-        items: Float[Tensor, "M D"],
-        out: Float[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B M"]:
-        logits = self.score(queries, items, out=out)
-        return logits * self.power if out is None else logits.mul_(self.power)
-
-    def paired(
-        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
-    ) -> Float[Tensor, "B m"]:
-        return self.score.paired(queries, items) * self.power

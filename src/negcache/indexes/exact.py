@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from negcache.errors import InputError
-from negcache.protocols import Score
+from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
 

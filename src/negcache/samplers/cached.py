@@ -1,17 +1,18 @@
 """The negative cache: draws from the softmax over cached embeddings, exactly."""
 
-import math
 from dataclasses import replace
 
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.draws import use_columns
-from negcache.functional.two_stage import cell_log_masses, draw_from_cells
-from negcache.functional.views import CellView, some_cells, within
-from negcache.protocols import Cache, Draw, Law, Request, Rows
-from negcache.score import Tempered
+from negcache.interfaces import Noise, Proposal, Store
+from negcache.messages import Request
+from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.two_stage import draw_rows, scan
+from negcache.ops.views import BlockView, some_blocks
+from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
+from negcache.stores.reading import scored_rows
 
 
 class CachedSoftmax:
@@ -22,22 +23,22 @@ class CachedSoftmax:
     Source: Lindgren et al., NeurIPS 2021, with known positives excluded by id.
 
     Args:
-        cache: the rows drawn from; the training step keeps it up to date.
+        store: the rows drawn from; the training step keeps it up to date.
         num_negatives: draws per query, m; wrap in ``SharedDraws`` to share them over the batch.
         power: draw from the softmax of ``power * s~``; below 1 flatter. Other than 1 it needs the
-            ``corrected`` estimator, since the pinned one takes the partition from the law.
-        scored: share of the cache that a step scores, drawn anew each step in cells of 128 rows;
+            ``log_q_corrected`` estimator, since the other takes the partition from the law.
+        scored: share of the cache that a step scores, drawn anew each step in blocks of 128 rows;
             weights make up for it, and a step costs that much less.
     """
 
     has_density = True
 
     def __init__(
-        self, cache: Cache, num_negatives: int, *, power: float = 1.0, scored: float = 1.0
+        self, store: Store, num_negatives: int, *, power: float = 1.0, scored: float = 1.0
     ) -> None:
-        if not 1 <= num_negatives <= cache.num_items:
+        if not 1 <= num_negatives <= store.num_items:
             raise InputError(
-                f"num_negatives between 1 and the {cache.num_items} cached items",
+                f"num_negatives between 1 and the {store.num_items} cached items",
                 f"{num_negatives}",
                 "draw fewer, or use FullSoftmax",
             )
@@ -47,60 +48,81 @@ class CachedSoftmax:
                 f"power {power}, scored {scored}",
                 "1 is the plain negative cache for both",
             )
-        self.cache, self.num_negatives = cache, num_negatives
+        self.store, self.num_negatives = store, num_negatives
         self.power, self.scored = power, scored
 
-    @property
-    def coverage(self) -> float:
+    def propose(self, request: Request, generator: torch.Generator) -> Proposal:
+        rows = scored_rows(request, self.store)
+        if self.power != 1:
+            rows = rows.under(Tempered(rows.score, self.power))
         if self.scored == 1:
-            return self.cache.coverage
-        return CellView(self.cache, some_cells(self.cache, self.scored, torch.Generator())).coverage
+            return propose_softmax(self.store, rows, self.num_negatives, self.power == 1)
+        view = some_blocks(self.store.num_rows, self.scored, generator, rows.valid.device)
+        inside = propose_softmax(self.store, view.of(rows), self.num_negatives, self.power == 1)
+        return in_view(inside, view)
 
-    def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        cells = some_cells(self.cache, self.scored, generator) if self.scored < 1 else None
-        rows = self._rows(cells)
-        inside = self._asked(request, rows)
-        masses = cell_log_masses(inside, rows)
-        log_norm = torch.logsumexp(masses, dim=1)
-        found = draw_from_cells(
-            inside, rows, masses, request.uniforms(generator, self.num_negatives, 2)
-        )
-        dead = (log_norm == -torch.inf)[:, None]
-        log_z = log_norm - math.log(rows.coverage)
-        log_share = torch.full_like(found.logits, -math.log(self.num_negatives))
-        weight = (log_share + log_z[:, None] - found.logits).masked_fill(dead, -torch.inf)
-        own = (log_z, log_share) if self.power == 1 else (None, None)
-        return use_columns(rows.ids(found.slots), weight, *own, Law(log_norm, cells))
 
-    def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
+def propose_softmax(
+    store: Store, rows: ScoredRows, num_negatives: int, is_softmax: bool
+) -> Proposal:
+    """The softmax of the scores of these rows: one pass over them."""
+    scanned = scan(rows, num_negatives)
+    log_mass = scanned.log_mass
+
+    def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        found = draw_rows(rows, scanned, noise(num_negatives, 2))
+        nothing = (log_mass == -torch.inf)[:, None]
+        return found.slots, (found.logits - log_mass[:, None]).masked_fill(nothing, -torch.inf)
+
+    def log_prob(slots: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+        log_q = rows.logits(slots) - log_mass[:, None]
+        return log_q.masked_fill(~rows.valid[slots] | (log_mass == -torch.inf)[:, None], -torch.inf)
+
+    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax)
+
+
+def in_view(inside: Proposal, view: BlockView) -> Proposal:
+    """A proposal over some blocks of a store, in slots of the store."""
+
+    def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        slots, log_q = inside.draw(noise)
+        return view.to_base(slots), log_q
+
+    def log_prob(slots: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+        slots = view.from_base(slots)
+        return inside.log_prob(slots.clamp_min(0)).masked_fill(slots < 0, -torch.inf)
+
+    return replace(inside, draw=draw, log_prob=log_prob, coverage=inside.coverage * view.share)
+
+
+class Tempered:
+    """A score times a power: what a sampler draws from when it draws flatter or sharper.
+
+    Args:
+        score: the score of the program.
+        power: below 1 flatter, above 1 sharper.
+    """
+
+    def __init__(self, score: Score, power: float) -> None:
+        self.score, self.power = score, power
+
+    @property
+    def scale(self) -> Tensor:
+        return self.score.scale * self.power
+
+    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        return self.score.embed(rows)
+
+    def __call__(
+        self,
+        queries: Float[Tensor, "B D"],
+        items: Float[Tensor, "M D"],
+        out: Float[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
-        """``power s~_by`` less the log of its sum; a pass over the cache unless ``law`` is given.
+        logits = self.score(queries, items, out=out)
+        return logits * self.power if out is None else logits.mul_(self.power)
 
-        Raises:
-            InputError: a fraction of the cache is scored and ``law`` does not say which.
-        """
-        if law is None and self.scored < 1:
-            raise InputError(
-                "the law of a draw", "law=None", "pass draw.law: the scored cells differ by step"
-            )
-        rows = self._rows(law.scored if law is not None else None)
-        inside = self._asked(request, rows)
-        log_norm = law.log_norm if law is not None else None
-        if log_norm is None:
-            log_norm = torch.logsumexp(cell_log_masses(inside, rows), dim=1)
-        slots = rows.slots(ids)
-        held = slots.clamp_min(0)
-        logits = inside.score(request.queries, rows.rows(held)).detach()
-        barred = request.exclude.mask(ids) | (slots < 0) | ~rows.valid[held]
-        return (logits - log_norm[:, None]).masked_fill(barred, -torch.inf)
-
-    def _rows(self, cells: Tensor | None) -> Rows:
-        return self.cache if cells is None else CellView(self.cache, cells)
-
-    def _asked(self, request: Request, rows: Rows) -> Request:
-        """The request in slots, under the score that is drawn from."""
-        inside = within(request, rows)
-        if self.power == 1:
-            return inside
-        return replace(inside, score=Tempered(request.score, self.power))
+    def paired(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
+    ) -> Float[Tensor, "B m"]:
+        return self.score.paired(queries, items) * self.power

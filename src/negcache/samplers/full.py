@@ -4,8 +4,8 @@ from collections.abc import Sized
 
 import torch
 
-from negcache.door import count_items
-from negcache.protocols import Draw, Request
+from negcache.messages import Draw, Request
+from negcache.validation import count_items
 
 
 class FullSoftmax:
@@ -16,7 +16,7 @@ class FullSoftmax:
     """
 
     has_density = False
-    cache = None
+    store = None
 
     def __init__(self, items: Sized) -> None:
         self.num_items = count_items(items)

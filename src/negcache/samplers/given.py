@@ -2,9 +2,9 @@
 
 import torch
 
+from negcache.draws import given
 from negcache.errors import InputError
-from negcache.functional.draws import given
-from negcache.protocols import Draw, Request
+from negcache.messages import Draw, Request
 from negcache.shapes import Int, Tensor
 
 
@@ -19,7 +19,7 @@ class Given:
     """
 
     has_density = False
-    cache = None
+    store = None
 
     def __init__(self, negatives: Int[Tensor, "B h"]) -> None:
         self.negatives = negatives

@@ -4,9 +4,9 @@ import warnings
 
 import torch
 
-from negcache.door import check_popularity
-from negcache.protocols import Draw, Request
+from negcache.messages import Draw, Request
 from negcache.shapes import Float, Tensor
+from negcache.validation import check_popularity
 
 
 class InBatch:
@@ -24,7 +24,7 @@ class InBatch:
     """
 
     has_density = False
-    cache = None
+    store = None
 
     def __init__(self, log_popularity: Float[Tensor, "N"] | None = None) -> None:
         if log_popularity is not None:
@@ -35,13 +35,13 @@ class InBatch:
         self._warn_of_one(len(request.queries))
         ids, counts = torch.unique(request.targets, return_counts=True)
         weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
-        barred = request.exclude.mask(ids)  # the query's own positive is among them
+        masked = request.exclude.mask(ids)  # the query's own positive is among them
         if self.log_popularity is not None:
             request.over(len(self.log_popularity))
             log_pi = self.log_popularity.to(weight)[ids]
             weight = weight - log_pi - request.others.clamp_min(1).to(weight).log()
-            barred = barred | (log_pi == -torch.inf)
-        return Draw(ids, None, weight.expand(barred.shape).masked_fill(barred, -torch.inf))
+            masked = masked | (log_pi == -torch.inf)
+        return Draw(ids, None, weight.expand(masked.shape).masked_fill(masked, -torch.inf))
 
     def _warn_of_one(self, num_queries: int) -> None:
         """Once: a loss of 0 looks like success."""

@@ -1,13 +1,14 @@
 """Draws by a kernel, exactly, from a pass over all rows: the reference of kernel samplers."""
 
-from dataclasses import replace
-
 import torch
 
-from negcache.functional.features import Kernel
-from negcache.protocols import Cache, Draw, Law, Request, Score
-from negcache.samplers.cached import CachedSoftmax
-from negcache.shapes import Float, Int, Tensor
+from negcache.interfaces import Proposal, Store
+from negcache.messages import Request
+from negcache.ops.kernels import Kernel
+from negcache.samplers.cached import propose_softmax
+from negcache.score import Score
+from negcache.shapes import Float, Tensor
+from negcache.stores.reading import scored_rows
 
 
 class ExactKernel:
@@ -17,32 +18,20 @@ class ExactKernel:
     too many to sum. Source: Blanc & Rendle, ICML 2018.
 
     Args:
-        cache: the rows drawn from.
+        store: the rows drawn from.
         num_negatives: draws per query, m.
         kernel: what is drawn by.
     """
 
     has_density = True
 
-    def __init__(self, cache: Cache, num_negatives: int, kernel: Kernel) -> None:
-        self.sampler, self.kernel = CachedSoftmax(cache, num_negatives), kernel
-        self.cache, self.num_negatives = cache, num_negatives
+    def __init__(self, store: Store, num_negatives: int, kernel: Kernel) -> None:
+        self.store, self.num_negatives, self.kernel = store, num_negatives, kernel
 
-    @property
-    def coverage(self) -> float:
-        return self.cache.coverage
-
-    def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        draw = self.sampler.draw(self._asked(request), generator)
-        return replace(draw, log_z=None, log_share=None)
-
-    def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
-    ) -> Float[Tensor, "B M"]:
-        return self.sampler.log_prob(self._asked(request), ids, law)
-
-    def _asked(self, request: Request) -> Request:
-        return replace(request, score=LogKernel(request.score, self.kernel))
+    def propose(self, request: Request, generator: torch.Generator) -> Proposal:
+        rows = scored_rows(request, self.store)
+        rows = rows.under(LogKernel(rows.score, self.kernel))
+        return propose_softmax(self.store, rows, self.num_negatives, is_softmax=False)
 
 
 class LogKernel:

@@ -1,16 +1,15 @@
 """Items as often as they occur: popular ones are harder, and are asked for more."""
 
-import math
 from collections.abc import Sized
 
 import torch
 
-from negcache.door import count_items
 from negcache.errors import InputError
-from negcache.functional.alias import AliasTable, build_alias, draw_alias
-from negcache.functional.draws import use_columns
-from negcache.protocols import Draw, Law, Request
+from negcache.interfaces import Noise, Proposal
+from negcache.messages import Request
+from negcache.ops.alias import AliasTable, build_alias, draw_alias
 from negcache.shapes import Float, Int, Tensor
+from negcache.validation import count_items
 
 
 class Popularity:
@@ -26,8 +25,7 @@ class Popularity:
     """
 
     has_density = True
-    coverage = 1.0
-    cache = None
+    store = None
 
     def __init__(
         self, counts: Int[Tensor, "N"] | Float[Tensor, "N"], num_negatives: int, power: float = 0.75
@@ -46,23 +44,19 @@ class Popularity:
         self.num_negatives, self.log_q = num_negatives, chances.log()
         self.table = build_alias(chances)
 
-    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+    def propose(self, request: Request, generator: torch.Generator) -> Proposal:
         request.over(len(self.log_q))
         self._follow(request.queries.device)
-        drawn = draw_alias(self.table, request.uniforms(generator, self.num_negatives, 2))
-        weight = -(self.log_q[drawn] + math.log(self.num_negatives)).to(request.queries.dtype)
-        rows = torch.arange(len(drawn), device=drawn.device)[:, None].expand_as(drawn)
-        barred = request.exclude.contains(rows, drawn)
-        return use_columns(drawn, weight.masked_fill(barred, -torch.inf))
+        log_q, table = self.log_q, self.table
 
-    def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
-    ) -> Float[Tensor, "B M"]:
-        """log q(y), the same for every query that may draw the id."""
-        self._follow(ids.device)
-        barred = request.exclude.mask(ids)
-        log_q = self.log_q[ids].to(request.queries.dtype)
-        return log_q.expand(barred.shape).masked_fill(barred, -torch.inf)
+        def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+            ids = draw_alias(table, noise(self.num_negatives, 2))
+            return ids, log_q[ids]
+
+        def log_prob(ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+            return log_q[ids].expand(len(request.queries), -1)
+
+        return Proposal(draw, log_prob)
 
     def _follow(self, device: torch.device) -> None:
         """The tables move to where the queries are."""

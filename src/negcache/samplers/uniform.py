@@ -1,15 +1,15 @@
 """Every item that is not a positive, with equal chance. The sampler to copy."""
 
-import math
 from collections.abc import Sized
 
 import torch
 
-from negcache.door import count_items
 from negcache.errors import InputError
-from negcache.functional.draws import draw_allowed, use_columns
-from negcache.protocols import Draw, Law, Request
+from negcache.interfaces import Noise, Proposal
+from negcache.messages import Request
+from negcache.ops.uniform import draw_allowed
 from negcache.shapes import Float, Int, Tensor
+from negcache.validation import count_items
 
 
 class Uniform:
@@ -21,31 +21,27 @@ class Uniform:
     """
 
     has_density = True
-    coverage = 1.0
-    cache = None
+    store = None
 
     def __init__(self, items: Sized, num_negatives: int) -> None:
-        self.num_items = count_items(items)
+        self.num_items, self.num_negatives = count_items(items), num_negatives
         if not 1 <= num_negatives <= self.num_items:
             raise InputError(
                 f"num_negatives between 1 and the {self.num_items} items",
                 f"{num_negatives}",
                 "draw fewer, or use FullSoftmax",
             )
-        self.num_negatives = num_negatives
 
-    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+    def propose(self, request: Request, generator: torch.Generator) -> Proposal:
         request.over(self.num_items)
-        noise = request.uniforms(generator, self.num_negatives)
-        drawn = draw_allowed(request.exclude, self.num_items, noise)
-        allowed = self.num_items - request.exclude.counts
-        weight = allowed.to(request.queries.dtype).log() - math.log(self.num_negatives)
-        return use_columns(drawn, weight[:, None].expand(drawn.shape))
+        log_mass = (self.num_items - request.exclude.counts).to(request.queries.dtype).log()
+        log_q = -log_mass.masked_fill(log_mass == -torch.inf, torch.inf)[:, None]
 
-    def log_prob(
-        self, request: Request, ids: Int[Tensor, "M"], law: Law | None = None
-    ) -> Float[Tensor, "B M"]:
-        """-log(allowed items) where the query may draw the id."""
-        log_q = -(self.num_items - request.exclude.counts).to(request.queries.dtype).log()
-        barred = request.exclude.mask(ids)
-        return log_q[:, None].expand(barred.shape).masked_fill(barred, -torch.inf)
+        def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+            ids = draw_allowed(request.exclude, self.num_items, noise(self.num_negatives))
+            return ids, log_q.expand(ids.shape)
+
+        def log_prob(ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+            return log_q.expand(-1, len(ids))
+
+        return Proposal(draw, log_prob, log_mass)

@@ -4,7 +4,6 @@
 """
 
 from negcache.towers.features import FeatureTower, WeightedBags, WeightedBagTower
-from negcache.towers.running import finite, without_dropout
 from negcache.towers.static import Bags, IdTable, StaticTower
 
 __all__ = [
@@ -14,6 +13,4 @@ __all__ = [
     "StaticTower",
     "WeightedBagTower",
     "WeightedBags",
-    "finite",
-    "without_dropout",
 ]

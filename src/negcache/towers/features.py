@@ -49,7 +49,7 @@ class WeightedBagTower(nn.Module):
 class FeatureTower(nn.Module):
     """A free vector per row plus one per category it has: users and items with side features.
 
-    Takes what `negcache.run.data.Entities.inputs` gives: the number of the row, then codes of its
+    Takes what `negcache.data.Entities.inputs` gives: the number of the row, then codes of its
     categories. Code 0 stands for unknown and adds nothing, so a row without features is the plain
     `IdTable`, and a row that was never trained still has the vectors of its categories.
 

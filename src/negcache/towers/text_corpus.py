@@ -13,7 +13,7 @@ from negcache.towers.transformer import TransformerTower
 
 @runtime_checkable
 class TextRows(Protocol):
-    """Texts that stay on disk and are read by row, such as ``negcache.run.data.TextTable``."""
+    """Texts that stay on disk and are read by row, such as ``negcache.data.TextTable``."""
 
     def __len__(self) -> int: ...
     def texts(self, rows: Any) -> list[str]: ...

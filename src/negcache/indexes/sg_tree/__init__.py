@@ -2,6 +2,6 @@
 
 from negcache.indexes.sg_tree.check import check
 from negcache.indexes.sg_tree.tree import SGTree
-from negcache.indexes.sg_tree.tree_cells import TreeCells
+from negcache.indexes.sg_tree.tree_clusters import TreeClusters
 
-__all__ = ["SGTree", "TreeCells", "check"]
+__all__ = ["SGTree", "TreeClusters", "check"]

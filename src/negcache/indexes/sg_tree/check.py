@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape
 from negcache.indexes.sg_tree.links import child_ranges, upwards
-from negcache.kernels.arrays import NONE, ROOT, Nodes, Shape
 
 TOLERANCE = 1e-9
 """Relative, in float64: what the order of a sum may change. Float32 vectors are read exactly."""
@@ -58,8 +58,12 @@ def _check_levels(t: Nodes, shape: Shape) -> None:
     assert (t.level[t.parent[below]] > t.level[below]).all(), "parents have higher levels"
     radius = shape.base ** t.level.astype(float)
     _all(t, np.isclose(t.cover, radius, rtol=1e-12, atol=0), "the radius is base ** level")
-    _all(t, t.bag == (t.level <= shape.floor), "the bags are at the last level")
-    _all(t, ~t.bag | (t.size == 1) | (t.level == shape.floor), "nothing is below a bag's items")
+    _all(t, t.finest == (t.level <= shape.floor), "the finest nodes are at the last level")
+    _all(
+        t,
+        ~t.finest | (t.size == 1) | (t.level == shape.floor),
+        "nothing is below a finest level's items",
+    )
     size = (t.parent != NONE).astype(np.int64)
     for node in upwards(t):
         if t.parent[node] >= 0:
@@ -93,7 +97,7 @@ def _bounds(t: Nodes) -> np.ndarray:
 def _gaps(t: Nodes) -> np.ndarray:
     """The closest children of every node; raises where two are closer than they may be."""
     gap, (offsets, children) = np.full(len(t.parent), np.inf), child_ranges(t)
-    for node in np.flatnonzero((np.diff(offsets) > 1) & ~t.bag):
+    for node in np.flatnonzero((np.diff(offsets) > 1) & ~t.finest):
         below = children[offsets[node] : offsets[node + 1]]
         for place in range(1, len(below)):
             far = _apart(t, below[:place], below[place : place + 1])

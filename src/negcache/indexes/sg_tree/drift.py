@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from negcache.compiled.arrays import Nodes
 from negcache.indexes.sg_tree.links import with_all_below
-from negcache.kernels.arrays import Nodes
 
 
-def loosened_by(t: Nodes, drift: float) -> np.ndarray:
+def uncovered_by(t: Nodes, drift: float) -> np.ndarray:
     """Everything below a node that cannot promise to keep its invariants.
 
     A node keeps what is below it if its ball, less the drift, still holds all of it, and its
@@ -20,7 +20,7 @@ def loosened_by(t: Nodes, drift: float) -> np.ndarray:
     apart = np.zeros(len(t.parent))  # what two children must be apart at most: the wider one's ball
     np.maximum.at(apart, t.parent[below], t.cover[below])
     covered = (t.cover > drift) & (t.reach + drift <= t.cover)
-    keep = covered & ((t.gap - drift >= apart) | t.bag)
-    loose = np.zeros(len(t.parent), dtype=bool)
-    loose[below] = ~keep[t.parent[below]]
-    return with_all_below(t, loose)
+    keep = covered & ((t.gap - drift >= apart) | t.finest)
+    violating = np.zeros(len(t.parent), dtype=bool)
+    violating[below] = ~keep[t.parent[below]]
+    return with_all_below(t, violating)

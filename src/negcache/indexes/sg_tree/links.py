@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from negcache.kernels.arrays import NONE, ROOT, Nodes
+from negcache.compiled.arrays import NONE, ROOT, Nodes
 
 
 def upwards(t: Nodes) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from negcache.kernels.arrays import NONE, ROOT, Nodes, Shape
+from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape
 
 
 def distances(t: Nodes, item: int, others: list[int]) -> np.ndarray:
@@ -33,7 +33,7 @@ def above(t: Nodes, item: int) -> Iterator[int]:
 
 def set_level(t: Nodes, node: int, level: int, shape: Shape) -> None:
     t.level[node], t.cover[node] = level, shape.base ** float(level)
-    t.bag[node] = level <= shape.floor
+    t.finest[node] = level <= shape.floor
 
 
 def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -> int:
@@ -59,7 +59,7 @@ def find_parent(t: Nodes, item: int, node: int) -> tuple[int, float, int]:
     """
     looked = 0
     while True:
-        below = [] if t.bag[node] else children(t, node)
+        below = [] if t.finest[node] else children(t, node)
         looked += len(below)
         far = distances(t, item, below)
         covering = [(d, child) for d, child in zip(far, below, strict=True) if d <= t.cover[child]]
@@ -88,7 +88,7 @@ def refresh(t: Nodes, upwards: np.ndarray) -> None:
         t.size[node] = 1 + sum(t.size[child] for child in below)
         t.bound[node] = (steps + t.bound[below]).max(initial=0.0)
         t.reach[node], t.gap[node] = 0.0, np.inf
-        for place, child in enumerate([] if t.bag[node] else below):
+        for place, child in enumerate([] if t.finest[node] else below):
             nearest = distances(t, child, below[place + 1 :]).min(initial=np.inf)
             t.gap[node] = min(t.gap[node], nearest)
     for item in upwards.tolist():
@@ -96,31 +96,31 @@ def refresh(t: Nodes, upwards: np.ndarray) -> None:
             t.reach[node] = max(t.reach[node], distances(t, node, [item])[0])
 
 
-def mark_astray(t: Nodes, loose: np.ndarray) -> None:
+def mark_violations(t: Nodes, violating: np.ndarray) -> None:
     """Mark items that a node above does not cover, and one of two children too close."""
-    for item in range(len(loose)):
+    for item in range(len(violating)):
         if any(distances(t, node, [item])[0] > t.cover[node] for node in above(t, item)):
-            loose[item] = True
-    for node in range(len(loose)):
-        if t.parent[node] == NONE or t.bag[node]:
+            violating[item] = True
+    for node in range(len(violating)):
+        if t.parent[node] == NONE or t.finest[node]:
             continue
         below = children(t, node)
         for place, child in enumerate(below):
             for other in below[place + 1 :]:
                 apart = min(t.cover[child], t.cover[other])
-                if loose[child] or loose[other] or distances(t, child, [other])[0] >= apart:
+                if violating[child] or violating[other] or distances(t, child, [other])[0] >= apart:
                     continue
                 # The one with fewer items below goes; of equals the later.
-                loose[min((t.size[child], -child), (t.size[other], -other))[1] * -1] = True
+                violating[min((t.size[child], -child), (t.size[other], -other))[1] * -1] = True
 
 
-def find_starts(t: Nodes, items: np.ndarray, loose: np.ndarray, root: int) -> np.ndarray:
+def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, root: int) -> np.ndarray:
     """The nearest node above each item that stays, and covers it together with all above it."""
     starts = []
     for item in items.tolist():
         start = root
         for node in reversed(list(above(t, item))):
-            if loose[node] or distances(t, node, [item])[0] > t.cover[node]:
+            if violating[node] or distances(t, node, [item])[0] > t.cover[node]:
                 break
             start = node
         starts.append(start)

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from negcache.compiled import sg_tree
+from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape, empty
 from negcache.errors import InputError
-from negcache.functional.tree_draw import TreeArrays
 from negcache.indexes.sg_tree import links, readable
 from negcache.indexes.sg_tree.check import check
-from negcache.indexes.sg_tree.cuts import TreeCut, cut_at, cut_into
-from negcache.indexes.sg_tree.drift import loosened_by
-from negcache.indexes.sg_tree.for_query import QueryCells, cells_for
-from negcache.kernels import sg_tree
-from negcache.kernels.arrays import NONE, ROOT, Nodes, Shape, empty
+from negcache.indexes.sg_tree.drift import uncovered_by
+from negcache.indexes.sg_tree.partitions import TreePartition, cut_at, cut_into
+from negcache.ops.tree_draw import TreeArrays
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -25,7 +24,7 @@ class SGTree:
     An item goes down from the root into the nearest child whose ball holds it, and where there is
     none becomes a child itself, one level below. So every ball holds all below it, and two children
     of a node are farther apart than the smaller of their balls is wide. The last level that may
-    have children is that of ``resolution``: what comes there stays in a bag, at any distance from
+    have children is that of ``resolution``: what comes there is a leaf, at any distance from
     its siblings, so that equal items make no endless chain. Distances are Euclidean.
     Source: Monath et al., AISTATS 2023.
 
@@ -123,9 +122,9 @@ class SGTree:
             left = np.flatnonzero((t.parent != NONE) & ~gone)
             self._build(t.vectors, left)
             return len(left)
-        loose = links.with_all_below(t, gone) & ~gone
-        self._reinsert(loose, gone)
-        return int(loose.sum())
+        violating = links.with_all_below(t, gone) & ~gone
+        self._reinsert(violating, gone)
+        return int(violating.sum())
 
     def update(
         self,
@@ -159,16 +158,16 @@ class SGTree:
         there = self.nodes.parent != NONE
         moved = self.nodes._replace(vectors=_plain(vectors, there))
         if drift is None:
-            loose = np.zeros(len(there), bool)
-            self._loops.mark_astray(moved, loose)
-            loose = links.with_all_below(moved, loose)
+            violating = np.zeros(len(there), bool)
+            self._loops.mark_violations(moved, violating)
+            violating = links.with_all_below(moved, violating)
         else:
-            loose = loosened_by(self.nodes, float(drift))
-        self.nodes, count = moved, int(loose.sum())
+            violating = uncovered_by(self.nodes, float(drift))
+        self.nodes, count = moved, int(violating.sum())
         if count > rebuild_above * len(self):
             self._build(moved.vectors, np.flatnonzero(there))
             return len(self)
-        self._reinsert(loose, np.zeros_like(loose))
+        self._reinsert(violating, np.zeros_like(violating))
         self.refresh()
         return count
 
@@ -176,31 +175,16 @@ class SGTree:
         """Work out reach, gap and bound anew: after removals they are safe, but not tight."""
         self._loops.refresh(self.nodes, links.upwards(self.nodes))
 
-    def cut(self, level: int) -> TreeCut:
+    def cut(self, level: int) -> TreePartition:
         """The subtrees whose heads are the highest at or below this level; others are alone."""
         return cut_at(self.nodes, level)
 
-    def cut_into(self, num_cells: int) -> TreeCut:
+    def cut_into(self, num_clusters: int) -> TreePartition:
         """So many cells, or one for each item: their heads have the most items below them."""
-        return cut_into(self.nodes, num_cells)
-
-    def cells_for(
-        self,
-        queries: Float[Tensor, "B C"],
-        *,
-        scale: float,
-        gamma: float,
-        floor_level: int,
-        cap: int | None = None,
-    ) -> QueryCells:
-        """For each query a partition, fine where the query is near (``for_query.cells_for``)."""
-        return cells_for(
-            self.nodes, self.shape, queries, scale=scale, gamma=gamma, floor_level=floor_level,
-            cap=cap,
-        )  # fmt: skip
+        return cut_into(self.nodes, num_clusters)
 
     def arrays(self) -> TreeArrays:
-        """What the multi-level rejection sampler reads (``functional.tree_draw``)."""
+        """What the multi-level rejection sampler reads (``ops.tree_draw``)."""
         offsets, children = links.child_ranges(self.nodes)
         return TreeArrays(
             torch.from_numpy(offsets),
@@ -249,10 +233,10 @@ class SGTree:
         if len(items):
             self.work += self._loops.insert_many(self.nodes, items, starts, self.shape)
 
-    def _reinsert(self, loose: np.ndarray, gone: np.ndarray) -> None:
-        """Take out what is loose or gone; put back what is loose, higher levels first."""
-        t, out = self.nodes, loose | gone
-        items = np.flatnonzero(loose)
+    def _reinsert(self, violating: np.ndarray, gone: np.ndarray) -> None:
+        """Take out what is violating or gone; put back what is violating, higher levels first."""
+        t, out = self.nodes, violating | gone
+        items = np.flatnonzero(violating)
         items = items[np.argsort(-t.level[items], kind="stable")]
         starts = self._loops.find_starts(t, items, out, self.root)
         t.parent[out] = NONE

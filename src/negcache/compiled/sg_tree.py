@@ -1,0 +1,192 @@
+"""The loops of the SG tree over its arrays, compiled. ``indexes/sg_tree/readable.py`` is the twin.
+
+Distances are sums of squared differences in float64, so that equal items are at distance 0 and a
+distance is the same from both ends.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape
+from negcache.errors import InputError
+
+try:
+    import numba
+except ImportError as error:
+    raise InputError("numba for SG trees", str(error), 'pip install "negcache[index]"') from error
+
+SUM_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
+
+
+def _compiled(function: Callable[..., Any], **settings: Any) -> Any:
+    """Compile a function; where type checks are wrapped around it, what is inside them."""
+    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, **settings)
+
+
+@partial(_compiled, fastmath=SUM_IN_ANY_ORDER)
+def squared(vectors: np.ndarray, left: int, right: int) -> float:
+    """Squared distance of two rows."""
+    total = 0.0
+    for column in range(vectors.shape[1]):
+        difference = np.float64(vectors[left, column] - vectors[right, column])
+        total += difference * difference
+    return total
+
+
+@_compiled
+def set_level(t: Nodes, node: int, level: int, shape: Shape) -> None:
+    t.level[node] = level
+    t.cover[node] = shape.base ** float(level)
+    t.finest[node] = level <= shape.floor
+
+
+@_compiled
+def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -> int:
+    """Insert each item below its start; returns the number of distances worked out."""
+    work = 0
+    for place in range(len(items)):
+        item, node = items[place], starts[place]
+        if t.parent[node] == ROOT:
+            far = squared(t.vectors, node, item)
+            while far > t.cover[node] * t.cover[node]:
+                set_level(t, node, t.level[node] + 1, shape)
+        work += _descend(t, item, node, shape) + _settle(t, item)
+    return work
+
+
+@_compiled
+def _descend(t: Nodes, item: int, node: int, shape: Shape) -> int:
+    """Greedily: into the nearest child that covers the item, or become a child."""
+    work = 0
+    while True:
+        into, best, nearest = -1, np.inf, np.inf
+        child = -1 if t.finest[node] else t.first[node]
+        while child >= 0:
+            far = squared(t.vectors, child, item)
+            work += 1
+            nearest = min(nearest, far)
+            if far <= t.cover[child] * t.cover[child] and (
+                far < best or (far == best and child < into)
+            ):
+                into, best = child, far
+            child = t.next[child]
+        if into < 0:
+            _hang(t, item, node, shape)
+            t.gap[node] = min(t.gap[node], math.sqrt(nearest))
+            return work
+        node = into
+
+
+@_compiled
+def _hang(t: Nodes, item: int, node: int, shape: Shape) -> None:
+    """Make the item the first child of the node, a leaf."""
+    set_level(t, item, t.level[node] - 1, shape)
+    t.parent[item], t.first[item] = node, -1
+    t.next[item], t.first[node] = t.first[node], item
+    t.size[item], t.reach[item], t.gap[item], t.bound[item] = 1, 0.0, np.inf, 0.0
+
+
+@_compiled
+def _settle(t: Nodes, item: int) -> int:
+    """Tell the nodes above of a new leaf."""
+    below, node, work = item, t.parent[item], 0
+    while node != ROOT:
+        t.size[node] += 1
+        far = math.sqrt(squared(t.vectors, node, item))
+        step = far if below == item else math.sqrt(squared(t.vectors, node, below))
+        t.reach[node] = max(t.reach[node], far)
+        t.bound[node] = max(t.bound[node], step + t.bound[below])
+        below, node, work = node, t.parent[node], work + 2
+    return work
+
+
+@_compiled
+def refresh(t: Nodes, upwards: np.ndarray) -> None:
+    """Work out size, reach, gap and bound anew.
+
+    Args:
+        upwards: the nodes of the tree, lower levels first.
+    """
+    for node in upwards:
+        t.size[node], t.reach[node], t.gap[node], t.bound[node] = 1, 0.0, np.inf, 0.0
+    for node in upwards:
+        above = t.parent[node]
+        if above != ROOT:
+            t.size[above] += t.size[node]
+            step = math.sqrt(squared(t.vectors, above, node))
+            t.bound[above] = max(t.bound[above], step + t.bound[node])
+        while above != ROOT:
+            t.reach[above] = max(t.reach[above], math.sqrt(squared(t.vectors, above, node)))
+            above = t.parent[above]
+    for node in upwards:
+        t.gap[node] = math.sqrt(_closest(t, node))
+
+
+@_compiled
+def _closest(t: Nodes, node: int) -> float:
+    """Squared distance of the closest two children; inf at the finest level."""
+    closest = np.inf
+    child = -1 if t.finest[node] else t.first[node]
+    while child >= 0:
+        other = t.next[child]
+        while other >= 0:
+            closest = min(closest, squared(t.vectors, child, other))
+            other = t.next[other]
+        child = t.next[child]
+    return closest
+
+
+@_compiled
+def mark_violations(t: Nodes, violating: np.ndarray) -> None:
+    """Mark items that a node above does not cover, and one of two children too close."""
+    for item in range(len(violating)):
+        node = t.parent[item]
+        while node >= 0:
+            if squared(t.vectors, node, item) > t.cover[node] * t.cover[node]:
+                violating[item] = True
+            node = t.parent[node]
+    for node in range(len(violating)):
+        if t.parent[node] != NONE and not t.finest[node]:
+            _mark_close(t, node, violating)
+
+
+@_compiled
+def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> None:
+    """Of two children too close, the one with fewer items below goes; of equals the later."""
+    child = t.first[node]
+    while child >= 0:
+        other = t.next[child]
+        while other >= 0 and not violating[child]:
+            apart = min(t.cover[child], t.cover[other])
+            if not violating[other] and squared(t.vectors, child, other) < apart * apart:
+                fewer = t.size[child] < t.size[other]
+                if fewer or (t.size[child] == t.size[other] and child > other):
+                    violating[child] = True
+                else:
+                    violating[other] = True
+            other = t.next[other]
+        child = t.next[child]
+
+
+@_compiled
+def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, root: int) -> np.ndarray:
+    """The nearest node above each item that stays, and covers it together with all above it."""
+    starts = np.full(len(items), root)
+    for place in range(len(items)):
+        item, start = items[place], -1
+        node = t.parent[item]
+        while node >= 0:
+            covers = squared(t.vectors, node, item) <= t.cover[node] * t.cover[node]
+            if violating[node] or not covers:
+                start = -1
+            elif start < 0:
+                start = node
+            node = t.parent[node]
+        if start >= 0:
+            starts[place] = start
+    return starts

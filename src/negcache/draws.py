@@ -1,0 +1,220 @@
+"""From proposals to draws: item ids, masks, coverage and weights are said here, and only here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from negcache.exclusion import Exclusion
+from negcache.interfaces import DensitySampler, DrawSampler, Noise, Proposal, Sampler, Store
+from negcache.messages import Draw, Request
+from negcache.shapes import Float, Int, Tensor
+
+
+def draw(sampler: Sampler, request: Request, generator: torch.Generator) -> Draw:
+    """What a sampler offers a request: its own draw, or each query's own from its proposal."""
+    if not sampler.has_density:
+        assert isinstance(sampler, DrawSampler)
+        return sampler.draw(request, generator)
+    return propose(sampler, request, generator).draw_for_each(generator)
+
+
+def propose(sampler: Sampler, request: Request, generator: torch.Generator) -> "ItemProposal":
+    """A sampler's proposal, in item ids: what combinators are made of."""
+    assert isinstance(sampler, DensitySampler), "has_density promises propose"
+    proposal = sampler.propose(request, generator)
+    return ItemProposal(proposal, request, sampler.num_negatives)
+
+
+@dataclass(frozen=True)
+class ItemProposal:
+    """A proposal that speaks of items, and knows what may not stand for a query.
+
+    Args:
+        proposal: in slots.
+        request: what was asked.
+        num_negatives: draws per query, m.
+    """
+
+    proposal: Proposal
+    request: Request
+    num_negatives: int
+
+    @property
+    def log_coverage(self) -> float:
+        """log of the chance that the law reaches an item at all."""
+        return math.log(self.proposal.coverage)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return means(self.proposal.metrics)
+
+    def draw(self, noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        """m items for each query, and log q of each; -inf: it may not stand for the query."""
+        slots, log_q = self.proposal.draw(noise)
+        ids = self._ids(slots)
+        return ids, log_q.masked_fill(excluded(self.request, ids), -torch.inf)
+
+    def log_prob(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+        """log q_b(y) of these items; -inf where b may not draw y.
+
+        Sums to 1 over the items that the law reaches, less the chance of hits that are masked.
+        """
+        masked, store = self.request.exclude.mask(ids), self.proposal.store
+        if store is not None:
+            ids = store.slots(ids)
+            masked |= ids < 0
+        log_q = self.proposal.log_prob(ids.clamp_min(0)).to(self.request.queries.dtype)
+        return log_q.masked_fill(masked, -torch.inf)
+
+    def draw_for_each(self, generator: torch.Generator) -> Draw:
+        """Each query's draws stand for it alone: ``w = -log(m q coverage)``.
+
+        Where the law is the softmax itself, the partition is that of the rows, and each draw has
+        the same share of it.
+        """
+        ids, log_q = self.draw(self.request.noise(generator))
+        log_share = torch.full_like(log_q, -math.log(self.num_negatives))
+        weight = (log_share - log_q - self.log_coverage).masked_fill(
+            log_q == -torch.inf, -torch.inf
+        )
+        dtype, log_z = self.request.queries.dtype, None
+        if self.proposal.is_softmax and self.proposal.log_mass is not None:
+            log_z = (self.proposal.log_mass - self.log_coverage).to(dtype)
+        own = (None, None) if log_z is None else (log_z, log_share.to(dtype))
+        return use_columns(ids, weight.to(dtype), *own, metrics=self.metrics)
+
+    def _ids(self, slots: Int[Tensor, "B m"]) -> Int[Tensor, "B m"]:
+        return slots if self.proposal.store is None else self.proposal.store.ids(slots)
+
+
+def from_slots(
+    store: Store,
+    slots: Int[Tensor, "B m"],
+    log_weight: Float[Tensor, "B m"],
+    log_z: Float[Tensor, "B"] | None = None,
+    log_share: Float[Tensor, "B m"] | None = None,
+    *,
+    dtype: torch.dtype,
+    metrics: Mapping[str, Tensor] | None = None,
+) -> Draw:
+    """The draw of a sampler without density: rows of a store, and what each stands for there.
+
+    Args:
+        log_weight: log of how many rows of the store each draw stands for; -inf: it is masked.
+        log_z: estimate of log sum exp(s~) over the rows that may stand for the query.
+        log_share: of each draw in it.
+        dtype: of the weights.
+        metrics: of each query or draw, whose means go to the report.
+    """
+    stands = -math.log(store.coverage)
+    own = () if log_z is None or log_share is None else ((log_z + stands).to(dtype), log_share)
+    return use_columns(
+        store.ids(slots.clamp_min(0)),
+        (log_weight + stands).to(dtype),
+        *(each.to(dtype) for each in own),
+        metrics=means(metrics or {}),
+    )
+
+
+def from_shares(
+    store: Store,
+    slots: Int[Tensor, "B m"],
+    scores: Float[Tensor, "B m"],
+    log_z: Float[Tensor, "B"],
+    log_share: Float[Tensor, "B m"],
+    *,
+    dtype: torch.dtype,
+    metrics: Mapping[str, Tensor] | None = None,
+) -> Draw:
+    """Draws with an estimate of the partition beside them; for either estimator.
+
+    Args:
+        scores: s~ of each draw.
+        log_z: estimate of log sum exp(s~) over the rows that may stand for the query.
+        log_share: of each draw in it; -inf where it may not stand for the query.
+    """
+    masked = log_share == -torch.inf
+    weight = (log_z[:, None] + log_share - scores).masked_fill(masked, -torch.inf)
+    return from_slots(store, slots, weight, log_z, log_share, dtype=dtype, metrics=metrics)
+
+
+def plain(
+    store: Store,
+    slots: Int[Tensor, "B m"],
+    alive: Tensor,
+    *,
+    dtype: torch.dtype,
+    metrics: Mapping[str, Tensor] | None = None,
+) -> Draw:
+    """Draws that stand for themselves alone, each with weight 0; -inf where not ``alive``."""
+    weight = torch.zeros(alive.shape, dtype=dtype, device=alive.device)
+    ids = store.ids(slots.clamp_min(0))
+    return use_columns(ids, weight.masked_fill(~alive, -torch.inf), metrics=means(metrics or {}))
+
+
+def use_columns(
+    drawn: Int[Tensor, "B m"],
+    log_weight: Float[Tensor, "B m"],
+    log_z: Float[Tensor, "B"] | None = None,
+    log_share: Float[Tensor, "B m"] | None = None,
+    *,
+    metrics: dict[str, float] | None = None,
+) -> Draw:
+    """A draw from each query's own items, repeats allowed; every distinct item is listed once."""
+    ids, columns = torch.unique(drawn, return_inverse=True)
+    return Draw(ids, columns, log_weight, log_z, log_share, metrics=metrics or {})
+
+
+def share(
+    ids: Int[Tensor, "M"],
+    seen: Int[Tensor, "M"],
+    log_expected: Float[Tensor, "M"] | Float[Tensor, "B M"],
+    request: Request,
+    metrics: dict[str, float] | None = None,
+) -> Draw:
+    """Let the draws of all queries stand for every query of the batch.
+
+    The weight of item j is ``log(count seen) - log(count expected)``, -inf where j may not stand
+    for a query, or was not to be expected at all. Unbiased for every Z_b-.
+
+    Args:
+        ids: distinct.
+        seen: how often each was drawn, by any query.
+        log_expected: log of how often each was to be expected; per query where they differ.
+        request: what was asked.
+    """
+    masked = request.exclude.mask(ids) | (log_expected == -torch.inf)
+    weight = (seen.to(log_expected.dtype).log() - log_expected).expand(masked.shape)
+    weight = weight.masked_fill(masked, -torch.inf).to(request.queries.dtype)
+    return Draw(ids, None, weight, metrics=metrics or {})
+
+
+def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype) -> Draw:
+    """The user's own negatives, each with weight 0: they stand for themselves alone.
+
+    Padding (-1), excluded items and repeats within a row get weight -inf, and cost no encoding.
+    """
+    rows = torch.arange(len(negatives), device=negatives.device)[:, None].expand_as(negatives)
+    ordered = negatives.sort(dim=1).values
+    repeat = torch.zeros_like(ordered, dtype=torch.bool)
+    repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    masked = repeat | (ordered < 0) | exclude.contains(rows, ordered.clamp_min(0))
+    ids = torch.unique(ordered[~masked])
+    width = negatives.shape[1] if len(ids) else 0
+    columns = torch.searchsorted(ids, ordered.contiguous()).clamp_(max=max(len(ids) - 1, 0))
+    weight = torch.zeros(ordered.shape, dtype=dtype, device=ids.device)
+    return Draw(ids, columns[:, :width], weight.masked_fill(masked, -torch.inf)[:, :width])
+
+
+def excluded(request: Request, ids: Int[Tensor, "B m"]) -> Tensor:
+    """Bool [B, m]: which of each query's items may not stand for it."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
+    return request.exclude.contains(rows, ids)
+
+
+def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means of metrics; what is infinite or of nothing is left out."""
+    found = {name: float(each.double().mean()) for name, each in metrics.items() if each.numel()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

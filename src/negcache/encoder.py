@@ -1,0 +1,81 @@
+"""The one door to items: ids in, embeddings out, as they are scored and stored."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from negcache.interfaces import Corpus
+from negcache.score import Score
+from negcache.shapes import Float, Int, Tensor
+from negcache.validation import check_finite
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Wraps an iterable to show how far it is, as ``tqdm`` does; ``iter`` shows nothing."""
+
+
+@dataclass(frozen=True)
+class ItemEncoder:
+    """``score.embed(tower(corpus[ids]))``.
+
+    Args:
+        tower: maps features to (B, D).
+        corpus: features by id.
+        score: brings the tower's output to the form that is scored.
+        mini_batch_size: encode at most so many at a time, and once more in the backward pass; None:
+            all at once.
+    """
+
+    tower: nn.Module
+    corpus: Corpus
+    score: Score
+    mini_batch_size: int | None = None
+
+    def encode(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        """With gradient where it is enabled.
+
+        Raises:
+            InputError: an embedding is not finite.
+        """
+        parts = []
+        for chunk in ids.split(self.mini_batch_size or max(len(ids), 1)):
+            features = to_device(self.corpus[chunk.cpu()], ids.device)
+            if len(chunk) < len(ids) and torch.is_grad_enabled():
+                rows = checkpoint(self.tower, features, use_reentrant=False)
+            else:
+                rows = self.tower(features)
+            parts.append(check_finite(self.score.embed(rows), chunk))
+        return torch.cat(parts)
+
+    def encode_all(
+        self, ids: Int[Tensor, "M"], batch_size: int, progress: Progress = iter
+    ) -> Iterator[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]]:
+        """Some at a time, as search will see the items: no gradient, no dropout."""
+        for start in progress(range(0, len(ids), batch_size)):
+            some = ids[start : start + batch_size]
+            with torch.no_grad(), without_dropout(self.tower):
+                rows = self.encode(some)
+            yield some, rows
+
+
+@contextmanager
+def without_dropout(tower: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a block; every submodule gets its own mode back."""
+    modes = [(module, module.training) for module in tower.modules()]
+    tower.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def to_device(features: Any, device: torch.device) -> Any:
+    """Features as they are, on the device: a tensor, anything with ``to``, or a dict of these."""
+    if isinstance(features, dict):
+        return {name: to_device(value, device) for name, value in features.items()}
+    return features.to(device) if hasattr(features, "to") else features

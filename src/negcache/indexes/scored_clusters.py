@@ -1,0 +1,224 @@
+"""Clusters of a store as the queries of a request score them: the ground of the dynamic index."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from negcache.errors import InputError
+from negcache.exclusion import Exclusion
+from negcache.indexes.clusters import (
+    ClusterIndex,
+    ClusterTable,
+    HeldClusters,
+    KMeansClusters,
+    held_by,
+)
+from negcache.indexes.nested import NestedClusters, group, nest
+from negcache.interfaces import Noise, Proposal, Store
+from negcache.messages import Request
+from negcache.ops.bounds import Exact, enumerate_chain, log_gamma_bound
+from negcache.ops.cluster_draw import ClusterLaw, Partition
+from negcache.score import Score
+from negcache.shapes import Float, Float64, Int, Tensor
+from negcache.stores.reading import project_items, project_queries
+
+HELD = 1 << 22
+"""Numbers of coordinates, or scores, held at a time: a bound on memory."""
+
+
+class Proposed(NamedTuple):
+    """Items drawn from the proposal.
+
+    Args:
+        slots: of the items.
+        scores: s~, the logit of each by its cached coordinates.
+        log_ratios: t = s~ - V; -inf where a query may draw nothing, and the item is any.
+    """
+
+    slots: Int[Tensor, "B m s"]
+    scores: Float64[Tensor, "B m s"]
+    log_ratios: Float64[Tensor, "B m s"]
+
+
+@dataclass(frozen=True)
+class ScoredClusters:
+    """The cluster proposal for the queries of one request, in slots; centres are scored once.
+
+    Args:
+        score: of queries and coordinates.
+        queries: as coordinates are scored against them.
+        law: of each query over its clusters, without what is excluded; in places of the table.
+        table: members and ranks of the clusters.
+        store: the coordinates.
+        lipschitz: how fast the logit of each query can change with distance in the coordinates;
+            infinite where they are not scored as they are.
+    """
+
+    score: Score
+    queries: Float[Tensor, "b K"]
+    law: ClusterLaw
+    table: ClusterTable
+    store: Store
+    lipschitz: Float64[Tensor, "b"]
+
+    def of(self, rows: Int[Tensor, "n"]) -> "ScoredClusters":
+        """The same for some of the queries."""
+        return replace(
+            self, queries=self.queries[rows], law=self.law.of(rows), lipschitz=self.lipschitz[rows]
+        )
+
+    def check_radius(self) -> None:
+        """Refuse coordinates that are not scored as they are: distances say nothing there.
+
+        Raises:
+            InputError: as it says.
+        """
+        if not self._has_radius:
+            raise InputError(
+                "coordinates that are scored as they are",
+                "a re-encoder that changes them",
+                "use DynamicIndexChain, which needs no radius",
+            )
+
+    @property
+    def _has_radius(self) -> bool:
+        return bool(self.lipschitz.isfinite().all())
+
+    @property
+    def excluded(self) -> Exclusion:
+        """The slots that may not stand for each query, of those in clusters."""
+        return self.law.exclude.renumbered(self.table.slots(self.law.exclude.ids))
+
+    def envelope(self) -> "ScoredClusters":
+        """Proposed by clusters raised by their radius: no item scores above its cluster."""
+        return replace(
+            self, law=replace(self.law, partition=self.law.partition.envelope(self.lipschitz))
+        )
+
+    def log_prob(self, slots: Int[Tensor, "M"]) -> Float64[Tensor, "b M"]:
+        """log Q of distinct rows of the store; -inf for what is excluded or in no cluster.
+
+        Args:
+            slots: -1, as often as need be, for an item without a row.
+        """
+        return self.law.log_chance(self.table.places_or_none(slots))
+
+    def proposal(self, num_negatives: int) -> Proposal:
+        """Independent draws from Q; no coordinates of items are looked at."""
+
+        def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
+            drawn = self.law.draw(noise(num_negatives, 2))
+            log_q = self.law.partition.values.gather(1, drawn.clusters) - self.law.log_norm[:, None]
+            return self.table.slots(drawn.places), self._unless_empty(log_q)
+
+        return Proposal(draw, self.log_prob, self.law.log_norm, self.store, self.store.coverage)
+
+    def draw_scored(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
+        """Draws and their scores; coordinates of the drawn items are gathered."""
+        drawn = self.law.draw(noise.flatten(1, 2))
+        slots = self.table.slots(drawn.places)
+        scores = self._scores(slots)
+        ratios = self._unless_empty(scores - self.law.partition.values.gather(1, drawn.clusters))
+        return Proposed(*(each.unflatten(1, noise.shape[1:3]) for each in (slots, scores, ratios)))
+
+    def _unless_empty(self, values: Float64[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
+        """-inf in place of what belongs to no item: the query may draw nothing."""
+        return values.masked_fill(self.law.empty[:, None], -torch.inf)
+
+    def log_gamma_bound(self) -> Float64[Tensor, "b"]:
+        """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
+        if not self._has_radius:
+            return torch.full_like(self.lipschitz, torch.inf)
+        return log_gamma_bound(self.law, self.lipschitz)
+
+    def enumerate(self) -> Exact:
+        """gamma and acceptance from the scores of every item, a few queries at a time."""
+        step = max(1, HELD // max(1, self.store.num_rows))
+        parts = [self.of(some)._enumerate() for some in torch.arange(len(self.queries)).split(step)]
+        return Exact(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _enumerate(self) -> Exact:
+        ratios, log_q = [], []
+        for first, block in self.store.chunks(max(1, HELD // self.queries.shape[1])):
+            slots = torch.arange(first, first + len(block), device=self.queries.device)
+            scores = self.score(self.queries, project_items(self.store, block)).double()
+            chance = self.log_prob(slots)
+            log_q.append(chance)
+            values = chance + self.law.log_norm[:, None]
+            ratios.append((scores - values).masked_fill(chance == -torch.inf, -torch.inf))
+        return enumerate_chain(torch.cat(ratios, dim=1), torch.cat(log_q, dim=1))
+
+    def _scores(self, slots: Int[Tensor, "b m"]) -> Float64[Tensor, "b m"]:
+        """Each query against its own rows."""
+        parts = []
+        step = max(1, HELD // max(1, slots.shape[1] * self.queries.shape[1]))
+        for queries, some in zip(self.queries.split(step), slots.split(step), strict=True):
+            items = project_items(self.store, self.store.rows(some.flatten()))
+            items = items.to(queries.dtype).view(*some.shape, -1)
+            parts.append(self.score.paired(queries, items).detach().double())
+        return torch.cat(parts)
+
+
+class ClusterScorer:
+    """Keeps clusters of a store, and scores their centres for requests.
+
+    Args:
+        store: of coordinates, or of whole embeddings, which are then their own coordinates.
+        index: keeps the clusters; it observes the store. None: ``KMeansClusters()``.
+        expand: coarse clusters that each query looks into; 0: all clusters are scored for all.
+    """
+
+    def __init__(self, store: Store, index: ClusterIndex | None = None, expand: int = 0) -> None:
+        if expand < 0:
+            raise InputError("expand of 0 or more", f"{expand}", "0 scores all clusters")
+        index = KMeansClusters() if index is None else index
+        self.store, self.index, self.expand = store, index, expand
+        self._nested: NestedClusters | None = None
+        self._of: ClusterTable | None = None
+        self._parents = torch.empty(0, dtype=torch.long)
+        store.observe(index)
+
+    @property
+    def held(self) -> HeldClusters:
+        """Bytes of the tables: of the index, and of its clusters of clusters."""
+        nested = () if self._nested is None else (self._nested.coarse, self._nested.fine)
+        return held_by([self.index.table, *nested])
+
+    @torch.no_grad()
+    def score(self, request: Request) -> ScoredClusters:
+        """The clusters for the queries of a request; their centres are scored here, once."""
+        self.index.update(self.store)
+        table, queries = self.index.table, project_queries(self.store, request.queries)
+        score = request.score
+        if not self.expand:
+            partition, lipschitz = self._partition(table, queries, score)
+        else:
+            nested = self._nest(table)
+            coarse, lipschitz = self._partition(nested.coarse, queries, score)
+            centres = project_items(self.store, nested.fine.centres).to(queries.dtype)
+            partition = nested.partition(queries, score, centres, coarse, self.expand)
+            table = nested.fine
+        places = table.places_or_none(self.store.slots(request.exclude.ids))
+        law = ClusterLaw(partition, request.exclude.renumbered(places))
+        return ScoredClusters(score, queries, law, table, self.store, lipschitz)
+
+    def _partition(
+        self, table: ClusterTable, queries: Float[Tensor, "B K"], score: Score
+    ) -> tuple[Partition, Float64[Tensor, "B"]]:
+        """The clusters as all queries see them; and how fast logits change with distance."""
+        centres = project_items(self.store, table.centres)
+        values = score(queries, centres.to(queries.dtype)).detach().double()
+        shared = (table.offsets[:-1], table.sizes, table.radius.double())
+        partition = Partition(values, *(field.expand(len(queries), -1) for field in shared))
+        lipschitz = score.scale.detach().double() * queries.double().norm(dim=1)
+        as_they_are = centres.shape == table.centres.shape and torch.equal(centres, table.centres)
+        return partition, lipschitz if as_they_are else torch.full_like(lipschitz, torch.inf)
+
+    def _nest(self, table: ClusterTable) -> NestedClusters:
+        """The two-level table; coarse clusters stay while the centres do."""
+        if self._nested is None or self._of is not table:
+            same = self._of is not None and self._of.centres is table.centres
+            self._parents = self._parents if same else group(table.centres)
+            self._nested, self._of = nest(table, self._parents), table
+        return self._nested

@@ -1,0 +1,202 @@
+"""The plain data that travels between rooms: what is asked, drawn, told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from negcache.errors import InputError
+from negcache.exclusion import Exclusion
+from negcache.score import Score
+from negcache.shapes import Bool, Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sampler is asked: negatives for these queries, under this score.
+
+    Args:
+        queries: embedded queries, detached.
+        score: the one score shared by sampler, estimator, search and evaluation.
+        positives: the target item of each query; several in a row padded with -1, [B, p].
+        exclude: what may not stand for each query; always holds its targets.
+        first_row: the place of row 0 in the batch of all processes.
+        total_rows: rows of the batch of all processes; None: this is the whole batch.
+        num_items: of the corpus; None: not said.
+    """
+
+    queries: Float[Tensor, "B D"]
+    score: Score
+    positives: Int[Tensor, "B *p"]
+    exclude: Exclusion
+    first_row: int = 0
+    total_rows: int | None = None
+    num_items: int | None = None
+
+    def over(self, num_items: int) -> None:
+        """Refuse a sampler that was built over another number of items than the corpus has."""
+        if self.num_items not in (None, num_items):
+            raise InputError(
+                f"a sampler over the corpus' {self.num_items} items",
+                f"one over {num_items}",
+                "build it from this corpus, or from counts of all its items",
+            )
+
+    @property
+    def targets(self) -> Int[Tensor, "P"]:
+        """The target items of all queries, one after the other, without padding."""
+        return self.positives[self.positives >= 0]
+
+    @property
+    def others(self) -> Int[Tensor, "B 1"]:
+        """How many targets the other queries of the batch have, for each query."""
+        own = (self.positives.view(len(self.queries), -1) >= 0).sum(dim=1, keepdim=True)
+        return own.sum() - own
+
+    def excluding(self, ids: Int[Tensor, "B h"]) -> "Request":
+        """The same with more that may not stand for each query, padded with -1."""
+        rows, columns = (ids >= 0).nonzero(as_tuple=True)
+        return replace(self, exclude=self.exclude.and_also(rows, ids[rows, columns]))
+
+    def slice(self, start: int, stop: int) -> "Request":
+        """What queries ``start`` to ``stop`` ask."""
+        return replace(
+            self,
+            queries=self.queries[start:stop],
+            positives=self.positives[start:stop],
+            exclude=self.exclude.slice(start, stop),
+            first_row=self.first_row + start,
+            total_rows=self.total_rows or self.first_row + len(self.queries),
+        )
+
+    def uniforms(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "B *shape"]:
+        """Float64 uniforms in [0, 1) for each query of this process.
+
+        The noise of a query depends on the generator and on the query's place in the *global*
+        batch alone, so 1, 2 and 4 processes with equal generators draw the same items.
+        """
+        mine = len(self.queries)
+        total = self.first_row + mine if self.total_rows is None else self.total_rows
+        noise = torch.rand((total, *shape), generator=generator, dtype=torch.float64)
+        return noise[self.first_row : self.first_row + mine].to(self.queries.device)
+
+    def noise(self, generator: torch.Generator) -> Callable[..., Tensor]:
+        """``noise(*shape)``: uniforms of this generator, new ones at each call."""
+        return partial(self.uniforms, generator)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The items that were scored from the store but not encoded (rest form).
+
+    Args:
+        log_mass: log sum of exp(s~ + a) over them, for each query.
+        mean: their mean cached embedding under that softmax: the gradient of ``log_mass`` with
+            respect to the scaled query.
+        inclusion: chance that each item of ``ids`` is encoded at all; the gradient of its role as
+            a negative is divided by it.
+    """
+
+    log_mass: Float[Tensor, "B"]
+    mean: Float[Tensor, "B D"]
+    inclusion: Float[Tensor, "M"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A weighted subset of the items whose weighted exponentials estimate the partition function.
+
+    ``Z_b ~ exp(s_b+) + sum_j exp(s_bj + log_weight_bj)``. Plain detached data: it can be saved,
+    injected in a test, or sent to another process.
+
+    Args:
+        ids: distinct items; each is encoded once for the whole batch.
+        columns: positions in ``ids`` that stand for each query; None: every id stands for every
+            query, and the other fields have ``M`` columns instead of ``m``.
+        log_weight: -inf where an item may not stand for the query.
+        log_z: the sampler's own estimate of log sum exp over the query's negatives.
+        log_share: log of each draw's share of ``log_z``; shares of a row sum to 1.
+        rest: what stands for the items that were scored but not drawn; None: nothing does.
+        metrics: what else the sampler says of the draw, means over the queries, for the report.
+    """
+
+    ids: Int[Tensor, "M"]
+    columns: Int[Tensor, "B m"] | None
+    log_weight: Float[Tensor, "B k"]
+    log_z: Float[Tensor, "B"] | None = None
+    log_share: Float[Tensor, "B k"] | None = None
+    rest: Rest | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        columns = self.ids.numel() if self.columns is None else self.columns.shape[1]
+        if self.log_weight.shape[1] != columns:
+            raise InputError(
+                f"a log-weight for each of the {columns} columns of the draw",
+                f"log_weight of shape {tuple(self.log_weight.shape)}",
+                "give one column per id, or one per entry of `columns`",
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of (query, positive) pairs.
+
+    Args:
+        queries: features of the queries, as the query tower takes them.
+        positives: item id of each query's target; several in a row padded with -1, [B, p].
+        query_ids: rows of the known-positives table; None where there is none.
+        negatives: the user's own negatives of each query, padded with -1; None: there are none.
+    """
+
+    queries: Any
+    positives: Int[Tensor, "B *p"]
+    query_ids: Int[Tensor, "B"] | None = None
+    negatives: Int[Tensor, "B h"] | None = None
+
+
+@dataclass(frozen=True)
+class RowChange:
+    """Rows of a store that have been written, or let go.
+
+    Args:
+        slots: distinct.
+        old: the rows before.
+        was_valid: whether they were valid then.
+        new: the rows now.
+        is_valid: whether they are.
+    """
+
+    slots: Int[Tensor, "M"]
+    old: Float[Tensor, "M D"]
+    was_valid: Bool[Tensor, "M"]
+    new: Float[Tensor, "M D"]
+    is_valid: Bool[Tensor, "M"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Metrics of one training step, plain numbers ready to log.
+
+    Args:
+        loss: mean of the reported loss, -log p+ under the draw's estimate (nats).
+        effective_sample_size: mean of (sum v)^2 / sum v^2, v = exp(s + w); between 1 and k.
+        staleness: mean ||cached - fresh||^2 / ||fresh||^2 of the rows encoded with gradient,
+            positives and drawn; NaN without a store.
+        masked_hits: share of the sampler's (query, item) pairs that may not stand for the query.
+        encoded_grad: items encoded with gradient in this step.
+        encoded_nograd: items encoded without gradient (refresh, fill) since the last report.
+        seconds: wall time per stage of the step (draw, encode, loss, write; then refresh).
+        sampler: what the sampler says of its draw, by name (``Draw.metrics``).
+    """
+
+    loss: float
+    effective_sample_size: float
+    staleness: float
+    masked_hits: float
+    encoded_grad: int
+    encoded_nograd: int
+    seconds: dict[str, float]
+    sampler: dict[str, float] = field(default_factory=dict)

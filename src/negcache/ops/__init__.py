@@ -1,0 +1,1 @@
+"""All mathematics of the library as pure functions of tensors."""

@@ -1,0 +1,207 @@
+"""The cluster proposal: a cluster by its size and the score of its centre, then any of its members.
+
+``Q(y) = exp(V_c) / Zhat`` for every member y of cluster c that may stand for the query, of which there
+are n_c, and ``Zhat = sum_c n_c exp(V_c)``: a law over these items from the scores of the centres
+alone. It is exact for the clusters used, however old these are. Source: Monath et al., AISTATS 2023;
+that what is excluded has no part in it is ours.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from negcache.exclusion import Exclusion
+from negcache.ops.two_stage import Cumulative, add_up, invert
+from negcache.shapes import Bool, Float, Float64, Int, Tensor
+
+
+class Partition(NamedTuple):
+    """For each query a partition of the items, which stand in a row, into clusters of neighbours.
+
+    Clusters come in the order of their members. What a query does not use, to fill a row up, has the
+    value -inf, size 0, and lies behind all items. Where all queries share the clusters, fields other
+    than the values are one row, expanded, and what follows from them is found once.
+
+    Args:
+        values: V, the logit of each cluster's centre.
+        first: place of each cluster's first member.
+        size: number of its members.
+        radius: distance within which all members are of the centre.
+    """
+
+    values: Float64[Tensor, "B W"]
+    first: Int[Tensor, "B W"]
+    size: Int[Tensor, "B W"]
+    radius: Float[Tensor, "B W"]
+
+    def of(self, rows: Int[Tensor, "b"] | slice) -> "Partition":
+        """The partition of some of the queries."""
+        values = self.values[rows]
+        return Partition(
+            values,
+            *(
+                field[:1].expand(len(values), -1) if _is_one_row(field) else field[rows]
+                for field in self[1:]
+            ),
+        )
+
+    @property
+    def num_items(self) -> int:
+        """Places of the row of items: the last cluster of every query ends there."""
+        return int(self.first[0, -1] + self.size[0, -1]) if self.first.numel() else 0
+
+    def envelope(self, lipschitz: Float64[Tensor, "B"]) -> "Partition":
+        """With ``V + lipschitz radius``: no member scores above it.
+
+        Args:
+            lipschitz: how fast the logit of each query can change with distance: scale times norm.
+        """
+        return self._replace(values=self.values + lipschitz[:, None] * self.radius)
+
+
+class Members(NamedTuple):
+    """Drawn items: the cluster of each in its query's partition, and its place among all items."""
+
+    clusters: Int[Tensor, "B *m"]
+    places: Int[Tensor, "B *m"]
+
+
+@dataclass(frozen=True)
+class ClusterLaw:
+    """Q of each query; what follows from it is worked out once.
+
+    Args:
+        partition: the clusters with all of their members.
+        exclude: the places of the items that may not stand for each query; Q gives them nothing.
+    """
+
+    partition: Partition
+    exclude: Exclusion
+
+    def of(self, rows: Int[Tensor, "b"]) -> "ClusterLaw":
+        """The law of some of the queries."""
+        return ClusterLaw(self.partition.of(rows), self.exclude.of(rows))
+
+    @cached_property
+    def log_masses(self) -> Float64[Tensor, "B W"]:
+        """log of ``n_c exp(V_c)``."""
+        partition, rows = self.partition, self.exclude.rows
+        size = partition.size[:1] if _is_one_row(partition.size) else partition.size
+        masses = partition.values + size.double().log()
+        width = masses.shape[1]
+        # In the order of rows and places, so also of clusters.
+        held = rows * width + clusters_holding(partition, rows, self.exclude.ids)
+        keys, gone = torch.unique_consecutive(held, return_counts=True)
+        where = keys // width, keys % width
+        masses[where] = partition.values[where] + (partition.size[where] - gone).double().log()
+        return masses
+
+    @cached_property
+    def log_norm(self) -> Float64[Tensor, "B"]:
+        """log Zhat; -inf where a query may draw nothing."""
+        return self._sums.log_total
+
+    @property
+    def empty(self) -> Bool[Tensor, "B"]:
+        """Which queries may draw nothing."""
+        return self.log_norm == -torch.inf
+
+    @cached_property
+    def _sums(self) -> Cumulative:
+        return add_up(self.log_masses)
+
+    def draw(self, noise: Float64[Tensor, "B m 2"]) -> Members:
+        """Independent draws: a uniform each for the cluster and for the member.
+
+        Some item where a query may draw nothing.
+        """
+        partition, exclude = self.partition, self.exclude
+        clusters, num_items = (
+            invert(self._sums.sums, noise[..., 0].contiguous()),
+            partition.num_items,
+        )
+        first, size = partition.first.gather(1, clusters), partition.size.gather(1, clusters)
+        before = exclude.below(first, num_items)
+        left = size - exclude.below(first + size, num_items) + before
+        inside = torch.minimum((noise[..., 1] * left).long(), left - 1).clamp_min(0)
+        return Members(clusters, exclude.allowed(first - before + inside, num_items))
+
+    def log_chance(self, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
+        """log Q of each item, for every query; -inf at place -1, which no item has."""
+        partition, inside = self.partition, places.clamp_min(0)
+        if _is_one_row(partition.first):
+            values = partition.values[:, _clusters_of_one_row(partition, inside)]
+        else:
+            rows = torch.arange(len(partition.values), device=places.device)[:, None]
+            rows = rows.expand(-1, len(places))
+            values = partition.values.gather(
+                1, clusters_holding(partition, rows, inside.expand_as(rows))
+            )
+        nothing = self.exclude.mask(places) | (places < 0)
+        return (values - self.log_norm[:, None]).masked_fill(nothing, -torch.inf)
+
+    def best(self, count: int) -> "ClusterLaw":
+        """The law of the ``count`` clusters of highest V: items of the others are never drawn."""
+        values = self.partition.values
+        if count >= values.shape[1]:
+            return self
+        alive = values.masked_fill(self.log_masses == -torch.inf, -torch.inf)
+        kept = torch.zeros_like(values, dtype=torch.bool)
+        kept.scatter_(1, alive.topk(count, dim=1).indices, True)
+        return replace(
+            self, partition=self.partition._replace(values=values.where(kept, -torch.inf))
+        )
+
+
+def clusters_holding(
+    partition: Partition, rows: Int[Tensor, "*shape"], places: Int[Tensor, "*shape"]
+) -> Int[Tensor, "*shape"]:
+    """Which cluster of query ``rows[i]`` the item at ``places[i]`` is in."""
+    if _is_one_row(partition.first):
+        return _clusters_of_one_row(partition, places)
+    width, span = partition.first.shape[1], partition.num_items + 1
+    queries = torch.arange(len(partition.first), device=rows.device)[:, None]
+    found = torch.searchsorted(
+        (queries * span + partition.first).flatten(), rows * span + places, right=True
+    )
+    return found - 1 - rows * width
+
+
+def refined(
+    coarse: Partition,
+    chosen: Int[Tensor, "B T"],
+    children: Partition,
+    used: Bool[Tensor, "B n"],
+) -> Partition:
+    """The adaptive partition: the chosen coarse clusters give way to their children, the others stay.
+
+    Args:
+        coarse: the partition that all queries start from.
+        chosen: distinct columns of ``coarse``.
+        children: the children of the chosen, in any order.
+        used: which columns of ``children`` are no filling.
+    """
+    kept = torch.ones_like(coarse.values, dtype=torch.bool).scatter_(1, chosen, False)
+    used = torch.cat([kept, used], dim=1)
+    values, first, size, radius = (
+        torch.cat(pair, dim=1) for pair in zip(coarse, children, strict=True)
+    )
+    behind = coarse.num_items
+    values = values.masked_fill(~used, -torch.inf)
+    first, size = first.masked_fill(~used, behind), size.masked_fill(~used, 0)
+    order = (2 * first + size.clamp(max=1)).argsort(dim=1)  # the empty before what starts there
+    fields = (values, first, size, radius.to(values.dtype))
+    return Partition(*(field.gather(1, order) for field in fields))
+
+
+def _is_one_row(field: Tensor) -> bool:
+    """Whether all queries share it: one row, expanded."""
+    return len(field) > 0 and field.stride(0) == 0
+
+
+def _clusters_of_one_row(
+    partition: Partition, places: Int[Tensor, "*shape"]
+) -> Int[Tensor, "*shape"]:
+    return torch.searchsorted(partition.first[0].contiguous(), places, right=True) - 1

@@ -1,0 +1,131 @@
+"""One step of sampled softmax as pure functions: draw -> encode each item once -> terms -> loss."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from negcache.draws import draw, given
+from negcache.estimators import log_q_corrected, softmax_loss
+from negcache.exclusion import Exclusion
+from negcache.interfaces import Estimator, Known, Sampler
+from negcache.messages import Draw, Request
+from negcache.ops.rest import item_grad_scale, linear_term
+from negcache.score import Score
+from negcache.shapes import Float, Int, Tensor
+from negcache.validation import check_known
+
+Draws = list[tuple[Draw, Estimator]]
+"""Draws over disjoint items, and what makes terms of each; the sampler's is the first."""
+
+
+class Encoded(NamedTuple):
+    """The items of a step, each distinct one encoded once.
+
+    Args:
+        ids: of the items.
+        rows: their embeddings, with gradient.
+        targets: those of each query, [B, p, D]; padding is a positive of the same query.
+        drawn: those of each draw.
+    """
+
+    ids: Int[Tensor, "M"]
+    rows: Float[Tensor, "M D"]
+    targets: Float[Tensor, "B p D"]
+    drawn: list[Tensor]
+
+
+class SampledLoss(NamedTuple):
+    """-log p+ of each query (nats), and the terms of its partition function beside the positive."""
+
+    losses: Float[Tensor, "B"]
+    log_terms: Float[Tensor, "B k"]
+
+
+def exclusion_of(
+    positives: Int[Tensor, "B *p"],
+    num_items: int,
+    known_positives: Known | None = None,
+    query_ids: Int[Tensor, "B"] | None = None,
+) -> Exclusion:
+    """What may not stand for each query: its known positives, and its targets of this batch.
+
+    Raises:
+        InputError: a known positive is no item of the corpus.
+    """
+    several = positives.view(len(positives), -1)
+    rows, columns = (several >= 0).nonzero(as_tuple=True)
+    if known_positives is None or query_ids is None:
+        return Exclusion.from_pairs(rows, several[rows, columns], len(several))
+    known = known_positives.exclusion(query_ids, several.amax(dim=1))
+    check_known(known.ids, num_items)
+    return known if positives.ndim == 1 else known.and_also(rows, several[rows, columns])
+
+
+def draw_negatives(
+    sampler: Sampler,
+    estimator: Estimator,
+    request: Request,
+    generator: torch.Generator,
+    negatives: Int[Tensor, "B h"] | None = None,
+) -> Draws:
+    """The sampler's draw, and the user's own negatives, over disjoint items."""
+    own: Draws = []
+    if negatives is not None:
+        mine = given(negatives, request.exclude, request.queries.dtype)
+        own.append((mine, log_q_corrected))
+        request = request.excluding(negatives)
+    with torch.autocast(request.queries.device.type, enabled=False):  # laws: float32 at least
+        return [(draw(sampler, request, generator), estimator), *own]
+
+
+def encode_once(
+    positives: Int[Tensor, "B *p"],
+    draws: Draws,
+    encode: Callable[[Int[Tensor, "M"]], Float[Tensor, "M D"]],
+) -> Encoded:
+    """Every distinct item of the step through the tower, once."""
+    several = positives.view(len(positives), -1)
+    padded = several.where(several >= 0, several.amax(dim=1, keepdim=True))  # encoded anyway
+    wanted = [padded.flatten(), *(drawn.ids for drawn, _ in draws)]
+    ids, place = torch.unique(torch.cat(wanted), return_inverse=True)
+    rows = encode(ids)
+    places = place.split([len(part) for part in wanted])
+    targets, *drawn = (nn.functional.embedding(where, rows) for where in places)
+    return Encoded(ids, rows, targets.view(*several.shape, -1), drawn)
+
+
+def sampled_loss(
+    queries: Float[Tensor, "B D"],
+    positives: Int[Tensor, "B *p"],
+    items: Encoded,
+    draws: Draws,
+    score: Score,
+) -> SampledLoss:
+    """Fresh scores of the positives and of what was drawn, and what is left to the store."""
+    terms = []
+    for rows, (drawn, estimator) in zip(items.drawn, draws, strict=True):
+        if drawn.rest is not None:
+            rows = item_grad_scale(rows, drawn.rest.inclusion)
+            rest = drawn.rest.log_mass, drawn.rest.mean
+            terms.append(linear_term(*rest, queries, score.scale))
+        terms.append(estimator(_logits(queries, rows, drawn, score), drawn))
+    log_terms = torch.cat(terms, dim=1)
+    losses = softmax_loss(score.paired(queries, items.targets), log_terms)
+    return SampledLoss(mean_of_positives(losses, positives), log_terms)
+
+
+def mean_of_positives(
+    losses: Float[Tensor, "B p"], positives: Int[Tensor, "B *p"]
+) -> Float[Tensor, "B"]:
+    """The mean of each query's own losses: padding counts for nothing."""
+    real = positives.view(losses.shape) >= 0
+    return losses.where(real, 0.0).sum(dim=1) / real.sum(dim=1)
+
+
+def _logits(queries: Tensor, rows: Tensor, drawn: Draw, score: Score) -> Tensor:
+    """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
+    if drawn.columns is None:
+        return score(queries, rows)
+    return score.paired(queries, nn.functional.embedding(drawn.columns, rows))

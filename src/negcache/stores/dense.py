@@ -1,0 +1,119 @@
+"""One row per item, all in memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from negcache.errors import InputError
+from negcache.interfaces import Observer, RefreshPolicy
+from negcache.shapes import Bool, Float, Int, Tensor
+from negcache.stores.observers import Observers
+from negcache.stores.refresh import Oldest
+from negcache.stores.table import RowTable
+
+
+class DenseCache:
+    """The embeddings of a whole corpus, refreshed a small fraction a step.
+
+    Rows never written are not ``valid`` and are never drawn. The age of a row counts from its last
+    write, by a training step or by a refresh. Source: Lindgren et al., NeurIPS 2021.
+
+    Args:
+        num_items: N; a row's number is its item id.
+        dim: D, as the towers give it.
+        refresh: the fraction rho of the corpus to look at again each optimizer step, oldest first,
+            so that no row is older than ceil(1 / rho) steps; 0: only drawn items are ever written.
+            Or a policy: ``stores.Snapshot(every)``.
+        dtype: of the rows; bfloat16 halves the memory, scores stay float32.
+        device: where the rows live.
+    """
+
+    coverage = 1.0
+    is_live = False
+    reencoder = None
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        *,
+        refresh: float | RefreshPolicy = 0.01,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if num_items < 2:
+            raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
+        self.refresh = Oldest(refresh) if isinstance(refresh, float | int) else refresh
+        self.table, self.observers = RowTable(num_items, dim, dtype, device), Observers()
+        self.clock, self.refreshing = 0, False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.table)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.table)
+
+    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        return ids
+
+    def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return slots
+
+    @property
+    def valid(self) -> Bool[Tensor, "N"]:
+        """Whether the row has ever been written."""
+        return self.table.valid
+
+    def missing(self) -> Int[Tensor, "R"]:
+        return (~self.valid).nonzero().squeeze(1)
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        """Consecutive blocks of rows, each with the id of its first row."""
+        return self.table.chunks(size)
+
+    def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        return self.table.read(slots)
+
+    @torch.no_grad()
+    def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
+        """Remember fresh rows of distinct items, written in the current step."""
+        self.table.check(rows)
+        if not (self.refresh.takes_training_rows or self.refreshing):
+            new = ~self.valid[ids]
+            ids, rows = ids[new], rows[new]
+        with self.observers.change(self, ids):
+            self.table.write(ids, rows, self.clock)
+
+    def plan(self) -> Int[Tensor, "R"]:
+        return self.refresh.plan(self.table.written, self.clock)
+
+    def commit(self) -> None:
+        """Until the step has passed, written rows are those of the plan."""
+        self.refreshing = True
+
+    def step(self) -> None:
+        """One optimizer step has passed."""
+        self.clock, self.refreshing = self.clock + 1, False
+
+    def ages(self) -> Int[Tensor, "N"]:
+        """Steps since each row was last written; rows never written are older than the clock."""
+        return self.clock - self.table.written
+
+    def observe(self, observer: Observer, name: str | None = None) -> None:
+        """Tell it of every change, as long as somebody holds it; its state is saved with this."""
+        self.observers.add(observer, name)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"clock": self.clock, "refreshing": self.refreshing}
+        return self.table.state_dict() | own | self.observers.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.table.load_state_dict(state)
+        self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
+        self.observers.load_state_dict(state)

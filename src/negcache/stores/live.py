@@ -1,0 +1,164 @@
+"""A table that trains: its rows are read in place, nothing is ever stale."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from negcache.errors import InputError
+from negcache.interfaces import Observer
+from negcache.messages import RowChange
+from negcache.shapes import Bool, Float, Int, Tensor
+from negcache.stores.observers import Observers
+
+
+class LiveTable:
+    """Class vectors or item embeddings as a store whose rows are the parameters themselves.
+
+    The training step writes nothing; what it looked up is remembered until the rows are seen to
+    have moved, and observers are then told what they were and what they are. Optimizers that move
+    every row each step (dense Adam, momentum, weight decay) leave observers behind on the others:
+    use sparse gradients. After a change of the whole table call ``invalidate``.
+
+    Args:
+        table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
+        embed: what rows become before they are scored (``score.embed``); None: nothing.
+    """
+
+    coverage = 1.0
+    is_live = True
+    reencoder = None
+
+    def __init__(
+        self,
+        table: Float[Tensor, "N D"] | nn.Module,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.source, self.embed, self.observers = table, embed, Observers()
+        self.touched: list[tuple[Tensor, Tensor]] = []
+        if len(self) < 2:
+            raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
+        self.every_row = torch.ones(len(self), dtype=torch.bool)
+
+    @property
+    def weight(self) -> Tensor:
+        """The table as it is now."""
+        found = self.source.weight if isinstance(self.source, nn.Module) else self.source
+        assert isinstance(found, Tensor)
+        return found
+
+    @weight.setter
+    def weight(self, table: Float[Tensor, "N D"]) -> None:
+        """Take another table of this shape, an embedding's to tie the two: all starts anew from it.
+
+        Raises:
+            InputError: it has another shape.
+        """
+        if table.shape != self.weight.shape:
+            raise InputError(
+                f"a table of shape {tuple(self.weight.shape)}",
+                f"{tuple(table.shape)}",
+                "tie a SoftmaxHead with bias=False: a bias is a column of its table",
+            )
+        if isinstance(self.source, nn.Module):
+            self.source.weight = table
+        else:
+            self.source = table
+        self.invalidate()
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.weight)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.weight)
+
+    @property
+    def valid(self) -> Bool[Tensor, "N"]:
+        self.every_row = self.every_row.to(self.weight.device)
+        return self.every_row
+
+    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        return ids
+
+    def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return slots
+
+    def missing(self) -> Int[Tensor, "R"]:
+        """Nothing: every row is there."""
+        return self.plan()
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        for first in range(0, len(self.weight), size):
+            yield first, self._shown(self.weight.detach()[first : first + size])
+
+    def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        return self._shown(self.weight.detach().index_select(0, slots))
+
+    def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
+        """Remember which rows the optimizer is about to move, and what they are."""
+        if self.observers and self.weight.requires_grad:
+            self.touched.append((ids, self.rows(ids)))
+
+    def flush(self) -> None:
+        """Tell the observers which remembered rows have moved; if none has, wait on."""
+        if not self.touched:
+            return
+        ids, old = _each_once(self.touched)
+        new = self.rows(ids)
+        moved = (old - new).abs_().amax(dim=1) != 0  # also where one is not a number
+        self.touched = [] if moved.any() else [(ids, old)]
+        if self.touched:
+            return
+        if not moved.all():
+            ids, old, new = ids[moved], old[moved], new[moved]
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        self.observers.tell(RowChange(ids, old, valid, new, valid))
+
+    def invalidate(self) -> None:
+        """The whole table has been replaced: observers start anew from the rows."""
+        self.touched = []
+        self.observers.invalidate()
+
+    def plan(self) -> Int[Tensor, "R"]:
+        """Nothing: no row is ever stale."""
+        return torch.empty(0, dtype=torch.int64, device=self.weight.device)
+
+    def commit(self) -> None:
+        """There is no plan."""
+
+    def step(self) -> None:
+        """One optimizer step has passed."""
+        self.flush()
+
+    def observe(self, observer: Observer, name: str | None = None) -> None:
+        """Tell it of every change, as long as somebody holds it; its state is saved with this."""
+        self.observers.add(observer, name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the observers; the table itself is a parameter of its module."""
+        self.flush()
+        return self.observers.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.touched = []
+        self.observers.load_state_dict(state)
+
+    def _shown(self, rows: Tensor) -> Tensor:
+        return rows if self.embed is None else self.embed(rows)
+
+
+def _each_once(touched: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All ids and their rows, as they were when each was first remembered."""
+    if len(touched) == 1:
+        return touched[0]
+    ids = torch.cat([ids for ids, _ in touched])
+    distinct, place = torch.unique(ids, return_inverse=True)
+    order = torch.arange(len(ids), device=ids.device)
+    first = torch.full_like(distinct, len(ids)).scatter_reduce_(0, place, order, "amin")
+    return distinct, torch.cat([rows for _, rows in touched])[first]

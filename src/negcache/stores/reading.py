@@ -1,0 +1,61 @@
+"""A store as draws and indexes read it: in slots, scored as it looks today."""
+
+from negcache.errors import InputError
+from negcache.exclusion import Exclusion
+from negcache.interfaces import Store
+from negcache.messages import Request
+from negcache.ops.scored_rows import ScoredRows
+from negcache.shapes import Float, Int, Tensor
+
+
+def to_slots(exclude: Exclusion, store: Store) -> Exclusion:
+    """Exclusions in slots; items without a slot cannot be drawn anyway."""
+    slots = store.slots(exclude.ids)
+    return exclude if slots is exclude.ids else exclude.renumbered(slots)
+
+
+def scored_rows(request: Request, store: Store) -> ScoredRows:
+    """The rows of a store under a request's score, its exclusions in slots."""
+    reencoder, exclude = store.reencoder, to_slots(request.exclude, store)
+    if reencoder is None:
+        queries, chunks, rows = request.queries, store.chunks, store.rows
+    else:
+        queries = reencoder.queries(request.queries)
+
+        def rows(slots: Tensor) -> Tensor:
+            return project_items(store, store.rows(slots))
+
+        def chunks(size: int):
+            return ((first, project_items(store, block)) for first, block in store.chunks(size))
+
+    return ScoredRows(queries, request.score, store.num_rows, store.valid, exclude, chunks, rows)
+
+
+def project_queries(store: Store, queries: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+    """Queries as the rows of the store are scored against them."""
+    return queries if store.reencoder is None else store.reencoder.queries(queries)
+
+
+def project_items(store: Store, rows: Float[Tensor, "*n C"]) -> Float[Tensor, "*n K"]:
+    """Rows of the store, or centres of some, as they are scored today."""
+    return rows if store.reencoder is None else store.reencoder.items(rows)
+
+
+def embeddings(store: Store, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+    """Embeddings of rows that have been written, approximate where the store keeps coordinates."""
+    rows = store.rows(slots)
+    return rows if store.reencoder is None else store.reencoder.full(rows)
+
+
+def refuse_coordinates(store: Store, what: str) -> None:
+    """An index that follows whole rows would not hear when coordinates are read anew.
+
+    Raises:
+        InputError: the store keeps coordinates.
+    """
+    if store.reencoder is not None:
+        raise InputError(
+            f"a store of whole embeddings for {what}",
+            type(store).__name__,
+            "use DynamicIndex or CachedSoftmax over coordinates",
+        )
