@@ -30,10 +30,10 @@ def measure(part: int | None, seed: int, steps: int) -> None:
     problem = static(fetched("go"))
     num_items = len(problem.items)
     size = num_items // (part or 1)
-    cache = nc.SubsetCache(num_items, problem.dim, size, rho=min(1.0, 128 / size), seed=seed)
-    build: Build = lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected)  # noqa: E731
+    cache = nc.SubsetCache(num_items, problem.dim, size, refresh=min(1.0, 128 / size), seed=seed)
+    build: Build = lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected)  # noqa: E731
     if part is None:
-        build = lambda _, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.corrected)  # noqa: E731
+        build = lambda _, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected)  # noqa: E731
     run = Run(problem, build, RATE, seed, cache=cache)
     *_, figures = run.train(steps=steps)
     row = {"size": name, "rows": 0 if part is None else size, "seed": seed} | figures

@@ -28,14 +28,14 @@ SEEDS, RATE, QUERIES = (0, 1), 3e-3, 2000
 
 def _uniform(count: int) -> Build:
     each = count // BATCH
-    return lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, each)), nc.corrected)
+    return lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, each)), nc.log_q_corrected)
 
 
 def _shared(count: int, scored: float = 1.0) -> Build:
     each = count // BATCH
     return lambda cache, task: (
         nc.SharedDraws(nc.CachedSoftmax(cache, each, scored=scored)),
-        nc.corrected,
+        nc.log_q_corrected,
     )
 
 
@@ -47,7 +47,7 @@ def _some_rows(count: int, uniform: int = 0, rows: int = 8192) -> Build:
         sampler = nc.CachedSoftmax(cache, count // BATCH, scored=share)
         if uniform:
             sampler = nc.Mixture(sampler, nc.Uniform(cache, uniform // BATCH))
-        return nc.SharedDraws(sampler, log_popularity=log_popularity(task)), nc.corrected
+        return nc.SharedDraws(sampler, log_popularity=log_popularity(task)), nc.log_q_corrected
 
     return build
 
@@ -58,7 +58,7 @@ def _mixture(cached: int, uniform: int, scored: float = 1.0) -> Build:
             nc.CachedSoftmax(cache, cached // BATCH, scored=scored),
             nc.Uniform(cache, uniform // BATCH),
         )
-        return nc.SharedDraws(nc.Mixture(*parts)), nc.corrected
+        return nc.SharedDraws(nc.Mixture(*parts)), nc.log_q_corrected
 
     return build
 
@@ -69,9 +69,9 @@ OURS: dict[str, Build] = {
     "shared_512": _shared(512),
     "shared_128_in_batch": lambda cache, task: (
         nc.SharedDraws(nc.CachedSoftmax(cache, 1), log_popularity=log_popularity(task)),
-        nc.corrected,
+        nc.log_q_corrected,
     ),
-    "rest_256": lambda cache, task: (nc.CachedRest(cache, 256), nc.corrected),
+    "rest_256": lambda cache, task: (nc.CachedRest(cache, 256), nc.log_q_corrected),
     "scored_quarter_256": _shared(256, 0.25),
     "cached_256_uniform_512": _mixture(256, 512),
     "some_rows_256_in_batch": _some_rows(256),

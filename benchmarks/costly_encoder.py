@@ -28,28 +28,28 @@ import negcache as nc
 from benchmarks.frozen import frozen
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import Build, Problem, Run, log_popularity
-from negcache.protocols import Sampler
+from negcache.interfaces import Sampler
 from negcache.run.data import Task
 
 NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
 TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000
 RATES = (0.0, 1e-4, 3e-4, 1e-3)  # 0: the model as it came
 METHODS: dict[str, Build] = {
-    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.corrected),
-    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.corrected),
-    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
+    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
+    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected),
+    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
     "cached_in_batch": lambda cache, task: (
         _joined(nc.CachedSoftmax(cache, 1), task),
-        nc.corrected,
+        nc.log_q_corrected,
     ),
     "uniform_in_batch": lambda cache, task: (
         _joined(nc.Uniform(task.corpus, 1), task),
-        nc.corrected,
+        nc.log_q_corrected,
     ),
-    "cached_rest": lambda cache, task: (nc.CachedRest(cache, 64), nc.corrected),
-    "hard_top": lambda cache, task: (nc.HeadTail(cache, 1, 0), nc.corrected),
-    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.corrected),
-    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.pinned),
+    "cached_rest": lambda cache, task: (nc.CachedRest(cache, 64), nc.log_q_corrected),
+    "hard_top": lambda cache, task: (nc.samplers.HeadTail(cache, 1, 0), nc.log_q_corrected),
+    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.log_q_corrected),
+    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.cached_partition),
 }
 OURS = ("cached_in_batch", "cached_shared", "cached_rest")
 BASELINES = {"uniform": ("uniform", "uniform_in_batch"), "in_batch": ("in_batch", "in_batch_plain")}

@@ -11,7 +11,7 @@ draws from the softmax itself; ``product`` is the matrix product of ``full`` alo
 scores every class is faster. Medians of methods taken in turn; CPU seconds on one thread, since the
 machine may do other work.
 
-``update``: ``table.settle()``, which moves the sums of the rows that the step has moved, and its
+``update``: ``table.flush()``, which moves the sums of the rows that the step has moved, and its
 share of a training step (forward, backward, sparse SGD, settle); means over the steps. Resumable
 per (items, batch).
 """
@@ -99,7 +99,7 @@ def update(
         built(hidden, target).backward()
         optimizer.step()
         before = clock()
-        built.table.settle()
+        built.table.flush()
         end = clock()
         if step > 1:
             total, settling = total + end - start, settling + end - before

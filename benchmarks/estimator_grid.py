@@ -20,7 +20,8 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
-from negcache.protocols import Estimator, Request, Sampler
+from negcache.interfaces import Estimator, Sampler
+from negcache.messages import Request
 from negcache.run.evaluation import encode_all
 
 NAME, NUM_ITEMS, QUERIES = "estimator_grid", 20_000, 8
@@ -31,30 +32,30 @@ Build = Callable[[nc.DenseCache, int], tuple[Sampler, Estimator]]
 
 
 def _shared(sampler: Callable[[nc.DenseCache, int], Sampler]) -> Build:
-    return lambda cache, m: (nc.SharedDraws(sampler(cache, m // QUERIES)), nc.corrected)
+    return lambda cache, m: (nc.SharedDraws(sampler(cache, m // QUERIES)), nc.log_q_corrected)
 
 
 def _mixed(cache: nc.DenseCache, m: int) -> tuple[Sampler, Estimator]:
     each = max(m // QUERIES // 2, 1)
     parts = nc.CachedSoftmax(cache, each), nc.Uniform(cache, each)
-    return nc.SharedDraws(nc.Mixture(*parts)), nc.corrected
+    return nc.SharedDraws(nc.Mixture(*parts)), nc.log_q_corrected
 
 
 METHODS: dict[str, Build] = {
-    "uniform": lambda cache, m: (nc.Uniform(cache, m), nc.corrected),
-    "cached_corrected": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.corrected),
-    "cached_pinned": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.pinned),
-    "flat_half": lambda cache, m: (nc.CachedSoftmax(cache, m, power=0.5), nc.corrected),
-    "scored_quarter": lambda cache, m: (nc.CachedSoftmax(cache, m, scored=0.25), nc.corrected),
-    "head_tail_corrected": lambda cache, m: (nc.HeadTail(cache, m // 2, m // 2), nc.corrected),
-    "head_tail_pinned": lambda cache, m: (nc.HeadTail(cache, m // 2, m // 2), nc.pinned),
-    "hard_top": lambda cache, m: (nc.HeadTail(cache, m, 0), nc.corrected),
-    "distinct_corrected": lambda cache, m: (nc.CachedDistinct(cache, m), nc.corrected),
-    "distinct_pinned": lambda cache, m: (nc.CachedDistinct(cache, m), nc.pinned),
+    "uniform": lambda cache, m: (nc.Uniform(cache, m), nc.log_q_corrected),
+    "cached_corrected": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.log_q_corrected),
+    "cached_pinned": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.cached_partition),
+    "flat_half": lambda cache, m: (nc.CachedSoftmax(cache, m, power=0.5), nc.log_q_corrected),
+    "scored_quarter": lambda cache, m: (nc.CachedSoftmax(cache, m, scored=0.25), nc.log_q_corrected),
+    "head_tail_corrected": lambda cache, m: (nc.samplers.HeadTail(cache, m // 2, m // 2), nc.log_q_corrected),
+    "head_tail_pinned": lambda cache, m: (nc.samplers.HeadTail(cache, m // 2, m // 2), nc.cached_partition),
+    "hard_top": lambda cache, m: (nc.samplers.HeadTail(cache, m, 0), nc.log_q_corrected),
+    "distinct_corrected": lambda cache, m: (nc.samplers.CachedDistinct(cache, m), nc.log_q_corrected),
+    "distinct_pinned": lambda cache, m: (nc.samplers.CachedDistinct(cache, m), nc.cached_partition),
     "shared_uniform": _shared(nc.Uniform),
     "shared_cached": _shared(nc.CachedSoftmax),
     "shared_mixture": _mixed,
-    "rest": lambda cache, m: (nc.CachedRest(cache, m), nc.corrected),
+    "rest": lambda cache, m: (nc.CachedRest(cache, m), nc.log_q_corrected),
 }
 
 
@@ -63,7 +64,7 @@ def embedded(num_queries: int = QUERIES) -> tuple[torch.Tensor, Request]:
     problem = static(fetched("go"))
     run = Run(
         problem,
-        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
+        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
         3e-3,
         seed=0,
     )
@@ -74,7 +75,7 @@ def embedded(num_queries: int = QUERIES) -> tuple[torch.Tensor, Request]:
     pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))[:num_queries]
     rows, positives = pairs.queries[pick], pairs.items[pick]
     queries = encode_all(run.tower, problem.queries, run.score, ids=rows).double()
-    exclude = nc.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
     return items, Request(queries, nc.DotScore(0.05).double(), positives, exclude)
 
 

@@ -28,8 +28,9 @@ import negcache as nc
 from benchmarks.datasets.genes import write_genes
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.functional.features import Fourier
-from negcache.protocols import Batch, Sampler
+from negcache.ops.kernels import Fourier
+from negcache.interfaces import Sampler
+from negcache.messages import Batch
 from negcache.run.data import open_xc
 from negcache.run.data.labels import LabelledPoints
 from negcache.run.data.xc import XCTask
@@ -44,7 +45,7 @@ PUBLISHED = ("exact", "rff", "quadratic", "uniform")
 
 
 def _rff(table: nc.LiveTable, m: int) -> Sampler:
-    return nc.KernelSoftmax(table, m, Fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10)
+    return nc.samplers.KernelSoftmax(table, m, Fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10)
 
 
 SAMPLERS: dict[str, Callable[[nc.LiveTable, int], Sampler]] = {

@@ -22,7 +22,7 @@ import torch
 import negcache as nc
 from benchmarks.datasets.go import write_go
 from benchmarks.record import append_rows, conclude, hardware, read_rows
-from negcache.protocols import Estimator, Sampler
+from negcache.interfaces import Estimator, Sampler
 from negcache.run.data import Task, open_task
 from negcache.run.evaluation import Side, encode_all, evaluate
 
@@ -33,13 +33,13 @@ NAME, TUNING = "first_comparison", "first_comparison_tuning"
 
 Build = Callable[[nc.DenseCache, Task], tuple[Sampler, Estimator]]
 METHODS: dict[str, Build] = {
-    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.corrected),
-    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.corrected),
-    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 1)), nc.corrected),
-    "uniform_2x": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 2)), nc.corrected),
-    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.pinned),
-    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
-    "full": lambda cache, task: (nc.FullSoftmax(cache), nc.corrected),
+    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
+    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.log_q_corrected),
+    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 1)), nc.log_q_corrected),
+    "uniform_2x": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 2)), nc.log_q_corrected),
+    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.cached_partition),
+    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
+    "full": lambda cache, task: (nc.FullSoftmax(cache), nc.log_q_corrected),
 }
 
 
@@ -56,8 +56,8 @@ class Run:
     def __init__(self, task: Task, method: str, rate: float, seed: int) -> None:
         torch.manual_seed(seed)
         self.task, self.score = task, nc.DotScore(0.05)
-        self.tower = nc.StaticTower(task.vocab_size, DIM, WIDTH)
-        cache = nc.DenseCache(len(task.corpus), DIM, rho=REFRESHED / len(task.corpus))
+        self.tower = nc.towers.StaticTower(task.vocab_size, DIM, WIDTH)
+        cache = nc.DenseCache(len(task.corpus), DIM, refresh=REFRESHED / len(task.corpus))
         sampler, estimator = METHODS[method](cache, task)
         self.loss = nc.SoftmaxLoss(
             self.tower, task.corpus, sampler, self.score, estimator=estimator,
@@ -108,7 +108,7 @@ class Run:
         logits = self.score(queries, items)
         target = logits[torch.arange(len(pick)), positives]
         logits[exclude.rows, exclude.ids] = -torch.inf
-        return {"train_ce": round(float(nc.softmax_loss(target, logits).mean()), 5)}
+        return {"train_ce": round(float(nc.estimators.softmax_loss(target, logits).mean()), 5)}
 
 
 def tuned_rate(task: Task, method: str, steps: int) -> float:

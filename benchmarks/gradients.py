@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 
 import negcache as nc
-from negcache.functional.rest import item_grad_scale, rest_term
-from negcache.protocols import Estimator, Request, Sampler
+from negcache.samplers.rest import item_grad_scale, rest_term
+from negcache.interfaces import Estimator, Sampler
+from negcache.messages import Request
 from negcache.shapes import Float, Tensor
 
 
@@ -20,7 +21,7 @@ class Gradient(NamedTuple):
 
 def exact(request: Request, items: Float[Tensor, "N D"]) -> Gradient:
     """Of the softmax over all items that may stand for each query."""
-    return _differentiate(nc.FullSoftmax(items), nc.corrected, request, items, torch.Generator())
+    return _differentiate(nc.FullSoftmax(items), nc.log_q_corrected, request, items, torch.Generator())
 
 
 def errors(
@@ -85,6 +86,6 @@ def _differentiate(
     if draw.rest is not None:
         terms.append(rest_term(queries, score, draw.rest))
     positive = score.paired(queries, items[request.positives][:, None])[:, 0]
-    loss = nc.softmax_loss(positive, torch.cat(terms, dim=1)).mean()
+    loss = nc.estimators.softmax_loss(positive, torch.cat(terms, dim=1)).mean()
     by_query, by_item = torch.autograd.grad(loss, (queries, items))
     return Gradient(float(loss), by_query, by_item)

@@ -32,12 +32,12 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.draw_cost_vs_items import clock, in_turn
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from negcache.cache.gathered import bytes_of
-from negcache.indexes.cells import CellIndex, KMeansCells
+from negcache.stores.gathered import bytes_of
+from negcache.indexes.clusters import ClusterIndex, KMeansClusters
 from negcache.indexes.coordinates import as_coordinates
-from negcache.indexes.proposal import ClusterProposal
-from negcache.indexes.sg_tree.tree_cells import TreeCells
-from negcache.protocols import DensitySampler, Sampler
+from negcache.indexes.scored_clusters import ClusterProposal
+from negcache.indexes.sg_tree.tree_clusters import TreeClusters
+from negcache.interfaces import DensitySampler, Sampler
 from negcache.shapes import Float, Float64, Tensor
 
 NAME, D, B, DRAWS, SCALE, EXPAND = "index_draw_cost", 64, 256, 64, 20.0, 16
@@ -46,15 +46,15 @@ SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 QUALITY_ITEMS, QUALITY_QUERIES, QUALITY_SCALES, ROUNDS = 100_000, 32, (20.0, 10.0), 10
 LARGE, TREE, REJECTION, MOVED, BLOCK = 10_000_000, (100_000, 1_000_000), 100_000, 1_000, 1 << 16
 
-Build = Callable[[nc.DenseCache, CellIndex], Sampler]
+Build = Callable[[nc.DenseCache, ClusterIndex], Sampler]
 METHODS: dict[str, Build] = {
     "exact": lambda cache, _: nc.CachedSoftmax(cache, DRAWS),
     "index": lambda cache, cells: nc.DynamicIndex(cache, DRAWS, index=cells),
     "two_level": lambda cache, cells: nc.DynamicIndex(cache, DRAWS, index=cells, expand=EXPAND),
-    "chain_2": lambda cache, cells: nc.DynamicIndexChain(cache, DRAWS, chain=2, index=cells),
-    "chain_8": lambda cache, cells: nc.DynamicIndexChain(cache, DRAWS, chain=8, index=cells),
+    "chain_2": lambda cache, cells: nc.samplers.DynamicIndexChain(cache, DRAWS, chain=2, index=cells),
+    "chain_8": lambda cache, cells: nc.samplers.DynamicIndexChain(cache, DRAWS, chain=8, index=cells),
     "resampled": lambda cache, cells: nc.Resampled(nc.DynamicIndex(cache, 16, index=cells), 1),
-    "rejection": lambda cache, cells: nc.DynamicIndexRejection(cache, DRAWS, rounds=4, index=cells),
+    "rejection": lambda cache, cells: nc.samplers.DynamicIndexRejection(cache, DRAWS, rounds=4, index=cells),
 }
 COLUMNS = ("items", "method", "draw_ms", "build_s", "upkeep_ms", "cells", "on_device", "in_memory")
 
@@ -77,13 +77,13 @@ def corpus(num_items: int) -> nc.DenseCache:
     return cache
 
 
-def asked(num_items: int, scale: float) -> nc.Request:
+def asked(num_items: int, scale: float) -> nc.messages.Request:
     """A batch of queries, each with a random target."""
     random = torch.Generator().manual_seed(1)
     targets = torch.randint(0, num_items, (B,), generator=random)
-    exclude = nc.Exclusion.from_pairs(torch.arange(B), targets, B)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(B), targets, B)
     score = nc.DotScore(1 / scale).requires_grad_(False)
-    return nc.Request(clustered(B, num_items, 1), score, targets, exclude)
+    return nc.messages.Request(clustered(B, num_items, 1), score, targets, exclude)
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -92,13 +92,13 @@ def timed(run: Callable[[], Any]) -> float:
     return clock() - start
 
 
-def build(index: CellIndex, cache: nc.DenseCache) -> int:
+def build(index: ClusterIndex, cache: nc.DenseCache) -> int:
     """Bring the cells up to date; how many there are."""
     index.follow(as_coordinates(cache))
-    return index.table.num_cells
+    return index.table.num_clusters
 
 
-def upkeep(index: CellIndex, cache: nc.DenseCache) -> float:
+def upkeep(index: ClusterIndex, cache: nc.DenseCache) -> float:
     """Median seconds of writing some rows, a little moved, and of the table after it."""
     cache.listeners.all[:] = [index]
     random, seconds = torch.Generator().manual_seed(3), []
@@ -109,19 +109,19 @@ def upkeep(index: CellIndex, cache: nc.DenseCache) -> float:
     return sorted(seconds)[1]
 
 
-def held(sampler: Sampler, index: CellIndex) -> tuple[int, int]:
+def held(sampler: Sampler, index: ClusterIndex) -> tuple[int, int]:
     """Bytes of the index: on the device, in ordinary memory."""
     sampler = sampler.pool.sampler if isinstance(sampler, nc.Resampled) else sampler
     proposal = getattr(sampler, "proposal", None)
     if not isinstance(proposal, ClusterProposal):
         return 0, 0
-    own = index.tree.state_dict() if isinstance(index, TreeCells) else [index.labels]  # type: ignore[attr-defined]
+    own = index.tree.state_dict() if isinstance(index, TreeClusters) else [index.labels]  # type: ignore[attr-defined]
     tables = proposal.held
     return tables.on_device, tables.in_memory + bytes_of(own)
 
 
 def measure(
-    cache: nc.DenseCache, samplers: dict[str, Sampler], index: CellIndex
+    cache: nc.DenseCache, samplers: dict[str, Sampler], index: ClusterIndex
 ) -> list[dict[str, Any]]:
     """Building, draws in turn, bytes, upkeep; the index is not built yet."""
     num_items, random = len(cache), torch.Generator().manual_seed(4)
@@ -132,7 +132,7 @@ def measure(
     first = timed(runs["two_level"]) if "two_level" in runs else 0.0
     draw_s = in_turn(runs, 3 if num_items == LARGE else 7)
     bytes_held = {name: held(each, index) for name, each in samplers.items()}
-    cells, upkeep_ms = index.table.num_cells, 1000 * upkeep(index, cache)
+    cells, upkeep_ms = index.table.num_clusters, 1000 * upkeep(index, cache)
     rows = []
     for name in samplers:
         no_index = name == "exact"
@@ -147,16 +147,16 @@ def measure(
 
 def costs(num_items: int) -> None:
     """All methods but the tree, at one size."""
-    cache, index = corpus(num_items), KMeansCells()
+    cache, index = corpus(num_items), KMeansClusters()
     if num_items == LARGE:
-        index = KMeansCells(sample=16 * round(4 * num_items**0.5), iterations=5)
+        index = KMeansClusters(sample=16 * round(4 * num_items**0.5), iterations=5)
     names = [name for name in METHODS if name != "rejection" or num_items <= REJECTION]
     samplers = {name: METHODS[name](cache, index) for name in names}
     append_rows(NAME, measure(cache, samplers, index))
 
 
 def tree_costs(num_items: int) -> None:
-    cache, tree = corpus(num_items), TreeCells()
+    cache, tree = corpus(num_items), TreeClusters()
     append_rows(NAME, measure(cache, {"tree": METHODS["index"](cache, tree)}, tree))
 
 
@@ -186,7 +186,7 @@ def distances(log_p: Float64[Tensor, "b N"], log_q: Float64[Tensor, "b N"]) -> d
 
 
 def z_error(
-    sampler: Sampler, request: nc.Request, table: Float[Tensor, "N D"], log_z: Float64[Tensor, "B"]
+    sampler: Sampler, request: nc.messages.Request, table: Float[Tensor, "N D"], log_z: Float64[Tensor, "B"]
 ) -> dict[str, str]:
     """Relative error of the partition over some draws; the share of draws not found."""
     random, squares, missed = torch.Generator().manual_seed(5), [], 0.0
@@ -204,14 +204,14 @@ def z_error(
 def quality(scale: float) -> None:
     """Every law against the softmax of cached scores, which here are the fresh ones."""
     cache, everyone = corpus(QUALITY_ITEMS), torch.arange(QUALITY_ITEMS)
-    request, index = asked(len(cache), scale), KMeansCells()
+    request, index = asked(len(cache), scale), KMeansClusters()
     few = request.slice(0, QUALITY_QUERIES)
     scores = request.score(request.queries, cache.table)
     scores = scores.masked_fill(request.exclude.mask(everyone), -torch.inf)
     log_z = torch.cat([torch.logsumexp(some.double(), dim=1) for some in scores.split(32)])
     log_p = torch.log_softmax(scores[:QUALITY_QUERIES].double(), dim=1)
     samplers = {name: make(cache, index) for name, make in METHODS.items()}
-    by_tree, by_chance = METHODS["index"](cache, TreeCells()), nc.Uniform(cache, DRAWS)
+    by_tree, by_chance = METHODS["index"](cache, TreeClusters()), nc.Uniform(cache, DRAWS)
     samplers |= {"tree": by_tree, "uniform": by_chance}
     laws = {
         name: torch.log_softmax(each.log_prob(few, everyone).double(), dim=1)

@@ -36,13 +36,13 @@ from benchmarks.costly_encoder import BATCH, METHODS, TASKS, tuned_rate
 from benchmarks.frozen import ITEMS, frozen
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA, Problem, Run
-from negcache.functional.lloyd import distance, nearest
-from negcache.functional.nystrom import mean_cosine
-from negcache.indexes.cells import KMeansCells
+from negcache.ops.lloyd import distance, nearest
+from negcache.ops.nystrom import mean_cosine
+from negcache.indexes.clusters import KMeansClusters
 from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.sg_tree import SGTree
-from negcache.protocols import Cache, Reencoder
-from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.interfaces import Reencoder, Store
+from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.run.evaluation import encode_all
 from negcache.shapes import Float, Int, Tensor
 
@@ -108,7 +108,7 @@ def approximations(tables: list[Tensor], sample: int, seed: int) -> Iterator[dic
     """What each index makes of the items, at the full pass and after each refresh."""
     low = {name: index(name, tables[0], sample=sample, seed=seed) for name in REENCODERS}
     rates = {"stale_dense": 0.0, "rho_dense": sample / len(tables[0])}
-    dense = {name: nc.DenseCache(*tables[0].shape, rho=rate) for name, rate in rates.items()}
+    dense = {name: nc.DenseCache(*tables[0].shape, refresh=rate) for name, rate in rates.items()}
     for step, rows in enumerate(tables):
         found = {name: see(cache, rows) for name, cache in (low | dense).items()}
         basis = low["stale_low_rank"].basis
@@ -191,7 +191,7 @@ def means(labels: Int[Tensor, "N"], rows: Float[Tensor, "N D"]) -> Float[Tensor,
 
 def clusters(rows: Float[Tensor, "N D"]) -> Int[Tensor, "N"]:
     """The cell of each row by k-means."""
-    table, cells = nc.DenseCache(*rows.shape), KMeansCells()
+    table, cells = nc.DenseCache(*rows.shape), KMeansClusters()
     table.write(torch.arange(len(rows)), rows)
     cells.follow(as_coordinates(table))
     return cells.table.labels

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA, fetched
-from negcache.functional.features import Fourier, Kernel, Positive, Quadratic
+from negcache.ops.kernels import Fourier, Kernel, Positive, Quadratic
 from negcache.shapes import Float, Tensor
 
 NAME, TEXTS, MAX_LENGTH = "kernel_error", 600, 32

@@ -7,7 +7,7 @@ Another name of a city -> which city it is: 234,908 classes, 29 hashed character
 table of 2^18 features with sparse gradients and a linear map as encoder (D = 64), batch 256.
 ``SoftmaxHead`` with bias and m = 100 draws for every query by the quadratic kernel, its sums
 brought up to date at every tenth step, against ``nn.Linear`` and ``cross_entropy``. Adagrad for
-both. A step is the features of the batch, forward, backward, the optimizer and ``table.settle()``.
+both. A step is the features of the batch, forward, backward, the optimizer and ``table.flush()``.
 
 Steps of the two in turn after 30 each of warm-up; the ratio is that of mean CPU seconds on one
 thread, so that it holds what happens at every tenth step only. Accuracy: 2,000 test names, exact
@@ -31,7 +31,7 @@ import negcache as nc
 from benchmarks.datasets.city_names import open_city_classes, write_city_classes
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.run.data.labels import LabelledPoints
 from negcache.shapes import Float, Int, Tensor
 from negcache.towers.features import WeightedBagTower
@@ -108,7 +108,7 @@ class Run:
         self.model(batch).backward()
         self.optimizer.step()
         if isinstance(self.model.classes, nc.SoftmaxHead):
-            self.model.classes.table.settle()
+            self.model.classes.table.flush()
         taken = time.process_time() - start
         self.seconds, self.steps = self.seconds + taken, self.steps + 1
         return taken

@@ -33,9 +33,10 @@ import torch
 import negcache as nc
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Problem, Run, fetched, log_popularity, static
-from negcache.indexes.cells import KMeansCells
-from negcache.protocols import Cache, Draw, Request, Sampler
-from negcache.samplers.resampled import ROWS
+from negcache.indexes.clusters import KMeansClusters
+from negcache.interfaces import Sampler, Store
+from negcache.messages import Draw, Request
+from negcache.samplers.combinators import ROWS
 
 NAME, D, RATE, STEPS, QUERIES = "memory_vs_quality", 192, 3e-3, 2000, 2000
 CACHES, POOLS, LANDMARKS = (1, 3, 10, 30, 100), (1, 3, 10), (32, 64, 96, 128)
@@ -91,7 +92,7 @@ def _cached(percent: int) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         size = len(problem.items) * percent // 100
         rho = min(1.0, 128 / size)
-        cache = nc.SubsetCache(len(problem.items), D, size, rho=rho, seed=seed)
+        cache = nc.SubsetCache(len(problem.items), D, size, refresh=rho, seed=seed)
         return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), size
 
     return build
@@ -101,9 +102,9 @@ def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         num_items = len(problem.items)
         size = num_items * percent // 100
-        pool = nc.SubsetCache(num_items, D, size, rho=1.0, seed=seed)
+        pool = nc.SubsetCache(num_items, D, size, refresh=1.0, seed=seed)
         cache = nc.SnapshotCache(pool, every=20)
-        sampler: Sampler = nc.StaleTopK(cache, 1, shared=True)
+        sampler: Sampler = nc.samplers.StaleTopK(cache, 1, shared=True)
         if uniform:
             sampler = Beside(sampler, Unweighted(nc.SharedDraws(nc.Uniform(problem.items, 1))))
         return cache, sampler, size
@@ -113,12 +114,12 @@ def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
 
 def _ance(problem: Problem, seed: int) -> Made:
     num_items = len(problem.items)
-    cache = nc.SnapshotCache(nc.DenseCache(num_items, D, rho=1.0), every=100)
-    return cache, nc.StaleTopK(cache, 1, depth=200, shared=True), num_items
+    cache = nc.nc.DenseCache(num_items, D, refresh=nc.stores.Snapshot(100))
+    return cache, nc.samplers.StaleTopK(cache, 1, depth=200, shared=True), num_items
 
 
 def _exhaustive(problem: Problem, seed: int) -> Made:
-    cache = nc.DenseCache(len(problem.items), D, rho=1 / 20)
+    cache = nc.DenseCache(len(problem.items), D, refresh=1 / 20)
     return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), len(problem.items)
 
 
@@ -128,7 +129,7 @@ def _index(landmarks: int, resampled: bool = True) -> Callable[[Problem, int], M
         cache = nc.LowRankCache(
             num_items, D, landmarks=landmarks, every=EVERY, sample=SAMPLE, seed=seed
         )
-        cells = KMeansCells(CELLS, seed=seed)
+        cells = KMeansClusters(CELLS, seed=seed)
         floats = cache.held.on_device / 4 + CELLS * (landmarks + 4)
         if resampled:
             sampler: Sampler = nc.Resampled(nc.DynamicIndex(cache, POOL, index=cells))
@@ -176,7 +177,7 @@ def measured(problem: Problem, method: str, seed: int) -> None:
         return
     cache, sampler, rows = METHODS[method](problem, seed)
     unused = cache or nc.DenseCache(2, 1)  # a run wants one; this sampler asks for none
-    run = Run(problem, lambda cache, task: (sampler, nc.corrected), RATE, seed, cache=unused)
+    run = Run(problem, lambda cache, task: (sampler, nc.log_q_corrected), RATE, seed, cache=unused)
     *_, figures = run.train(steps=STEPS)
     row: dict[str, Any] = {"method": method, "seed": seed, "device_rows": round(rows, 1)}
     row |= {"device_share": round(rows / len(problem.items), 5)} | figures

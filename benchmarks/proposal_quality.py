@@ -24,10 +24,11 @@ from benchmarks.estimator_grid import embedded
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import fetched, log_popularity
-from negcache.functional.features import Fourier, Positive, Quadratic, Quartic
-from negcache.protocols import DensitySampler, Request
+from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
+from negcache.interfaces import DensitySampler
+from negcache.messages import Request
 from negcache.shapes import Float64, Tensor
-from negcache.trace import effective_sample_size
+from negcache.metrics import effective_sample_size
 
 NAME, NUM_ITEMS, QUERIES, D = "proposal_quality", 20_000, 32, 64
 SCALES, DRAWS, REPEATS = (5, 11, 20), (8, 64, 512), 48
@@ -36,7 +37,7 @@ Build = Callable[[nc.DenseCache, int, Tensor], DensitySampler]
 
 
 def _kernel(kernel: Any, floor: float = 0.0) -> Build:
-    return lambda cache, m, _: nc.KernelSoftmax(cache, m, kernel, floor=floor)
+    return lambda cache, m, _: nc.samplers.KernelSoftmax(cache, m, kernel, floor=floor)
 
 
 def _log_uniform(cache: nc.DenseCache, m: int, log_share: Tensor) -> DensitySampler:
@@ -53,7 +54,7 @@ METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
     "quadratic": _kernel(Quadratic(100.0)),
     "quadratic_floor": _kernel(Quadratic(100.0), 0.1),
     "quadratic_absolute": _kernel(Quadratic(100.0)),
-    "quartic": lambda cache, m, _: nc.ExactKernel(cache, m, Quartic()),
+    "quartic": lambda cache, m, _: nc.samplers.ExactKernel(cache, m, Quartic()),
     "rff_1": _kernel(Fourier(D, 1024, 1.0)),
     "rff_1_floor": _kernel(Fourier(D, 1024, 1.0), 0.1),
     "rff_4": _kernel(Fourier(D, 1024, 4.0)),
@@ -62,7 +63,7 @@ METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
     "positive_4": _kernel(Positive(D, 1024, 4.0)),
     "positive_4_floor": _kernel(Positive(D, 1024, 4.0), 0.1),
     "positive_4_R4096": _kernel(Positive(D, 4096, 4.0)),
-    "exp_4": lambda cache, m, _: nc.ExactKernel(cache, m, Fourier(D, 1, 4.0)),
+    "exp_4": lambda cache, m, _: nc.samplers.ExactKernel(cache, m, Fourier(D, 1, 4.0)),
 }
 TABLE = ("uniform", "quadratic", "quartic", "rff_1", "rff_4_R4096", "positive_4_R4096", "exp_4")
 """The columns of the synthetic check, in its order."""
@@ -115,7 +116,7 @@ def cells() -> Iterator[dict[str, Any]]:
         if (name, scale) != of:
             law, of = closeness(sampler, here, cache), (name, scale)
         found = law | {"ess": effective(sampler, here, items)}
-        found |= errors(sampler, nc.corrected, here, items, REPEATS)
+        found |= errors(sampler, nc.log_q_corrected, here, items, REPEATS)
         row = {"method": name, "scale": scale, "m": m}
         yield row | {k: f"{v:.4g}" for k, v in found.items()} | {"repeats": REPEATS}
         cache.listeners.all.clear()

@@ -11,7 +11,7 @@ from torch import nn
 
 import negcache as nc
 from benchmarks.datasets.catalogue import WRITERS
-from negcache.protocols import Cache, Corpus, Estimator, Sampler
+from negcache.interfaces import Corpus, Estimator, Sampler, Store
 from negcache.run.data import Judgements, Task, open_task
 from negcache.run.evaluation import Side, encode_all, evaluate
 
@@ -53,7 +53,7 @@ def static(task: Task, dim: int = 64, width: int = 128) -> Problem:
     """The task under a static tower: token vectors averaged, then a linear map."""
 
     def tower() -> nn.Module:
-        return nc.StaticTower(task.vocab_size, dim, width)
+        return nc.towers.StaticTower(task.vocab_size, dim, width)
 
     return Problem(task, task.queries, task.corpus, tower, dim)
 
@@ -92,7 +92,7 @@ class Run:
         torch.manual_seed(seed)
         self.problem, self.batch, self.score = problem, batch, nc.DotScore(0.05)
         self.tower, num_items = problem.tower(), len(problem.items)
-        self.cache = cache or nc.DenseCache(num_items, problem.dim, rho=refreshed / num_items)
+        self.cache = cache or nc.DenseCache(num_items, problem.dim, refresh=refreshed / num_items)
         sampler, estimator = build(self.cache, problem.task)
         self.loss = nc.SoftmaxLoss(
             self.tower, problem.items, sampler, self.score, estimator=estimator,
@@ -182,7 +182,7 @@ class Run:
         logits = self.score(queries, items)
         target = logits[torch.arange(len(pick)), positives]
         logits[exclude.rows, exclude.ids] = -torch.inf
-        return {"train_ce": round(float(nc.softmax_loss(target, logits).mean()), 5)}
+        return {"train_ce": round(float(nc.estimators.softmax_loss(target, logits).mean()), 5)}
 
 
 def some(judged: Judgements, at_most: int | None) -> Judgements:

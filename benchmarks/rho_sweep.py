@@ -21,7 +21,7 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
-from negcache.protocols import Request
+from negcache.messages import Request
 from negcache.run.evaluation import encode_all
 
 NAME, RATE, QUERIES = "rho_sweep", 3e-3, 2000
@@ -52,8 +52,8 @@ def gradient_bias(run: Run) -> dict[str, float]:
     cache.write(
         torch.arange(len(items)), score.embed(run.cache.rows(torch.arange(len(items))).double())
     )
-    shared = errors(nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.corrected, request, items, 40)
-    pinned = errors(nc.CachedSoftmax(cache, 8), nc.pinned, request, items, 40)
+    shared = errors(nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.log_q_corrected, request, items, 40)
+    pinned = errors(nc.CachedSoftmax(cache, 8), nc.cached_partition, request, items, 40)
     distance = (cache.table - items).norm(dim=1)
     return {
         "mean_distance": round(float(distance.mean()), 5),
@@ -76,7 +76,7 @@ def measure(task: str, rho: str, seed: int, steps: int) -> None:
     cache = kind(len(problem.items), problem.dim, rho=fraction)
     run = Run(
         problem,
-        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.corrected),
+        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
         RATE, seed, cache=cache,
     )  # fmt: skip
     *_, figures = run.train(steps=steps)

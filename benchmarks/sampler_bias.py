@@ -34,7 +34,7 @@ import negcache as nc
 from benchmarks.datasets.next_word import NextWord, open_next_word, write_brown
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA
-from negcache.protocols import Sampler
+from negcache.interfaces import Sampler
 from negcache.shapes import Float, Int, Tensor
 
 NAME, TUNING = "sampler_bias", "sampler_bias_tuning"

@@ -70,7 +70,7 @@ def train(head: nc.SoftmaxHead, steps: int, rate: float) -> None:
         head(hidden, target).backward()
         if rate:
             optimizer.step()
-            head.table.settle()
+            head.table.flush()
 
 
 def rows_of(method: str, items: int) -> list[dict[str, str]]:

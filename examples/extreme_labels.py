@@ -23,8 +23,8 @@ labels = torch.arange(train.num_labels)  # a label is no more than its number
 
 torch.manual_seed(0)
 point_tower = WeightedBagTower(train.num_features, dim=128)
-label_tower = nc.IdTable(train.num_labels, dim=128)
-cache = nc.DenseCache(len(labels), dim=128, rho=0.01)
+label_tower = nc.towers.IdTable(train.num_labels, dim=128)
+cache = nc.DenseCache(len(labels), dim=128, refresh=0.01)
 sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 4))
 score = nc.DotScore(temperature=0.05)
 loss_fn = nc.SoftmaxLoss(label_tower, labels, sampler, score, known_positives=train.labels)

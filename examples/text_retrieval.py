@@ -38,7 +38,7 @@ settings = {name: getattr(given, name) for name in ("pooling", "max_length", "tr
 tower = TransformerTower.load(given.model, normalize=True, **settings)
 items, asked = TextCorpus(task.corpus_text, tower), TextCorpus(task.query_text, tower)
 
-cache = nc.DenseCache(len(items), tower.dim, rho=0.001)
+cache = nc.DenseCache(len(items), tower.dim, refresh=0.001)
 sampler, score = nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.DotScore(temperature=0.05)
 known = task.known_positives("train")
 loss_fn = nc.SoftmaxLoss(tower, items, sampler, score, known_positives=known, mini_batch_size=32)

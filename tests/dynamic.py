@@ -3,14 +3,14 @@
 import torch
 from roster import NUM_ITEMS
 
-from negcache.cache import LowRankCache
-from negcache.indexes.cells import KMeansCells
+from negcache.stores import LowRankCache
+from negcache.indexes.clusters import KMeansClusters
 
 EVERY = torch.arange(NUM_ITEMS)
 
 
 def cells(count=20):
-    return KMeansCells(num_cells=count)
+    return KMeansClusters(num_clusters=count)
 
 
 def low_rank(items, **settings):

@@ -1,21 +1,23 @@
-"""The partition function over what a cache holds, and what draws say of it."""
+"""The partition function over what a store holds, and what draws say of it."""
 
 import math
 from dataclasses import replace
 
 import torch
 
-from negcache import reference
-from negcache.protocols import Cache, Draw, Request, Sampler
+from negcache.draws import draw
+from negcache.interfaces import Sampler, Store
+from negcache.messages import Draw, Request
+from negcache.testing import reference
 
 
-def log_z_of_rows(request: Request, items: torch.Tensor, cache: Cache) -> torch.Tensor:
+def log_z_of_rows(request: Request, items: torch.Tensor, store: Store) -> torch.Tensor:
     """log of the sum of exp(s) over the items with a written row, each for 1 / coverage [B]."""
     unseen = torch.ones(len(items), dtype=torch.bool)
-    unseen[cache.ids(cache.valid.nonzero().squeeze(1))] = False
+    unseen[store.ids(store.valid.nonzero().squeeze(1))] = False
     rows, ids = unseen.expand(len(request.positives), -1).nonzero(as_tuple=True)
     seen = replace(request, exclude=request.exclude.and_also(rows, ids))
-    return reference.log_partition(seen, items) - math.log(cache.coverage)
+    return reference.log_partition(seen, items) - math.log(store.coverage)
 
 
 def log_z_of_draw(draw: Draw, request: Request, items: torch.Tensor) -> torch.Tensor:
@@ -31,8 +33,8 @@ def assert_unbiased(
 ) -> None:
     """The mean of exp(estimate) is Z: within 4.5 of its own standard errors, for every query."""
     generator = torch.Generator().manual_seed(7)
-    draws = [sampler.draw(request, generator) for _ in range(rounds)]
-    estimates = torch.stack([log_z_of_draw(draw, request, items) for draw in draws])
+    draws = [draw(sampler, request, generator) for _ in range(rounds)]
+    estimates = torch.stack([log_z_of_draw(each, request, items) for each in draws])
     assert_mean(estimates, log_z)
 
 
@@ -46,9 +48,9 @@ def assert_mean(estimates: torch.Tensor, log_z: torch.Tensor) -> None:
     assert z < 4.5, f"the partition estimate is unbiased (|z| = {z:.1f})"
 
 
-def table_of(cache: Cache, items: torch.Tensor) -> torch.Tensor:
-    """What the cache remembers of every item; nan where it has no written row [N, D]."""
+def table_of(store: Store, items: torch.Tensor) -> torch.Tensor:
+    """What the store remembers of every item; nan where it has no written row [N, D]."""
     table = torch.full_like(items, torch.nan)
-    slots = cache.valid.nonzero().squeeze(1)
-    table[cache.ids(slots)] = cache.rows(slots)
+    slots = store.valid.nonzero().squeeze(1)
+    table[store.ids(slots)] = store.rows(slots)
     return table

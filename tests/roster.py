@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 import negcache as nc
-from negcache.functional.features import Quartic
-from negcache.indexes.sg_tree import TreeCells
-from negcache.protocols import Sampler
+import negcache.contrib
+from negcache.ops.kernels import Quartic
+from negcache.indexes.sg_tree import TreeClusters
+from negcache.interfaces import Sampler
 
 Table = nc.DenseCache | nc.SubsetCache
 
@@ -44,7 +45,7 @@ def popularity(num_items: int) -> torch.Tensor:
 def subset(cache: nc.DenseCache) -> nc.SubsetCache:
     """Half of the items, with the rows that the dense cache has."""
     half = nc.SubsetCache(len(cache), DIM, len(cache) // 2, dtype=torch.float64)
-    half.write(torch.arange(len(cache)), cache.table)
+    half.write(torch.arange(len(cache)), cache.table.embeddings)
     return half
 
 
@@ -64,9 +65,9 @@ ROSTER = [
     Case("flat", lambda cache: nc.CachedSoftmax(cache, 6, power=0.5)),
     Case("scored", lambda cache: nc.CachedSoftmax(cache, 4, scored=0.67)),
     Case("shared_scored", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2, scored=0.34))),
-    Case("distinct", lambda cache: nc.CachedDistinct(cache, 6)),
-    Case("head_tail", lambda cache: nc.HeadTail(cache, 3, 3)),
-    Case("hard", lambda cache: nc.HeadTail(cache, 6, 0), unbiased=False),
+    Case("distinct", lambda cache: nc.samplers.CachedDistinct(cache, 6)),
+    Case("head_tail", lambda cache: nc.samplers.HeadTail(cache, 3, 3)),
+    Case("hard", lambda cache: nc.samplers.HeadTail(cache, 6, 0), unbiased=False),
     Case("popularity", lambda cache: nc.Popularity(popularity(cache.num_items), 6), by_rows=False),
     Case(
         "shared_popularity",
@@ -100,30 +101,30 @@ ROSTER = [
     Case("quadratic", lambda cache: nc.quadratic(cache, 6)),
     Case("shared_quadratic", lambda cache: nc.SharedDraws(nc.quadratic(cache, 6))),
     Case("rf_softmax", lambda cache: nc.rf_softmax(cache, 6, num_frequencies=8, nu=3.0)),
-    Case("quartic", lambda cache: nc.ExactKernel(cache, 6, Quartic())),
-    Case("log_uniform", lambda cache: nc.log_uniform(range(cache.num_items), 6), by_rows=False),
-    Case("stale_top_k", lambda cache: nc.StaleTopK(cache, 6, depth=20), unbiased=False),
-    Case("stale_top_k_tail", lambda cache: nc.StaleTopK(cache, 6, depth=20, tail=4)),
+    Case("quartic", lambda cache: nc.samplers.ExactKernel(cache, 6, Quartic())),
+    Case("log_uniform", lambda cache: nc.samplers.log_uniform(range(cache.num_items), 6), by_rows=False),
+    Case("stale_top_k", lambda cache: nc.samplers.StaleTopK(cache, 6, depth=20), unbiased=False),
+    Case("stale_top_k_tail", lambda cache: nc.samplers.StaleTopK(cache, 6, depth=20, tail=4)),
     Case("dynamic_index", lambda cache: nc.DynamicIndex(cache, 6)),
     Case("shared_dynamic_index", lambda cache: nc.SharedDraws(nc.DynamicIndex(cache, 6))),
-    Case("chain", lambda cache: nc.DynamicIndexChain(cache, 6, chain=3), unbiased=False),
-    Case("as_printed", lambda cache: nc.as_printed(cache, 6), unbiased=False),
-    Case("index_miner", lambda cache: nc.DynamicIndexMiner(cache, 6), unbiased=False),
+    Case("chain", lambda cache: nc.samplers.DynamicIndexChain(cache, 6, chain=3), unbiased=False),
+    Case("as_printed", lambda cache: nc.contrib.ChainAsPrinted(cache, 6), unbiased=False),
+    Case("index_miner", lambda cache: nc.contrib.DynamicIndexMiner(cache, 6), unbiased=False),
     Case(
         "index_rejection",
-        lambda cache: nc.DynamicIndexRejection(cache, 6, tries=64),
+        lambda cache: nc.samplers.DynamicIndexRejection(cache, 6, tries=64),
         unbiased=False,
     ),
-    Case("index_tree", lambda cache: nc.DynamicIndexTree(cache, 6, TreeCells()), unbiased=False),
+    Case("index_tree", lambda cache: nc.contrib.DynamicIndexTree(cache, 6, TreeClusters()), unbiased=False),
     Case("resampled", lambda cache: nc.Resampled(nc.DynamicIndex(cache, 9), 3)),
     Case(
         "resampled_uniform",
-        lambda cache: nc.Resampled(uniform(cache, 9), 3, cache=cache),
+        lambda cache: nc.Resampled(uniform(cache, 9), 3, store=cache),
         by_rows=False,
     ),
     Case("full", lambda cache: nc.FullSoftmax(range(cache.num_items)), by_rows=False),
     Case("in_batch", lambda cache: nc.InBatch(popularity(cache.num_items).log()), unbiased=False),
-    Case("given", lambda cache: nc.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
+    Case("given", lambda cache: nc.samplers.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
 ]
 
 NUM_ITEMS, DIM, ROWS = 300, 8, 5
@@ -151,7 +152,7 @@ def problem(
     gaps: bool = False,
     barred: bool = False,
     dtype: torch.dtype = torch.float64,
-) -> tuple[nc.Request, torch.Tensor, Table]:
+) -> tuple[nc.messages.Request, torch.Tensor, Table]:
     """(request, fresh items, cache): five queries, three with further positives.
 
     Args:
@@ -176,8 +177,8 @@ def problem(
     positives = torch.tensor([0, 1, 2, 1, num_items - 1])
     rows = torch.tensor([0, 1, 2, 3, 4, 0, 0, 2, 4])
     known = torch.cat([positives, torch.tensor([7, 8, num_items - 2, 5])])
-    exclude = nc.Exclusion.from_pairs(rows, known, ROWS)
+    exclude = nc.exclusion.Exclusion.from_pairs(rows, known, ROWS)
     if barred:
         everything = torch.arange(num_items)
         exclude = exclude.and_also(torch.full_like(everything, 3), everything)
-    return nc.Request(queries.to(dtype), score, positives, exclude), items.to(dtype), cache
+    return nc.messages.Request(queries.to(dtype), score, positives, exclude), items.to(dtype), cache

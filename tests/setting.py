@@ -32,7 +32,7 @@ class Setting:
         *,
         rho=0.1,
         dropout=0.0,
-        estimator=nc.corrected,
+        estimator=nc.log_q_corrected,
         seed=0,
         fill=True,
         mini_batch_size=None,
@@ -40,7 +40,7 @@ class Setting:
         torch.manual_seed(seed)
         self.corpus = torch.randn(N, D)
         self.query_tower, self.item_tower = nn.Linear(D, D), CountingTower(dropout)
-        self.cache = nc.DenseCache(N, D, rho=rho)
+        self.cache = nc.DenseCache(N, D, refresh=rho)
         self.known = nc.KnownPositives.from_pairs(
             torch.arange(B).repeat(3), torch.arange(3 * B), num_queries=B
         )

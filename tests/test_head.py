@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import negcache as nc
-from negcache.functional.features import Quadratic
+from negcache.ops.kernels import Quadratic
 from negcache.indexes.sums import KernelSums
 
 N, D, B = 400, 12, 9
@@ -17,7 +17,7 @@ SAMPLERS = {
     "quadratic": nc.quadratic,
     "lagging": partial(nc.quadratic, update_every=3),
     "uniform": nc.Uniform,
-    "log_uniform": nc.log_uniform,
+    "log_uniform": nc.samplers.log_uniform,
     "cached": nc.CachedSoftmax,
     "unigram": lambda table, m: nc.Popularity(torch.arange(1, N + 1), m, power=1.0),
     "shared": lambda table, m: nc.SharedDraws(nc.Uniform(table, m)),
@@ -118,8 +118,8 @@ def test_the_partition_is_unbiased(sampler):
 
 
 def _request(head, hidden, target):
-    exclude = nc.Exclusion.from_pairs(torch.arange(B), target, B)
-    return nc.Request(F.pad(hidden, (0, 1), value=1.0), head.loss.score, target, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(B), target, B)
+    return nc.messages.Request(F.pad(hidden, (0, 1), value=1.0), head.loss.score, target, exclude)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -255,7 +255,7 @@ def test_weights_loaded_by_assignment_are_seen_by_every_part():
 
 
 def test_a_state_without_a_cache_is_refused_by_a_sampler_that_has_one():
-    uniform, _, _ = build(nc.log_uniform)
+    uniform, _, _ = build(nc.samplers.log_uniform)
     head, _, _ = build(nc.quadratic)
     with pytest.raises(nc.InputError, match="a state saved with this sampler's cache"):
         head.load_state_dict(uniform.state_dict())

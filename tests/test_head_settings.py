@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import negcache as nc
-from negcache.functional.features import Quadratic
+from negcache.ops.kernels import Quadratic
 from negcache.indexes.sums import KernelSums
 
 N, D, B = 400, 12, 9
@@ -80,7 +80,7 @@ def test_device_and_dtype_are_those_of_the_table():
 
 
 @pytest.mark.parametrize(
-    ("absolute", "wanted"), [(False, nc.CachedSoftmax), (True, nc.KernelSoftmax)]
+    ("absolute", "wanted"), [(False, nc.CachedSoftmax), (True, nc.samplers.KernelSoftmax)]
 )
 def test_the_default_draws_are_what_was_best_for_the_softmax_at_hand(absolute, wanted):
     """docs/classifiers.md: the softmax itself; an even kernel where the softmax is even too."""

@@ -42,8 +42,8 @@ def test_without_normalisation_rows_stay_as_they_are():
 
 
 def test_static_tower_is_the_mean_of_token_vectors_and_an_empty_text_is_the_bias():
-    tower = nc.StaticTower(10, 4, 6)
-    texts = nc.Bags(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3]))
+    tower = nc.towers.StaticTower(10, 4, 6)
+    texts = nc.towers.Bags(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3]))
     rows = tower(texts)
     weight = tower.tokens.weight
     torch.testing.assert_close(rows[0], tower.out((weight[1] + weight[2]) / 2))
@@ -52,8 +52,8 @@ def test_static_tower_is_the_mean_of_token_vectors_and_an_empty_text_is_the_bias
 
 def test_a_free_vector_per_item_trains():
     """Classes without features: the corpus is the ids themselves."""
-    table = nc.IdTable(50, 8)
-    cache = nc.DenseCache(50, 8, rho=0.1)
+    table = nc.towers.IdTable(50, 8)
+    cache = nc.DenseCache(50, 8, refresh=0.1)
     sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 1))
     loss_fn = nc.SoftmaxLoss(table, torch.arange(50), sampler, nc.DotScore(0.1))
     optimizer = torch.optim.Adam(table.parameters(), lr=0.1)

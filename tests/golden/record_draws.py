@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from roster import ROSTER, SETTINGS, Case, problem
 
-from negcache.protocols import Draw
+from negcache.draws import draw
+from negcache.messages import Draw
 
 RECORD, MENDED = (Path(__file__).with_name(f"{name}.npz") for name in ("draws", "mended"))
 
@@ -46,7 +47,7 @@ KEYS = [
 def draw_once(case: Case, setting: str, seed: int) -> Draw:
     """The only place that asks a sampler."""
     request, _, cache = problem(**SETTINGS[setting])
-    return case.build(cache).draw(request, torch.Generator().manual_seed(seed))
+    return draw(case.build(cache), request, torch.Generator().manual_seed(seed))
 
 
 def draws_of(case: Case, setting: str, seed: int) -> dict[str, np.ndarray]:
@@ -56,18 +57,18 @@ def draws_of(case: Case, setting: str, seed: int) -> dict[str, np.ndarray]:
         ``ids`` [M] ascending, ``drawn`` [B, m] (an item for each column; none where every id
         stands for every query), and the numbers beside them in the same order.
     """
-    draw = draw_once(case, setting, seed)
-    order = draw.ids.argsort()
-    fields = {"ids": draw.ids[order], "log_weight": draw.log_weight, "log_z": draw.log_z}
-    fields["log_share"] = draw.log_share
-    if draw.columns is None:
+    drawn = draw_once(case, setting, seed)
+    order = drawn.ids.argsort()
+    fields = {"ids": drawn.ids[order], "log_weight": drawn.log_weight, "log_z": drawn.log_z}
+    fields["log_share"] = drawn.log_share
+    if drawn.columns is None:
         for name in ("log_weight", "log_share"):
             fields[name] = None if fields[name] is None else fields[name][:, order]
     else:
-        fields["drawn"] = draw.ids[draw.columns]
-    if draw.rest is not None:
-        fields["rest_log_mass"], fields["rest_mean"] = draw.rest.log_mass, draw.rest.mean
-        fields["rest_inclusion"] = draw.rest.inclusion[order]
+        fields["drawn"] = drawn.ids[drawn.columns]
+    if drawn.rest is not None:
+        fields["rest_log_mass"], fields["rest_mean"] = drawn.rest.log_mass, drawn.rest.mean
+        fields["rest_inclusion"] = drawn.rest.inclusion[order]
     return {name: value.numpy() for name, value in fields.items() if value is not None}
 
 

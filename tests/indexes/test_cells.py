@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.cache import LowRankCache
-from negcache.indexes.cells import CellIndex, CellTable, KMeansCells
+from negcache.stores import LowRankCache
+from negcache.indexes.clusters import ClusterIndex, ClusterTable, KMeansClusters
 from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.nested import group, nest
 
@@ -24,8 +24,8 @@ def vectors(count, seed=0):
 
 def build(rows, written=None, **settings):
     """A dense cache of these rows, seen as coordinates, and cells that follow it."""
-    cache, cells = nc.DenseCache(len(rows), rows.shape[1]), KMeansCells(**settings)
-    cache.attach(cells)
+    cache, cells = nc.DenseCache(len(rows), rows.shape[1]), KMeansClusters(**settings)
+    cache.observe(cells)
     cache.write(torch.arange(len(rows)) if written is None else written, rows[: len(rows)])
     return as_coordinates(cache), cells
 
@@ -39,7 +39,7 @@ def check(table, rows, valid):
     assert (table.ranks[~valid] == -1).all()
     labels = table.labels
     assert (labels[~valid] == -1).all()
-    for cell in range(table.num_cells):
+    for cell in range(table.num_clusters):
         members = table.members[table.offsets[cell] : table.offsets[cell + 1]]
         assert torch.equal(members.sort().values, (labels == cell).nonzero().squeeze(1))
         away = (rows[members] - table.centres[cell]).norm(dim=1)
@@ -48,7 +48,7 @@ def check(table, rows, valid):
 
 def test_a_table_from_labels_with_empty_cells():
     labels = torch.tensor([2, -1, 0, 2, 0, 4])
-    table = CellTable.from_labels(labels, torch.zeros(6, 2), torch.zeros(6))
+    table = ClusterTable.from_labels(labels, torch.zeros(6, 2), torch.zeros(6))
     assert table.offsets.tolist() == [0, 2, 2, 4, 4, 5, 5]
     assert table.members.tolist() == [2, 4, 0, 3, 5]
     assert table.ranks.tolist() == [2, -1, 0, 3, 1, 4]
@@ -57,20 +57,20 @@ def test_a_table_from_labels_with_empty_cells():
 
 def test_cells_are_a_partition_with_means_for_centres():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=20)
+    source, cells = build(rows, num_clusters=20)
     cells.follow(source)
     table = cells.table
-    assert isinstance(cells, CellIndex)
-    assert 12 <= table.num_cells <= 20
+    assert isinstance(cells, ClusterIndex)
+    assert 12 <= table.num_clusters <= 20
     assert (table.sizes > 0).all()
     check(table, rows, torch.ones(N, dtype=torch.bool))
-    for cell in range(table.num_cells):
+    for cell in range(table.num_clusters):
         torch.testing.assert_close(table.centres[cell], rows[table.labels == cell].mean(0))
 
 
 def test_cells_are_much_smaller_than_the_whole():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=40)
+    source, cells = build(rows, num_clusters=40)
     cells.follow(source)
     within = (rows - cells.table.centres[cells.table.labels]).square().sum()
     assert within < 0.2 * (rows - rows.mean(0)).square().sum()
@@ -79,7 +79,7 @@ def test_cells_are_much_smaller_than_the_whole():
 def test_about_four_sqrt_n_cells_are_made_unless_told():
     source, cells = build(vectors(N))
     cells.follow(source)
-    assert 70 <= cells.table.num_cells <= 98
+    assert 70 <= cells.table.num_clusters <= 98
 
 
 def test_following_twice_changes_nothing():
@@ -92,7 +92,7 @@ def test_following_twice_changes_nothing():
 
 def test_items_that_move_come_or_go_change_cells():
     rows = vectors(N)
-    source, cells = build(rows, written=torch.arange(N), num_cells=20)
+    source, cells = build(rows, written=torch.arange(N), num_clusters=20)
     cells.follow(source)
     before = cells.table
     moved = torch.tensor([3, 500, 77])
@@ -108,7 +108,7 @@ def test_items_that_move_come_or_go_change_cells():
 
 def test_an_item_that_moves_far_widens_its_cell():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=20)
+    source, cells = build(rows, num_clusters=20)
     cells.follow(source)
     rows[9] = 50.0
     source.write(torch.tensor([9]), rows[[9]])
@@ -119,7 +119,7 @@ def test_an_item_that_moves_far_widens_its_cell():
 
 def test_all_is_built_anew_once_as_many_items_have_moved_as_there_are():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=20)
+    source, cells = build(rows, num_clusters=20)
     cells.follow(source)
     centres = cells.table.centres
     rows = vectors(N, seed=1)
@@ -135,13 +135,13 @@ def test_all_is_built_anew_once_as_many_items_have_moved_as_there_are():
 
 def test_a_resumed_index_goes_on_as_if_it_had_never_stopped():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=20)
+    source, cells = build(rows, num_clusters=20)
     cells.follow(source)
     source.write(torch.arange(50), rows[:50] + 0.5)
     cells.follow(source)
     other = nc.DenseCache(N, D)
-    twin = KMeansCells(num_cells=20)
-    other.attach(twin)
+    twin = KMeansClusters(num_clusters=20)
+    other.observe(twin)
     other.load_state_dict(copy.deepcopy(source.state_dict()))
     twin.follow(as_coordinates(other))
     for step in range(2 * N // 50):  # past the next time that all is built anew
@@ -156,24 +156,24 @@ def test_a_resumed_index_goes_on_as_if_it_had_never_stopped():
 
 
 def test_fewer_items_than_cells():
-    source, cells = build(vectors(5), num_cells=64)
+    source, cells = build(vectors(5), num_clusters=64)
     cells.follow(source)
     check(cells.table, vectors(5), torch.ones(5, dtype=torch.bool))
-    assert cells.table.num_cells <= 5
+    assert cells.table.num_clusters <= 5
 
 
 def test_identical_items_are_one_cell_of_radius_zero():
     rows = torch.ones(100, D)
-    source, cells = build(rows, num_cells=10)
+    source, cells = build(rows, num_clusters=10)
     cells.follow(source)
-    assert cells.table.num_cells == 1
+    assert cells.table.num_clusters == 1
     assert cells.table.radius.tolist() == [0.0]
     assert len(cells.table.members) == 100
 
 
 def test_duplicates_share_a_cell():
     rows = vectors(50).repeat(4, 1)
-    source, cells = build(rows, num_cells=10)
+    source, cells = build(rows, num_clusters=10)
     cells.follow(source)
     labels = cells.table.labels.view(4, 50)
     assert (labels == labels[0]).all()
@@ -181,8 +181,8 @@ def test_duplicates_share_a_cell():
 
 
 def test_items_never_written_are_in_no_cell():
-    cache, cells = nc.DenseCache(N, D), KMeansCells(num_cells=10)
-    cache.attach(cells)
+    cache, cells = nc.DenseCache(N, D), KMeansClusters(num_clusters=10)
+    cache.observe(cells)
     rows = torch.zeros(N, D)
     some = torch.arange(0, N, 3)
     rows[some] = vectors(len(some))
@@ -192,11 +192,11 @@ def test_items_never_written_are_in_no_cell():
 
 
 def test_a_cache_without_items_is_refused():
-    cache, cells = nc.DenseCache(N, D), KMeansCells()
-    cache.attach(cells)
+    cache, cells = nc.DenseCache(N, D), KMeansClusters()
+    cache.observe(cells)
     with pytest.raises(nc.InputError, match="holds items"):
         cells.follow(as_coordinates(cache))
-    assert cells.table.num_cells == 0
+    assert cells.table.num_clusters == 0
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -212,17 +212,17 @@ def test_coordinates_that_are_not_finite_are_refused(poison):
         source.write(torch.tensor([7]), rows[[7]])
 
 
-@pytest.mark.parametrize("settings", [{"num_cells": 0}, {"sample": 0}, {"iterations": -1}])
+@pytest.mark.parametrize("settings", [{"num_clusters": 0}, {"sample": 0}, {"iterations": -1}])
 def test_settings_that_make_no_cells_are_refused(settings):
-    with pytest.raises(nc.InputError, match="num_cells"):
-        KMeansCells(**settings)
+    with pytest.raises(nc.InputError, match="num_clusters"):
+        KMeansClusters(**settings)
 
 
 def low_rank(count=N, **settings):
     """A filled low-rank cache and its cells."""
     cache = LowRankCache(count, D, landmarks=4, every=3, sample=40, **settings)
-    cells = KMeansCells(num_cells=12)
-    cache.attach(cells)
+    cells = KMeansClusters(num_clusters=12)
+    cache.observe(cells)
     fill(cache, vectors(count))
     return cache, cells
 
@@ -266,8 +266,8 @@ def test_a_corpus_that_grew_by_half_between_two_runs():
     cells.follow(cache)
     state = copy.deepcopy(cache.state_dict())
     grown = LowRankCache(N * 3 // 2, D, landmarks=4, every=3, sample=40)
-    more = KMeansCells(num_cells=12)
-    grown.attach(more)
+    more = KMeansClusters(num_clusters=12)
+    grown.observe(more)
     grown.load_state_dict(state)
     more.follow(grown)
     check(more.table, grown.coordinates(torch.arange(len(grown))), grown.valid)
@@ -279,8 +279,8 @@ def test_a_corpus_that_grew_by_half_between_two_runs():
 
 def test_everyone_leaves():
     rows = vectors(8)
-    cache, cells = nc.SubsetCache(16, D, 8), KMeansCells(num_cells=3)
-    cache.attach(cells)
+    cache, cells = nc.SubsetCache(16, D, 8), KMeansClusters(num_clusters=3)
+    cache.observe(cells)
     ids = cache.ids(torch.arange(8))
     cache.write(ids, rows)
     cells.follow(as_coordinates(cache))
@@ -291,21 +291,21 @@ def test_everyone_leaves():
         rows,
         torch.zeros(8, dtype=torch.bool),
     )
-    cells.on_change(gone)
+    cells.rows_changed(gone)
     cells.follow(as_coordinates(cache))  # the cache holds them still: all is built anew
     assert len(cells.table.members) == 8
 
 
 def test_cells_that_everyone_has_left_are_forgotten():
     """Fewer have moved than there are rows, so that nothing else would build the cells anew."""
-    rows, cells = vectors(16), KMeansCells(num_cells=3)
-    cache = nc.SubsetCache(32, D, 16, rho=0.5)
-    cache.attach(cells)
+    rows, cells = vectors(16), KMeansClusters(num_clusters=3)
+    cache = nc.SubsetCache(32, D, 16, refresh=0.5)
+    cache.observe(cells)
     cache.write(cache.ids(torch.arange(8)), rows[:8])  # those that leave first
     cells.follow(as_coordinates(cache))
     old, new = cells.table.centres, cache.due()
     assert not cache.valid.any()
-    assert cells.table.num_cells == 0
+    assert cells.table.num_clusters == 0
     with pytest.raises(nc.InputError, match="holds items"):
         cells.follow(as_coordinates(cache))
     cache.write(new, rows[8:] + 100)
@@ -316,15 +316,15 @@ def test_cells_that_everyone_has_left_are_forgotten():
 
 def test_coarse_cells_hold_their_fine_cells():
     rows = vectors(N)
-    source, cells = build(rows, num_cells=40)
+    source, cells = build(rows, num_clusters=40)
     cells.follow(source)
     parents = group(cells.table.centres)
     nested = nest(cells.table, parents)
     everyone = torch.ones(N, dtype=torch.bool)
     check(nested.fine, rows, everyone)
     check(nested.coarse, rows, everyone)
-    assert 1 < nested.coarse.num_cells < nested.fine.num_cells
-    for cell in range(nested.coarse.num_cells):
+    assert 1 < nested.coarse.num_clusters < nested.fine.num_clusters
+    for cell in range(nested.coarse.num_clusters):
         inside = nested.fine.labels[nested.coarse.labels == cell].unique()
         assert torch.equal(inside, torch.arange(*nested.offsets[cell : cell + 2].tolist()))
     assert torch.equal(group(cells.table.centres), parents)

@@ -6,8 +6,8 @@ from roster import NUM_ITEMS, problem
 from setting import Setting
 
 import negcache as nc
-from negcache.cache.snapshot import SnapshotCache
-from negcache.conformance import check_sampler
+from negcache.stores.snapshot import SnapshotCache
+from negcache.testing.conformance import check_sampler
 from negcache.indexes import top_k
 from negcache.samplers.stale_ann import StaleTopK
 

@@ -5,7 +5,7 @@ from dynamic import cells
 from roster import NUM_ITEMS, problem
 
 import negcache as nc
-from negcache.functional.cluster_draw import CellLaw, Cut
+from negcache.ops.cluster_draw import ClusterLaw, Cut
 from negcache.indexes import nested
 
 
@@ -40,8 +40,8 @@ def test_cells_of_one_row_are_found_as_cells_of_many():
     cut = Cut(values, *(each.expand(4, -1) for each in (first, size, torch.ones(4))))
     copy = Cut(*(each.clone(memory_format=torch.contiguous_format) for each in cut))
     assert copy.first.stride(0) == 4
-    exclude = nc.Exclusion.from_pairs(torch.tensor([0, 0, 2, 2]), torch.tensor([1, 9, 3, 4]), 4)
-    shared, apart = CellLaw(cut, exclude), CellLaw(copy, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.tensor([0, 0, 2, 2]), torch.tensor([1, 9, 3, 4]), 4)
+    shared, apart = ClusterLaw(cut, exclude), ClusterLaw(copy, exclude)
     places, rows = torch.arange(10), torch.tensor([2, 0])
     for one, other in ((shared, apart), (shared.of(rows), apart.of(rows))):
         assert torch.equal(one.log_chance(places), other.log_chance(places))

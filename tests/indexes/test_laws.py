@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.conformance import check_index
+from negcache.testing.conformance import check_index
 from negcache.indexes import top_k
 
 

@@ -9,10 +9,10 @@ import torch
 
 import negcache as nc
 from negcache.errors import InputError
-from negcache.indexes.cells import CellIndex
+from negcache.indexes.clusters import ClusterIndex
 from negcache.indexes.coordinates import as_coordinates
-from negcache.indexes.sg_tree import SGTree, TreeCells
-from negcache.kernels.arrays import NONE, Nodes
+from negcache.indexes.sg_tree import SGTree, TreeClusters
+from negcache.compiled.arrays import NONE, Nodes
 
 BASES = [2.0, 1.3]
 
@@ -285,10 +285,10 @@ def bad(change):
         lambda tree: cells(tree, torch.full((2, 3), math.nan)),
         lambda tree: SGTree(1.0),
         lambda tree: SGTree(2.0, resolution=0.0),
-        lambda tree: TreeCells(0),
-        lambda tree: TreeCells(4, level=1),
-        lambda tree: TreeCells(centre="median"),
-        lambda tree: TreeCells(drift=1.5),
+        lambda tree: TreeClusters(0),
+        lambda tree: TreeClusters(4, level=1),
+        lambda tree: TreeClusters(centre="median"),
+        lambda tree: TreeClusters(drift=1.5),
     ],
 )
 def test_bad_input_is_refused_before_the_tree_is_touched(change):
@@ -338,11 +338,11 @@ def one_item(tree, heads):
     return torch.from_numpy(tree.nodes.size)[heads] == 1
 
 
-@pytest.mark.parametrize("num_cells", [1, 2, 7, 40, 300, 999])
-def test_a_cut_into_cells_gives_as_many_and_every_item_to_a_head_above_it(num_cells):
+@pytest.mark.parametrize("num_clusters", [1, 2, 7, 40, 300, 999])
+def test_a_cut_into_cells_gives_as_many_and_every_item_to_a_head_above_it(num_clusters):
     tree = built(points(300, 4, 0))
-    cut, t = tree.cut_into(num_cells), tree.nodes
-    assert len(cut.heads) == min(num_cells, 300)
+    cut, t = tree.cut_into(num_clusters), tree.nodes
+    assert len(cut.heads) == min(num_clusters, 300)
     assert torch.equal(cut.labels.unique(), torch.arange(len(cut.heads)))
     for item in range(300):
         node = item
@@ -415,8 +415,8 @@ def held(count, dim=4, seed=0, room=None):
     """A cache of whole rows, seen as coordinates; some not yet written."""
     rows = points(room or count, dim, seed)
     cache = nc.DenseCache(room or count, dim, dtype=torch.float64)
-    index = TreeCells(12, base=1.3)
-    cache.attach(index)
+    index = TreeClusters(12, base=1.3)
+    cache.observe(index)
     cache.write(torch.arange(count), rows[:count])
     return cache, as_coordinates(cache), index, rows
 
@@ -427,7 +427,7 @@ def fits(index, cache, rows):
     table = index.table
     assert torch.equal(table.members.sort().values, cache.valid.nonzero().squeeze(1))
     assert (table.sizes > 0).all()
-    for g in range(table.num_cells):
+    for g in range(table.num_clusters):
         mine = rows[table.members[table.offsets[g] : table.offsets[g + 1]]]
         away = (mine - table.centres[g]).norm(dim=1).max()
         torch.testing.assert_close(table.radius[g], away)
@@ -442,7 +442,7 @@ def test_cells_follow_a_cache_through_every_change(drift):
     cache, seen, index, rows = held(250, room=300)
     index.drift = drift
     index.follow(seen)
-    assert isinstance(index, CellIndex)
+    assert isinstance(index, ClusterIndex)
     fits(index, cache, rows)
     table = index.table
     index.follow(seen)
@@ -479,37 +479,37 @@ def test_a_corpus_that_grows_keeps_its_tree():
     more = points(300, 4, 0)
     more[:200] = rows
     larger = nc.DenseCache(300, 4, dtype=torch.float64)
-    larger.attach(index)
+    larger.observe(index)
     larger.write(torch.arange(300), more)
     index.follow(as_coordinates(larger))
     fits(index, larger, more)
 
 
-@pytest.mark.parametrize("settings", [{"centre": "head"}, {"level": 1}, {"num_cells": 1}, {}])
+@pytest.mark.parametrize("settings", [{"centre": "head"}, {"level": 1}, {"num_clusters": 1}, {}])
 def test_cells_are_cut_as_asked(settings):
     cache, seen, _, rows = held(250)
-    index = TreeCells(base=1.3, **settings)
+    index = TreeClusters(base=1.3, **settings)
     index.follow(seen)
     fits(index, cache, rows)
-    wanted = {"num_cells": 1}.get(next(iter(settings), ""), round(4 * 250**0.5))
+    wanted = {"num_clusters": 1}.get(next(iter(settings), ""), round(4 * 250**0.5))
     if "level" in settings:
         wanted = len(index.tree.cut(1).heads)
-    assert index.table.num_cells == wanted
+    assert index.table.num_clusters == wanted
 
 
 def test_fewer_items_than_cells_make_a_cell_each():
     cache = nc.DenseCache(2, 3)
     cache.write(torch.arange(2), torch.eye(2, 3))
-    index = TreeCells(50)
+    index = TreeClusters(50)
     index.follow(as_coordinates(cache))
-    assert index.table.num_cells == 2
+    assert index.table.num_clusters == 2
 
 
 def test_restored_cells_go_on_as_if_they_had_never_stopped():
     cache, seen, index, rows = held(250)
     index.follow(seen)
     cache.write(torch.arange(3), rows[3:6])
-    other = TreeCells(12, base=1.3)
+    other = TreeClusters(12, base=1.3)
     other.load_state_dict(copy.deepcopy(index.state_dict()))
     for name in ("centres", "offsets", "members", "radius"):
         assert torch.equal(getattr(index.table, name), getattr(other.table, name))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.functional.features import Fourier, Quadratic
+from negcache.ops.kernels import Fourier, Quadratic
 from negcache.indexes import sums as sums_module
 from negcache.indexes.sums import KernelSums
 
@@ -27,7 +27,7 @@ def build(kernel, dtype, **settings):
     cache = nc.DenseCache(N, D, dtype=dtype)
     cache.write(torch.arange(N), unit((N, D), noise, dtype))
     sums = KernelSums(cache, kernel, **settings)
-    cache.attach(sums)
+    cache.observe(sums)
     sums.build(unit((2, D), noise, dtype), torch.tensor(20.0))
     return cache, sums, noise
 
@@ -90,7 +90,7 @@ def test_counts_never_lag():
     sampler = nc.quadratic(cache, 200, alpha=3.0, update_every=10)
     zero = torch.zeros(1, dtype=torch.long)
     score = nc.DotScore(1.0).double()
-    asked = nc.Request(items[:1], score, zero, nc.Exclusion.from_pairs(zero, zero, 1))
+    asked = nc.messages.Request(items[:1], score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1))
     sampler.draw(asked, noise)
     cache.write(torch.arange(128, 300), items[128:])
     log_q = sampler.log_prob(asked, torch.arange(300))[0]
@@ -160,11 +160,11 @@ def test_sums_that_lag_catch_up():
 def test_first_writes_and_rows_let_go_are_counted():
     """A subset cache moves on: its slots change their items."""
     noise = torch.Generator().manual_seed(0)
-    cache = nc.SubsetCache(2 * N, D, N, rho=0.1, dtype=torch.float64)
+    cache = nc.SubsetCache(2 * N, D, N, refresh=0.1, dtype=torch.float64)
     items = unit((2 * N, D), noise, torch.float64)
     cache.write(torch.arange(N), items[:N])
     sums = KernelSums(cache, Quadratic(2.0))
-    cache.attach(sums)
+    cache.observe(sums)
     sums.build(items[:2], torch.tensor(1.0))
     assert sums.counts[-1].sum() == cache.valid.sum() < N
     cache.write(torch.arange(2 * N), items)

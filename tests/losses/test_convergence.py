@@ -18,7 +18,7 @@ def final_loss(sampler, seed):
     asked = features + 0.05 * torch.randn(ITEMS, DIM)
     torch.manual_seed(seed)
     query_tower, item_tower = torch.nn.Linear(DIM, DIM), torch.nn.Linear(DIM, DIM)
-    cache = nc.DenseCache(ITEMS, DIM, rho=0.05)
+    cache = nc.DenseCache(ITEMS, DIM, refresh=0.05)
     loss_fn = nc.SoftmaxLoss(item_tower, features, sampler(cache), nc.DotScore(0.05), seed=seed)
     optimizer = torch.optim.Adam([*query_tower.parameters(), *item_tower.parameters()], lr=3e-3)
     for _ in range(STEPS):

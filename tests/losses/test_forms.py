@@ -154,17 +154,17 @@ def test_in_batch_knows_how_many_positives_the_others_have():
         positives[0, 0] = torch.randint(N, (), generator=generator)
         positives[1] = torch.randperm(N, generator=generator)[:9]
         rows, columns = (positives >= 0).nonzero(as_tuple=True)
-        exclude = nc.Exclusion.from_pairs(rows, positives[rows, columns], 2)
-        draw = sampler.draw(nc.Request(queries, score, positives, exclude), generator)
+        exclude = nc.exclusion.Exclusion.from_pairs(rows, positives[rows, columns], 2)
+        draw = sampler.draw(nc.messages.Request(queries, score, positives, exclude), generator)
         total += (score(queries, items[draw.ids]) + draw.log_weight).exp().sum(1) / rounds
     torch.testing.assert_close(total / truth, torch.ones(2), atol=0.1, rtol=0)
 
 
 def test_a_batch_of_one_query_has_no_other_positives():
     draws = nc.SharedDraws(nc.Uniform(torch.zeros(N), 4), log_popularity=torch.zeros(N) - 5.7)
-    alone = nc.Request(
+    alone = nc.messages.Request(
         torch.ones(1, D), nc.DotScore(), torch.tensor([3]),
-        nc.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([3]), 1),
+        nc.exclusion.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([3]), 1),
     )  # fmt: skip
     draw = draws.draw(alone, torch.Generator().manual_seed(0))
     alive = draw.log_weight[draw.log_weight > -torch.inf]

@@ -19,8 +19,8 @@ SAMPLERS = {
     "in_batch": lambda cache: nc.InBatch(),
     "full": nc.FullSoftmax,
     "rest": lambda cache: nc.CachedRest(cache, 20),
-    "distinct": lambda cache: nc.CachedDistinct(cache, 3),
-    "head_tail": lambda cache: nc.HeadTail(cache, 2, 2),
+    "distinct": lambda cache: nc.samplers.CachedDistinct(cache, 3),
+    "head_tail": lambda cache: nc.samplers.HeadTail(cache, 2, 2),
     "scored": lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2, scored=0.5)),
     "popularity": lambda cache: nc.SharedDraws(nc.Popularity(torch.arange(1, N + 1), 2)),
     "mixture": lambda cache: nc.SharedDraws(
@@ -99,7 +99,7 @@ def test_the_full_softmax_is_cross_entropy_with_its_gradient_to_the_temperature(
 
 
 def test_own_negatives_beside_pinned_draws_are_exact_on_a_fresh_cache():
-    setting = Setting(SAMPLERS["cached"], estimator=nc.pinned)
+    setting = Setting(SAMPLERS["cached"], estimator=nc.cached_partition)
     exact = Setting(SAMPLERS["full"])
     negatives = torch.randint(3 * B, N, (B, 5), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(setting.step(negatives), exact.step(), atol=1e-4, rtol=0)
@@ -117,7 +117,7 @@ def test_one_item_that_is_not_finite_is_named_and_never_cached(where):
     setting.corpus[200] = torch.nan
     if where == "draw":
         other = setting.loss.sampler
-        draw = nc.Draw(torch.tensor([200]), None, torch.zeros(B, 1))
+        draw = nc.messages.Draw(torch.tensor([200]), None, torch.zeros(B, 1))
         other.draw = lambda *_: draw
     with pytest.raises(nc.InputError, match=r"NaN or inf in 1 .* ids \[200\]"):
         setting.step()
@@ -343,7 +343,7 @@ def without_checks(function):
     [
         lambda part: without_checks(nc.Uniform.__init__)(object.__new__(nc.Uniform), part, 2),
         lambda part: without_checks(nc.FullSoftmax.__init__)(object.__new__(nc.FullSoftmax), part),
-        lambda part: without_checks(nc.log_uniform)(part, 2),
+        lambda part: without_checks(nc.samplers.log_uniform)(part, 2),
     ],
 )
 def test_a_cache_of_some_items_is_not_drawn_from_as_if_it_were_all(build):

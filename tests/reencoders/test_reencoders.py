@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.nystrom import landmark_basis, mean_cosine, project
-from negcache.protocols import Reencoder
-from negcache.reencoders import Corrector, Identity, Moving, Ridge
+from negcache.ops.nystrom import landmark_basis, mean_cosine, project
+from negcache.interfaces import Reencoder
+from negcache.stores.reencoders import Corrector, Identity, Moving, Ridge
 
 L, D, S = 8, 24, 400
 

@@ -9,14 +9,14 @@ from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache import reference
-from negcache.cache import LowRankCache
-from negcache.conformance import check_sampler, tile
-from negcache.functional.draws import use_columns
+from negcache.testing import reference
+from negcache.stores import LowRankCache
+from negcache.testing.conformance import check_sampler, tile
+from negcache.draws import use_columns
 from negcache.samplers.dynamic_index import DynamicIndex
-from negcache.samplers.index_chain import DynamicIndexChain, as_printed
-from negcache.samplers.index_mining import DynamicIndexMiner
-from negcache.samplers.index_rejection import DynamicIndexRejection
+from negcache.samplers.chain import DynamicIndexChain, as_printed
+from negcache.contrib.miner import DynamicIndexMiner
+from negcache.samplers.rejection import DynamicIndexRejection
 
 UNBIASED = {
     "plain": lambda cache: DynamicIndex(cache, 6, index=cells()),
@@ -31,7 +31,7 @@ APPROXIMATE = {
     "chain_two_levels": lambda cache: DynamicIndexChain(cache, 6, index=cells(60), expand=3),
     "as_printed": lambda cache: as_printed(cache, 6, index=cells()),
     "rejection": lambda cache: DynamicIndexRejection(cache, 6, tries=64, index=cells(40)),
-    "as_run": lambda cache: DynamicIndexMiner(cache, 6, top_cells=9, index=cells()),
+    "as_run": lambda cache: DynamicIndexMiner(cache, 6, top_clusters=9, index=cells()),
 }
 
 
@@ -172,8 +172,8 @@ def test_rows_touched_by_a_draw_do_not_grow_with_the_corpus(expand):
 
 def test_a_query_whose_items_are_all_barred_has_nothing():
     request, _, cache = problem()
-    exclude = nc.Exclusion.from_pairs(torch.zeros(NUM_ITEMS).long(), EVERY, ROWS)
-    request = nc.Request(request.queries, request.score, request.positives, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.zeros(NUM_ITEMS).long(), EVERY, ROWS)
+    request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
     for build in (UNBIASED["plain"], *APPROXIMATE.values()):
         draw = build(cache).draw(request, torch.Generator().manual_seed(0))
         assert (draw.log_weight[0] == -torch.inf).all()
@@ -186,7 +186,7 @@ def test_a_query_whose_items_are_all_barred_has_nothing():
 def test_absolute_scores_are_drawn_by_their_own_law():
     request, items, cache = problem()
     score = nc.DotScore(0.3, absolute=True).double().requires_grad_(False)
-    request = nc.Request(request.queries, score, request.positives, request.exclude)
+    request = nc.messages.Request(request.queries, score, request.positives, request.exclude)
     check_sampler(DynamicIndex(cache, 6, index=cells()), request, items, rounds=50)
     sampler = DynamicIndexRejection(cache, 6, tries=64, index=cells(60))
     check_sampler(sampler, request, items, rounds=50)
@@ -200,7 +200,7 @@ def test_absolute_scores_are_drawn_by_their_own_law():
         lambda cache: DynamicIndexChain(cache, 2, chain=0),
         lambda cache: DynamicIndexChain(cache, 0),
         lambda cache: DynamicIndexRejection(cache, 2, rounds=0),
-        lambda cache: DynamicIndexMiner(cache, 2, top_cells=0),
+        lambda cache: DynamicIndexMiner(cache, 2, top_clusters=0),
     ],
 )
 def test_settings_that_draw_nothing_are_refused(build):
@@ -209,7 +209,7 @@ def test_settings_that_draw_nothing_are_refused(build):
 
 
 def test_a_snapshot_of_coordinates_is_refused():
-    for inner in (LowRankCache(300, 8), nc.SnapshotCache(nc.DenseCache(300, 8, rho=1.0), 3)):
+    for inner in (LowRankCache(300, 8), nc.nc.DenseCache(300, 8, refresh=nc.stores.Snapshot(3))):
         with pytest.raises(nc.InputError, match=f"DenseCache or a Sub.*got {type(inner).__name__}"):
             nc.SnapshotCache(inner, 5)
 
@@ -221,12 +221,12 @@ SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 @pytest.mark.parametrize(
     ("build", "estimator"),
     [
-        (lambda cache: nc.SharedDraws(DynamicIndex(cache, 2, index=cells())), nc.corrected),
-        (lambda cache: DynamicIndex(cache, 4, index=cells(40), expand=2), nc.corrected),
-        (lambda cache: DynamicIndexChain(cache, 4, index=cells()), nc.pinned),
+        (lambda cache: nc.SharedDraws(DynamicIndex(cache, 2, index=cells())), nc.log_q_corrected),
+        (lambda cache: DynamicIndex(cache, 4, index=cells(40), expand=2), nc.log_q_corrected),
+        (lambda cache: DynamicIndexChain(cache, 4, index=cells()), nc.cached_partition),
         (
             lambda cache: DynamicIndexRejection(cache, 4, tries=64, rounds=4, index=cells()),
-            nc.pinned,
+            nc.cached_partition,
         ),
     ],
     ids=["shared", "two_levels", "chain", "rejection"],

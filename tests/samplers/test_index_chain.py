@@ -9,14 +9,14 @@ from roster import NUM_ITEMS, ROWS, problem
 from setting import Setting
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import check_sampler, chi_square_p, tile
-from negcache.functional import metropolis, rejection
-from negcache.reencoders import Corrector
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, chi_square_p, tile
+from negcache.ops import metropolis, rejection
+from negcache.stores.reencoders import Corrector
 from negcache.samplers.dynamic_index import DynamicIndex
-from negcache.samplers.index_chain import DynamicIndexChain
-from negcache.samplers.index_mining import DynamicIndexMiner
-from negcache.samplers.index_rejection import DynamicIndexRejection
+from negcache.samplers.chain import DynamicIndexChain
+from negcache.contrib.miner import DynamicIndexMiner
+from negcache.samplers.rejection import DynamicIndexRejection
 
 
 def laws(sampler, request, cache):
@@ -82,8 +82,8 @@ def test_rejection_takes_rounding_at_large_logits_for_what_it_is():
     cache = nc.DenseCache(NUM_ITEMS, 64)
     cache.write(EVERY, items)
     score, rows = nc.DotScore(1.0, normalize=False).requires_grad_(False), torch.arange(ROWS)
-    exclude = nc.Exclusion.from_pairs(rows, rows + ROWS, ROWS)
-    request = nc.Request(items[:ROWS], score, rows + ROWS, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(rows, rows + ROWS, ROWS)
+    request = nc.messages.Request(items[:ROWS], score, rows + ROWS, exclude)
     sampler = DynamicIndexRejection(cache, 4, index=cells(NUM_ITEMS))
     draw = sampler.draw(request, torch.Generator().manual_seed(0))
     best = reference.softmax_law(request, items).argmax(dim=1)
@@ -122,7 +122,7 @@ def never_moves(log_ratios, uniforms):
 @pytest.mark.parametrize("broken", [reversed_walk, never_moves])
 def test_broken_chains_are_caught(broken, monkeypatch):
     """Acceptance the wrong way round, and a chain that stays where it began, as in public code."""
-    monkeypatch.setattr("negcache.samplers.index_chain.walk", broken)
+    monkeypatch.setattr("negcache.samplers.chain.walk", broken)
     with pytest.raises(AssertionError):
         test_chain_ends_follow_the_exact_law(2, 400, 0)
 
@@ -132,7 +132,7 @@ def keep_everything(log_ratios, uniforms, tolerated):
 
 
 def test_a_rejection_sampler_that_keeps_everything_is_caught(monkeypatch):
-    monkeypatch.setattr("negcache.samplers.index_rejection.first_kept", keep_everything)
+    monkeypatch.setattr("negcache.samplers.rejection.first_kept", keep_everything)
     with pytest.raises(AssertionError):
         test_rejection_draws_follow_the_softmax(0)
 
@@ -193,7 +193,7 @@ def test_partitions_are_unbiased_for_the_cached_scores_whatever_is_barred(build)
     request, _, cache = problem(drift=0.3)
     likely = request.score(request.queries, cache.table).topk(12, dim=1).indices
     exclude = request.exclude.and_also(torch.arange(ROWS).repeat_interleave(12), likely.flatten())
-    request = nc.Request(request.queries, request.score, request.positives, exclude)
+    request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
     truth = reference.log_partition(request, cache.table)
     draw = build(cache).draw(tile(request, 2000), torch.Generator().manual_seed(0))
     ratio = (draw.log_z.view(2000, ROWS) - truth).exp()
@@ -239,7 +239,7 @@ def test_rejections_that_find_nothing_fall_back_on_importance_and_say_so():
 
 def test_the_miner_takes_distinct_high_scores_of_the_best_cells():
     request, _, cache = problem()
-    sampler = DynamicIndexMiner(cache, 10, chain=4, top_cells=3, index=cells())
+    sampler = DynamicIndexMiner(cache, 10, chain=4, top_clusters=3, index=cells())
     draw = sampler.draw(request, torch.Generator().manual_seed(0))
     table = sampler.proposal.index.table
     best = request.score(request.queries, table.centres).topk(3, dim=1).indices
@@ -267,7 +267,7 @@ def test_coordinates_that_are_not_scored_as_they_are_have_no_radius():
 
 
 def test_the_figures_of_a_draw_reach_the_report():
-    setting = Setting(lambda cache: DynamicIndexChain(cache, 4, index=cells()), estimator=nc.pinned)
+    setting = Setting(lambda cache: DynamicIndexChain(cache, 4, index=cells()), estimator=nc.cached_partition)
     setting.step()
     assert set(setting.loss.report().sampler) == {
         "acceptance", "log_gamma_bound", "tv_bound", "vacuous",

@@ -6,10 +6,10 @@ from dynamic import cells
 from torch.nn import functional as F
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import chi_square_p, tile
-from negcache.functional.estimators import softmax_loss
-from negcache.indexes.sg_tree import TreeCells
+from negcache.testing import reference
+from negcache.testing.conformance import chi_square_p, tile
+from negcache.estimators import softmax_loss
+from negcache.indexes.sg_tree import TreeClusters
 
 ITEMS, QUERIES, CLOSE, D = 1000, 4, 10, 16
 EVERY = torch.arange(ITEMS)
@@ -29,22 +29,22 @@ def scene(temperature=0.05):
     score = nc.DotScore(temperature).double().requires_grad_(False)
     cache = nc.DenseCache(ITEMS, D, dtype=torch.float64)
     cache.write(EVERY, items)
-    exclude = nc.Exclusion.from_pairs(*known, num_rows=QUERIES)
-    return nc.Request(queries, score, targets, exclude), items, cache
+    exclude = nc.exclusion.Exclusion.from_pairs(*known, num_rows=QUERIES)
+    return nc.messages.Request(queries, score, targets, exclude), items, cache
 
 
 def tree(cache, num_negatives, **settings):
-    return nc.DynamicIndexTree(cache, num_negatives, TreeCells(base=1.3), **settings)
+    return nc.contrib.DynamicIndexTree(cache, num_negatives, TreeClusters(base=1.3), **settings)
 
 
 CASES = {
     "plain": lambda c, m: nc.DynamicIndex(c, m, index=cells(60)),
     "two_levels": lambda c, m: nc.DynamicIndex(c, m, index=cells(60), expand=3),
-    "chain": lambda c, m: nc.DynamicIndexChain(c, m, index=cells(60)),
-    "chain_two_levels": lambda c, m: nc.DynamicIndexChain(c, m, index=cells(60), expand=3),
-    "rejection": lambda c, m: nc.DynamicIndexRejection(c, m, rounds=2, index=cells(60)),
+    "chain": lambda c, m: nc.samplers.DynamicIndexChain(c, m, index=cells(60)),
+    "chain_two_levels": lambda c, m: nc.samplers.DynamicIndexChain(c, m, index=cells(60), expand=3),
+    "rejection": lambda c, m: nc.samplers.DynamicIndexRejection(c, m, rounds=2, index=cells(60)),
     "tree": lambda c, m: tree(c, m, rounds=2),
-    "miner": lambda c, m: nc.DynamicIndexMiner(c, m, top_cells=5, index=cells(60)),
+    "miner": lambda c, m: nc.contrib.DynamicIndexMiner(c, m, top_clusters=5, index=cells(60)),
 }
 
 
@@ -52,7 +52,7 @@ def losses(draw, request, items):
     """Of every query, and how the loss pulls at it."""
     queries = request.queries.clone().requires_grad_()
     logits = request.score(queries, items[draw.ids]).gather(1, draw.columns)
-    estimator = nc.corrected if draw.log_z is None else nc.pinned
+    estimator = nc.log_q_corrected if draw.log_z is None else nc.cached_partition
     positive = request.score.paired(queries, items[request.positives][:, None]).squeeze(1)
     loss = softmax_loss(positive, estimator(logits, draw))
     return loss.detach(), torch.autograd.grad(loss.sum(), queries)[0]
@@ -121,13 +121,13 @@ def test_the_proposal_and_chains_follow_their_laws_exactly(seed):
 
 
 def two(cache, num_negatives, **settings):
-    return nc.DynamicIndexChain(cache, num_negatives, chain=2, **settings)
+    return nc.samplers.DynamicIndexChain(cache, num_negatives, chain=2, **settings)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rejection_draws_follow_the_softmax_of_what_is_allowed(seed):
     request, _, cache = scene(0.1)
-    sampler = nc.DynamicIndexRejection(cache, 30, index=cells(800))
+    sampler = nc.samplers.DynamicIndexRejection(cache, 30, index=cells(800))
     counts, draw = frequencies(sampler, request, 50, seed)
     softmax = brute(sampler, request, cache)[2]
     assert draw.figures["not_found"] < 0.01
@@ -151,7 +151,7 @@ def test_partitions_are_unbiased(name):
 def test_a_query_that_may_draw_nothing_has_loss_0_and_the_others_are_as_they_were(name):
     request, items, cache = scene()
     none = request.exclude.and_also(torch.full((ITEMS,), 1), EVERY)
-    barren = nc.Request(request.queries, request.score, request.positives, none)
+    barren = nc.messages.Request(request.queries, request.score, request.positives, none)
     draw = CASES[name](cache, 4).draw(barren, torch.Generator().manual_seed(0))
     loss, gradient = losses(draw, barren, items)
     assert loss[1] == 0
@@ -177,7 +177,7 @@ class Counted:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda c: nc.DynamicIndexRejection(c, 2, rounds=50, index=cells(60)),
+        lambda c: nc.samplers.DynamicIndexRejection(c, 2, rounds=50, index=cells(60)),
         lambda c: tree(c, 2, rounds=50),
     ],
     ids=["rejection", "tree"],
@@ -186,12 +186,12 @@ def test_queries_that_may_draw_nothing_are_not_waited_for(build):
     """All of them: no more rows are looked at than for the draws that stand in their place."""
     request, _, cache = scene()
     everything = EVERY.repeat(QUERIES), torch.arange(QUERIES).repeat_interleave(ITEMS)
-    exclude = nc.Exclusion.from_pairs(*everything[::-1], num_rows=QUERIES)
+    exclude = nc.exclusion.Exclusion.from_pairs(*everything[::-1], num_rows=QUERIES)
     sampler = build(cache)
     sampler.draw(request, torch.Generator().manual_seed(0))
     counted = Counted(cache)
     sampler.draw(
-        nc.Request(request.queries, request.score, request.positives, exclude),
+        nc.messages.Request(request.queries, request.score, request.positives, exclude),
         torch.Generator().manual_seed(0),
     )
     assert counted.count < 2 * ITEMS

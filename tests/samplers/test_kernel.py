@@ -9,9 +9,9 @@ from roster import problem
 
 import negcache as nc
 from negcache import door
-from negcache.conformance import chi_square_p, tile
-from negcache.functional.features import Fourier, Positive, Quadratic, Quartic
-from negcache.functional.kernel_draw import draw_by_sums
+from negcache.testing.conformance import chi_square_p, tile
+from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
+from negcache.ops.kernel_draw import draw_by_sums
 from negcache.indexes import sums as sums_module
 from negcache.samplers import kernel as kernel_module
 
@@ -43,19 +43,19 @@ def golden():
 def test_golden_vector_k1():
     cache, score, query = golden()
     nothing = torch.empty(0, dtype=torch.long)
-    free = nc.Request(query, score, torch.tensor([0]), nc.Exclusion.from_pairs(nothing, nothing, 1))
+    free = nc.messages.Request(query, score, torch.tensor([0]), nc.exclusion.Exclusion.from_pairs(nothing, nothing, 1))
     sampler = nc.quadratic(cache, 2)
     q = sampler.log_prob(free, torch.arange(4)).exp()[0]
     wanted = torch.tensor([0.630265211, 0.162246490, 0.162246490, 0.045241810], dtype=torch.float64)
     torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
     one = torch.zeros(1, dtype=torch.long)
-    asked = nc.Request(query, score, one, nc.Exclusion.from_pairs(one, one, 1))
+    asked = nc.messages.Request(query, score, one, nc.exclusion.Exclusion.from_pairs(one, one, 1))
     q = sampler.log_prob(asked, torch.arange(4)).exp()[0]
     wanted = torch.tensor([0, 0.438818565, 0.438818565, 0.122362869], dtype=torch.float64)
     torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
     items = cache.table[torch.tensor([1, 3])]
     terms = score(query, items) - (2 * q[[1, 3]]).log()
-    loss = nc.softmax_loss(score.paired(query, cache.table[None, :1])[:, 0], terms)
+    loss = nc.estimators.softmax_loss(score.paired(query, cache.table[None, :1])[:, 0], terms)
     assert abs(float(loss) - 1.286828244) < 1e-8
 
 
@@ -70,7 +70,7 @@ def test_branches_multiply_to_the_closed_form(top, num_items):
 
 def test_the_exact_kernel_sampler_is_the_closed_form():
     request, _, cache = problem(0.2)
-    log_q = nc.ExactKernel(cache, 6, Quartic()).log_prob(request, torch.arange(300))
+    log_q = nc.samplers.ExactKernel(cache, 6, Quartic()).log_prob(request, torch.arange(300))
     wanted = law_of_kernel(request, cache, Quartic())
     torch.testing.assert_close(log_q.exp(), wanted, atol=1e-12, rtol=1e-8)
 
@@ -102,7 +102,7 @@ def test_random_features_draw_what_they_report(top, kind, floor, seed):
     """Test 15: few frequencies, so that many node masses are negative and clipped."""
     request, _, cache = problem(0.0, 1100)
     kernel = kind(8, 8, 2.0, seed=seed)
-    sampler = nc.KernelSoftmax(cache, 40, kernel, floor=floor)
+    sampler = nc.samplers.KernelSoftmax(cache, 40, kernel, floor=floor)
     law = sampler.log_prob(request, torch.arange(1100)).exp()
     torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-9, rtol=0)
     noise, counts = torch.Generator().manual_seed(seed), torch.zeros(5, 1100, dtype=torch.long)
@@ -122,7 +122,7 @@ def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
     request, items, _ = problem(0.0, 1100)
     cache = nc.DenseCache(1100, 8)
     cache.write(torch.arange(1100), items.float())
-    asked = nc.Request(
+    asked = nc.messages.Request(
         request.queries.float(), nc.DotScore(1.0), request.positives, request.exclude
     )
     sampler = nc.quadratic(cache, 40, alpha=3.0)
@@ -144,7 +144,7 @@ def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
 def test_clipped_masses_leave_the_closed_form_and_the_report_with_them():
     """Negative masses occur here, and the law differs from exp(nu <h, e>): the product rule."""
     request, _, cache = problem(0.0, 1100)
-    sampler = nc.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
+    sampler = nc.samplers.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
     sampler.draw(request, torch.Generator().manual_seed(0))
     features = sampler.kernel.query_features(request.queries, request.score.scale)
     assert ((features @ sampler.sums.levels[0].T) < 0).any()
@@ -180,17 +180,17 @@ def test_a_query_that_may_draw_nothing_in_a_cell_draws_elsewhere():
     request, _, cache = problem(0.0, 300)
     rows = torch.arange(5).repeat_interleave(128)
     barred = torch.arange(128).repeat(5)
-    asked = nc.Request(
+    asked = nc.messages.Request(
         request.queries, request.score, request.positives, request.exclude.and_also(rows, barred)
     )
     draw = nc.quadratic(cache, 50).draw(asked, torch.Generator().manual_seed(0))
     assert (draw.ids >= 128).all()
     everything = torch.arange(300).repeat(5), torch.arange(5).repeat_interleave(300)
-    none = nc.Request(
+    none = nc.messages.Request(
         request.queries,
         request.score,
         request.positives,
-        nc.Exclusion.from_pairs(everything[1], everything[0], 5),
+        nc.exclusion.Exclusion.from_pairs(everything[1], everything[0], 5),
     )
     draw = nc.quadratic(cache, 50).draw(none, torch.Generator().manual_seed(0))
     assert (draw.log_weight == -torch.inf).all()
@@ -203,7 +203,7 @@ def test_a_query_without_negatives_draws_nothing(top, num_items, floor):
     request, _, cache = problem(num_items=num_items)
     rows, ids = torch.zeros(num_items, dtype=torch.long), torch.arange(num_items)
     asked = replace(request, exclude=request.exclude.and_also(rows, ids))
-    sampler = nc.KernelSoftmax(cache, 6, Quadratic(), floor=floor)
+    sampler = nc.samplers.KernelSoftmax(cache, 6, Quadratic(), floor=floor)
     draw = sampler.draw(asked, torch.Generator().manual_seed(0))
     assert (draw.log_weight[0] == -torch.inf).all()
     assert (sampler.log_prob(asked, ids)[0] == -torch.inf).all()
@@ -300,7 +300,7 @@ def test_validity_is_that_of_each_cell(top, floor):
 
 def test_log_uniform_is_zipfs_law():
     request, _, cache = problem()
-    law = nc.log_uniform(cache, 4).log_prob(request, torch.arange(300)).exp()
+    law = nc.samplers.log_uniform(cache, 4).log_prob(request, torch.arange(300)).exp()
     rank = torch.arange(300, dtype=torch.float64)
     wanted = ((rank + 2) / (rank + 1)).log() / torch.tensor(301.0).double().log()
     allowed = ~request.exclude.mask(torch.arange(300))
@@ -311,7 +311,7 @@ def test_log_uniform_is_zipfs_law():
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 def test_few_queries_at_a_time_draw_what_all_at_once_draw(floor, monkeypatch):
     request, _, cache = problem()
-    sampler = nc.KernelSoftmax(cache, 7, Quadratic(), floor=floor)
+    sampler = nc.samplers.KernelSoftmax(cache, 7, Quadratic(), floor=floor)
     draws, laws = [], []
     for pairs in (1 << 15, 15):  # all five queries, or two of them
         monkeypatch.setattr(kernel_module, "PAIRS", pairs)

@@ -7,10 +7,10 @@ import torch
 from roster import problem
 
 import negcache as nc
-from negcache.conformance import check_cache, check_sampler
-from negcache.functional.draws import use_columns
-from negcache.functional.features import Fourier
-from negcache.protocols import Draw
+from negcache.testing.conformance import check_cache, check_sampler
+from negcache.draws import use_columns
+from negcache.ops.kernels import Fourier
+from negcache.messages import Draw
 
 
 class Broken:
@@ -121,7 +121,7 @@ def test_noise_that_ignores_the_place_in_the_batch_is_caught():
 
     class LocalNoise(Broken):
         def draw(self, request, generator):
-            alone = nc.Request(request.queries, request.score, request.positives, request.exclude)
+            alone = nc.messages.Request(request.queries, request.score, request.positives, request.exclude)
             return self.inner.draw(alone, generator)
 
     with pytest.raises(AssertionError, match="two processes draw what one draws"):
@@ -138,7 +138,7 @@ class ZeroRowsValid(nc.DenseCache):
 
 def test_a_cache_whose_unwritten_rows_are_valid_is_caught():
     with pytest.raises(AssertionError, match="never written is not valid"):
-        check_cache(lambda: ZeroRowsValid(37, 3, rho=0.1), 0.1)
+        check_store(lambda: ZeroRowsValid(37, 3, rho=0.1), 0.1)
 
 
 def test_a_sampler_that_draws_unwritten_rows_is_caught():
@@ -162,7 +162,7 @@ class UnclippedReport:
     has_density, cache, coverage, num_negatives = True, None, 1.0, 6
 
     def __init__(self, cache):
-        self.inner = nc.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
+        self.inner = nc.samplers.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
         self.table = cache.table
 
     def draw(self, request, generator):
@@ -189,7 +189,7 @@ class FrequenciesDrawnAnew:
 
     def _sampler(self):
         self.calls += 1
-        return nc.KernelSoftmax(self.base, 6, Fourier(8, 4, 3.0, seed=self.calls))
+        return nc.samplers.KernelSoftmax(self.base, 6, Fourier(8, 4, 3.0, seed=self.calls))
 
     def draw(self, request, generator):
         return self._sampler().draw(request, generator)

@@ -73,7 +73,7 @@ def test_a_target_that_neither_the_pool_nor_the_batch_reaches_stands_for_no_quer
     """Item 1 has no row in the partial cache, and never was a positive."""
     request, items, _ = problem()
     request = replace(
-        request, exclude=nc.Exclusion.from_pairs(torch.arange(5), request.positives, 5)
+        request, exclude=nc.exclusion.Exclusion.from_pairs(torch.arange(5), request.positives, 5)
     )
     cache = nc.SubsetCache(NUM_ITEMS, 8, 150, dtype=torch.float64, seed=3)
     cache.write(torch.arange(NUM_ITEMS), items)

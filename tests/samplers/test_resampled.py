@@ -9,10 +9,10 @@ from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache import reference
-from negcache.cache import LowRankCache
-from negcache.conformance import check_sampler, tile
-from negcache.functional.draws import use_columns
+from negcache.testing import reference
+from negcache.stores import LowRankCache
+from negcache.testing.conformance import check_sampler, tile
+from negcache.draws import use_columns
 
 POOLS = {
     "index": lambda cache: nc.DynamicIndex(cache, 9, index=cells()),
@@ -129,7 +129,7 @@ def with_barred(request, rows):
     """The request, with every item barred for these queries."""
     rows = torch.tensor(rows).repeat_interleave(NUM_ITEMS)
     exclude = request.exclude.and_also(rows, EVERY.repeat(len(rows) // NUM_ITEMS))
-    return nc.Request(request.queries, request.score, request.positives, exclude)
+    return nc.messages.Request(request.queries, request.score, request.positives, exclude)
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -186,7 +186,7 @@ def test_settings_that_cannot_draw_are_refused():
     with pytest.raises(nc.InputError, match="cache"):
         nc.Resampled(nc.Popularity(torch.ones(NUM_ITEMS), 9))
     with pytest.raises(nc.InputError, match="has_density"):
-        nc.Resampled(nc.DynamicIndexChain(cache, 9))
+        nc.Resampled(nc.samplers.DynamicIndexChain(cache, 9))
 
 
 @pytest.mark.parametrize("low", [True, False], ids=["low_rank", "dense"])

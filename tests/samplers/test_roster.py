@@ -12,8 +12,8 @@ from roster import NUM_ITEMS, ROSTER, SETTINGS, problem
 
 import negcache as nc
 import negcache.samplers
-from negcache.conformance import check_sampler
-from negcache.functional.two_stage import scores_all
+from negcache.testing.conformance import check_sampler
+from negcache.ops.two_stage import scores_all
 
 ROUNDS = {name: 200 if name in ("fresh", "drifted") else 50 for name in SETTINGS}
 del ROUNDS["single"]  # laws are float64

@@ -9,9 +9,9 @@ from roster import DIM, NUM_ITEMS, ROWS, problem
 from setting import D, N, Setting
 
 import negcache as nc
-from negcache import reference
-from negcache.cache.snapshot import SnapshotCache
-from negcache.conformance import check_sampler, chi_square_p
+from negcache.testing import reference
+from negcache.stores.snapshot import SnapshotCache
+from negcache.testing.conformance import check_sampler, chi_square_p
 from negcache.samplers.stale_ann import StaleTopK
 
 
@@ -21,7 +21,7 @@ def drawn(draw):
 
 
 def pool_of(items, size, seed=0):
-    pool = nc.SubsetCache(len(items), DIM, size, dtype=torch.float64, rho=1.0, seed=seed)
+    pool = nc.SubsetCache(len(items), DIM, size, dtype=torch.float64, refresh=1.0, seed=seed)
     cache = SnapshotCache(pool, 5)
     cache.write(torch.arange(len(items)), items)
     return cache
@@ -65,8 +65,8 @@ def test_all_items_and_no_tail_are_full_softmax_over_the_snapshot():
     fresh = items.clone().requires_grad_()
     logits = request.score(queries, fresh)
     positive = logits.gather(1, request.positives[:, None]).squeeze(1)
-    terms = nc.corrected(request.score(queries, fresh[draw.ids]).gather(1, draw.columns), draw)
-    ours = nc.softmax_loss(positive, terms)
+    terms = nc.log_q_corrected(request.score(queries, fresh[draw.ids]).gather(1, draw.columns), draw)
+    ours = nc.estimators.softmax_loss(positive, terms)
     truth = reference.full_softmax_losses(logits, request.positives, request.exclude)
     torch.testing.assert_close(ours, truth, atol=1e-10, rtol=0)
     for mine, exact in zip(
@@ -80,7 +80,7 @@ def test_all_items_and_no_tail_are_full_softmax_over_the_snapshot():
 def test_without_depth_these_are_the_hardest_as_head_and_tail_finds_them():
     request, _, cache = problem(0.3)
     mine = StaleTopK(cache, 6).draw(request, torch.Generator())
-    theirs = nc.HeadTail(cache, 6, 0).draw(request, torch.Generator())
+    theirs = nc.samplers.HeadTail(cache, 6, 0).draw(request, torch.Generator())
     assert torch.equal(drawn(mine).sort(1).values, drawn(theirs).sort(1).values)
     assert (mine.log_weight == 0).all()
 
@@ -90,9 +90,9 @@ def test_known_positives_take_no_place_among_the_best():
     request, items, cache = problem()
     best = request.score(request.queries, items).topk(7, dim=1).indices
     rows = torch.arange(ROWS)[:, None].expand(-1, 3)
-    request = nc.Request(
+    request = nc.messages.Request(
         request.queries, request.score, best[:, 0],
-        nc.Exclusion.from_pairs(rows.flatten(), best[:, :3].flatten(), ROWS),
+        nc.exclusion.Exclusion.from_pairs(rows.flatten(), best[:, :3].flatten(), ROWS),
     )  # fmt: skip
     found = drawn(StaleTopK(cache, 4).draw(request, torch.Generator()))
     assert torch.equal(found.sort(1).values, best[:, 3:].sort(1).values)
@@ -102,8 +102,8 @@ def test_no_place_is_lost_where_fewer_are_left_than_the_depth():
     """Six of eight items are barred: both others are drawn, whatever the noise."""
     request, _, cache = problem(num_items=8)
     rows = torch.arange(ROWS).repeat_interleave(6)
-    exclude = nc.Exclusion.from_pairs(rows, torch.arange(6).repeat(ROWS), ROWS)
-    request = nc.Request(request.queries, request.score, request.positives, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(rows, torch.arange(6).repeat(ROWS), ROWS)
+    request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
     for seed in range(20):
         draw = StaleTopK(cache, 2, depth=8).draw(request, torch.Generator().manual_seed(seed))
         assert (drawn(draw).sort(1).values == torch.tensor([6, 7])).all()
@@ -138,8 +138,8 @@ def test_negatives_are_uniform_among_the_deepest():
 def test_with_a_tail_the_mean_over_every_draw_is_the_partition_function(depth, each):
     """Every pair of (choice of the head, item of the tail) of 8 items; stale rows."""
     request, items, cache = problem(0.5, num_items=8)
-    one = nc.Exclusion.from_pairs(torch.tensor([0, 0]), torch.tensor([0, 5]), 1)
-    request = nc.Request(request.queries[:1], request.score, torch.tensor([0]), one)
+    one = nc.exclusion.Exclusion.from_pairs(torch.tensor([0, 0]), torch.tensor([0, 5]), 1)
+    request = nc.messages.Request(request.queries[:1], request.score, torch.tensor([0]), one)
     sampler = StaleTopK(cache, each, depth=depth, tail=1)
     fresh = request.score(request.queries, items)[0]
     estimates, times = {}, collections.Counter()
@@ -205,7 +205,7 @@ def stale_corpus_with_tail(cache):
 
 
 def stale_pool(shared):
-    pool = SnapshotCache(nc.SubsetCache(N, D, 60, rho=1.0), 3)
+    pool = nc.SubsetCache(N, D, 60, refresh=nc.stores.Snapshot(3))
     return StaleTopK(pool, 4, shared=shared)
 
 

@@ -6,13 +6,13 @@ from dynamic import low_rank
 from roster import problem
 
 import negcache as nc
-from negcache.conformance import chi_square_p
-from negcache.indexes.sg_tree import TreeCells
-from negcache.reencoders import Corrector
+from negcache.testing.conformance import chi_square_p
+from negcache.indexes.sg_tree import TreeClusters
+from negcache.stores.reencoders import Corrector
 
 
 def sampler_over(cache, num_negatives=8, **settings):
-    return nc.DynamicIndexTree(cache, num_negatives, TreeCells(base=1.3), **settings)
+    return nc.contrib.DynamicIndexTree(cache, num_negatives, TreeClusters(base=1.3), **settings)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negcache.errors import InputError
-from negcache.protocols import Corpus
+from negcache.interfaces import Corpus
 from negcache.run.data.tables import QUERIES
 from negcache.run.data.texts import write_texts
 from negcache.towers.text_corpus import TextCorpus

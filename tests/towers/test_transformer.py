@@ -245,7 +245,7 @@ def test_it_trains_as_a_tower_of_the_loss(folder):
     tower = TransformerTower.load(folder, train_layers=1, gradient_checkpointing=True)
     words = [f"{a} {b}" for a in ("red", "blue", "old", "new") for b in ("car", "house", "tree")]
     items, asks = TextCorpus(words, tower), TextCorpus([f"a {w}" for w in words], tower)
-    cache = nc.DenseCache(len(items), tower.dim, rho=0.2)
+    cache = nc.DenseCache(len(items), tower.dim, refresh=0.2)
     sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 2))
     loss_fn = nc.SoftmaxLoss(tower, items, sampler, nc.DotScore(0.05))
     optimizer = torch.optim.Adam([p for p in tower.parameters() if p.requires_grad], lr=1e-3)

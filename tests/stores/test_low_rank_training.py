@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.cache import LowRankCache
-from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.stores import LowRankCache
+from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.run.data.wordnet import entries
 
 N, D, BATCH = 600, 32, 32
@@ -38,7 +38,7 @@ class Texts:
     def __getitem__(self, ids):
         chosen = [self.texts[i] for i in ids.tolist()]
         lengths = torch.tensor([0, *(len(text) for text in chosen[:-1])])
-        return nc.Bags(torch.cat(chosen), lengths.cumsum(0))
+        return nc.towers.Bags(torch.cat(chosen), lengths.cumsum(0))
 
 
 NOUNS = [entry for entry in entries() if entry.pos == "n"][1000 : 1000 + N]
@@ -52,7 +52,7 @@ class Run:
     def __init__(self, seed=0, items=N, **settings):
         torch.manual_seed(seed)
         self.corpus = ITEMS.first(items)
-        self.queries, tower = (nc.StaticTower(len(WORDS), D) for _ in range(2))
+        self.queries, tower = (nc.towers.StaticTower(len(WORDS), D) for _ in range(2))
         defaults = {"landmarks": 16, "every": 20, "sample": 200, "full_below": 0.0}
         self.cache = LowRankCache(items, D, **defaults | settings)
         sampler = nc.SharedDraws(nc.CachedSoftmax(self.cache, 2))

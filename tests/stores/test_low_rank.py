@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.cache import LowRankCache
-from negcache.cache.coordinates import CoordinateTable
-from negcache.conformance import check_cache
-from negcache.protocols import Coordinates
-from negcache.reencoders import Corrector, Identity, Ridge
+from negcache.stores import LowRankCache
+from negcache.stores.coordinate_table import CoordinateTable
+from negcache.testing.conformance import check_cache
+from negcache.interfaces import Store
+from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.run.training.pack import pack, unpack
 
 N, D, L = 60, 12, 5
@@ -46,7 +46,7 @@ class Ear:
     def __init__(self):
         self.changes, self.forgot = [], 0
 
-    def on_change(self, change):
+    def rows_changed(self, change):
         self.changes.append(change)
 
     def forget(self):
@@ -86,7 +86,7 @@ def filled(encode=None, **settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("num_items", [37, 200])
 def test_landmarks_that_span_everything_obey_the_laws_of_every_cache(num_items, dtype):
-    check_cache(lambda: LowRankCache(num_items, 3, full_below=0.0, dtype=dtype), 0.0)
+    check_store(lambda: LowRankCache(num_items, 3, full_below=0.0, dtype=dtype), 0.0)
 
 
 def test_it_is_a_cache_of_coordinates():
@@ -98,7 +98,7 @@ def test_it_is_a_cache_of_coordinates():
     assert torch.equal(torch.cat([block for _, block in cache.coordinate_chunks(7)]), z)
     assert torch.equal(torch.cat([block for _, block in cache.chunks(7)]), cache.rows(EVERYTHING))
     queries = torch.randn(4, D)
-    scores = cache.see_queries(queries) @ cache.see_items(z).T
+    scores = cache.project_queries(queries) @ cache.project_items(z).T
     torch.testing.assert_close(scores, queries @ cache.rows(EVERYTHING).T)
 
 
@@ -185,7 +185,7 @@ def test_anchored_coordinates_stay_and_composed_ones_move_to_the_same_rows():
     for name in ("anchored", "compose"):
         encode, ear = Encoder(), Ear()
         cache = filled(encode, reencoder=REENCODERS[name](), dtype=torch.float64)
-        cache.attach(ear)
+        cache.observe(ear)
         before = cache.coordinates(EVERYTHING)
         steps(cache, encode, 1)
         assert cache.fits == 1
@@ -209,7 +209,7 @@ def test_rows_that_a_step_encodes_are_passed_over():
 def test_a_low_cosine_brings_a_full_pass(name):
     encode, ear = Encoder(speed=0.0), Ear()
     cache = filled(encode, reencoder=REENCODERS[name](), full_below=0.95)
-    cache.attach(ear)
+    cache.observe(ear)
     steps(cache, encode, 6)
     assert not cache.full_due, "nothing moved: the map still holds"
     noise = torch.Generator().manual_seed(8)
@@ -293,7 +293,7 @@ def test_an_item_that_comes_later_gets_coordinates_that_look_like_it_today():
     cache, late = build(landmarks=D - 1, sample=60), torch.tensor([3, 40])
     cache.remove(late)
     look(cache, encode, cache.missing())
-    cache.attach(ear)
+    cache.observe(ear)
     steps(cache, encode, 6)
     assert not cache.valid[late].any(), "removed items are not written"
     assert not ear.changes
@@ -317,7 +317,7 @@ def test_an_item_that_comes_later_gets_coordinates_that_look_like_it_today():
 def test_removed_items_are_told_and_never_asked_for_again():
     encode, ear, gone = Encoder(), Ear(), torch.tensor([0, 7, 59])
     cache = filled(encode)
-    cache.attach(ear)
+    cache.observe(ear)
     cache.remove(gone)
     (change,) = ear.changes
     assert change.was_valid.all()
@@ -370,12 +370,12 @@ def test_too_few_items_left():
 def test_a_corpus_that_grew_by_half_between_two_runs(when, few):
     many = few + few // 2
     encode, old = Encoder(many), build(few)
-    old.attach(Ear())
+    old.observe(Ear())
     if when == "after refreshes":
         look(old, encode, old.missing())
         steps(old, encode, 6)
     ear, grown = Ear(), build(many)
-    grown.attach(ear)
+    grown.observe(ear)
     grown.load_state_dict(snapshot(old))
     assert ear.forgot == 1, "an index of fewer items starts anew"
     if when == "after refreshes":
@@ -477,7 +477,7 @@ def test_it_holds_no_gradient():
     cache, rows = build(), torch.randn(N, D, requires_grad=True)
     cache.write(EVERYTHING, rows)
     assert not cache.rows(EVERYTHING).requires_grad
-    assert not cache.see_queries(torch.randn(2, D)).requires_grad
+    assert not cache.project_queries(torch.randn(2, D)).requires_grad
 
 
 @pytest.mark.parametrize(

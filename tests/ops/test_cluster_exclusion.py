@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negcache.exclusion import Exclusion
-from negcache.functional import bounds, metropolis, rejection
-from negcache.functional.cluster_draw import CellLaw, Cut
+from negcache.ops import bounds, metropolis, rejection
+from negcache.ops.cluster_draw import ClusterLaw, Cut
 
 F64 = torch.float64
 EXACT = {"atol": 1e-11, "rtol": 0}
@@ -46,7 +46,7 @@ def laws(draw):
     )
     dead = torch.rand(num_queries, num_items, generator=noise) < share
     exclude = Exclusion.from_pairs(*dead.nonzero().T, num_rows=num_queries)
-    return CellLaw(cut, exclude), dead, *brute(cut, dead)
+    return ClusterLaw(cut, exclude), dead, *brute(cut, dead)
 
 
 @settings(max_examples=300, deadline=None)
@@ -146,7 +146,7 @@ def dominated(seed):
     cells, left = brute(cut, dead)
     away = cut.radius.gather(1, cells)
     scores = left + away * (2 * torch.rand(3, 40, generator=noise, dtype=F64) - 1)
-    law = CellLaw(cut, Exclusion.from_pairs(*dead.nonzero().T, num_rows=3))
+    law = ClusterLaw(cut, Exclusion.from_pairs(*dead.nonzero().T, num_rows=3))
     return law, dead, left, scores
 
 
@@ -177,7 +177,7 @@ def test_chains_and_partitions_over_what_is_allowed(seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rejection_over_what_is_allowed_is_exact(seed):
     law, dead, _, scores = dominated(seed)
-    law = CellLaw(law.cut.raised(torch.ones(3, dtype=F64)), law.exclude)
+    law = ClusterLaw(law.cut.raised(torch.ones(3, dtype=F64)), law.exclude)
     _, envelope = brute(law.cut, dead)
     kept = law.log_chance(torch.arange(40)) + rejection.log_keep(
         (scores - envelope).masked_fill(dead, -torch.inf)

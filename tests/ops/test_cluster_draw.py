@@ -7,10 +7,10 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.functional import bounds, cluster_draw, metropolis, rejection, softmax_draws
-from negcache.functional.cluster_draw import CellLaw, Cut
-from negcache.functional.lloyd import lloyd, nearest
-from negcache.indexes.cells import CellTable
+from negcache.ops import bounds, cluster_draw, metropolis, rejection, softmax_draws
+from negcache.ops.cluster_draw import ClusterLaw, Cut
+from negcache.ops.lloyd import lloyd, nearest
+from negcache.indexes.clusters import ClusterTable
 from negcache.indexes.nested import group, nest
 from negcache.score import DotScore
 
@@ -28,7 +28,7 @@ def scene(seed, *, stale=0.3):
     centres = items[:CELLS] + stale * torch.randn(CELLS, D, generator=noise, dtype=F64) / D**0.5
     away = (items - centres[labels]).norm(dim=1)
     radius = torch.zeros(CELLS, dtype=F64).scatter_reduce_(0, labels, away, "amax")
-    return queries, items, CellTable.from_labels(labels, centres, radius)
+    return queries, items, ClusterTable.from_labels(labels, centres, radius)
 
 
 def cut_of(table, queries):
@@ -40,7 +40,7 @@ def cut_of(table, queries):
 def whole(cut):
     """The law under test, with nothing excluded."""
     none = torch.empty(0, dtype=torch.long)
-    return CellLaw(cut, Exclusion.from_pairs(none, none, len(cut.values)))
+    return ClusterLaw(cut, Exclusion.from_pairs(none, none, len(cut.values)))
 
 
 def law_of(cut, table):
@@ -86,7 +86,7 @@ def test_the_law_is_that_of_the_definition():
 def test_golden_vector_d1():
     items = torch.tensor([[1, 0], [0.8, 0.6], [0, 1], [-0.6, 0.8], [-1, 0]], dtype=F64)
     query = torch.tensor([[0.6, 0.8]], dtype=F64)
-    table = CellTable.from_labels(
+    table = ClusterTable.from_labels(
         torch.tensor([0, 0, 1, 1, 2]), items[[0, 2, 4]], torch.zeros(3, dtype=F64)
     )
     values = 2 * query @ table.centres.T
@@ -168,7 +168,7 @@ def test_gamma_and_its_bounds(seed):
 def test_gamma_stays_below_its_bound_where_a_centre_scores_above_most_of_its_members():
     """A head between one item ahead of it and a hundred behind: Zhat is far above Z."""
     items = torch.cat([torch.ones(1), -torch.ones(100)]).double()[:, None]
-    table = CellTable.from_labels(
+    table = ClusterTable.from_labels(
         torch.zeros(101, dtype=torch.long), torch.zeros(1, 1, dtype=F64), torch.ones(1, dtype=F64)
     )
     queries = torch.tensor([[0.2], [0.1]], dtype=F64)
@@ -225,7 +225,7 @@ def test_the_partition_is_unbiased_with_some_items_barred():
     queries, items, table = scene(1)
     rows, ids = barred_pairs()
     cut = cut_of(table, queries)
-    law = CellLaw(cut, Exclusion.from_pairs(rows, table.ranks[ids], B))
+    law = ClusterLaw(cut, Exclusion.from_pairs(rows, table.ranks[ids], B))
     dead = torch.zeros(B, N, dtype=torch.bool)
     dead[rows, ids] = True
     scores, _ = truth(queries, items)
@@ -259,7 +259,7 @@ def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_cells(expand):
     labels, away = nearest(items, centres)
     labels[5], labels[22] = -1, -1
     radius = torch.zeros(20, dtype=F64).scatter_reduce_(0, labels.clamp_min(0), away, "amax")
-    table = CellTable.from_labels(labels, centres, radius)
+    table = ClusterTable.from_labels(labels, centres, radius)
     parents = group(centres)
     nested = nest(table, parents)
     coarse = cut_of(nested.coarse, queries)
@@ -289,7 +289,7 @@ def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_cells(expand):
 
 
 def test_an_empty_cell_is_never_drawn_and_never_holds():
-    table = CellTable.from_labels(
+    table = ClusterTable.from_labels(
         torch.tensor([1, 1, 3, 3, -1]), torch.zeros(5, 2, dtype=F64), torch.zeros(5, dtype=F64)
     )
     cut = cut_of(table, torch.ones(1, 2, dtype=F64))
@@ -313,7 +313,7 @@ def test_best_cells_are_those_of_the_highest_centres():
 
 def test_an_empty_cell_takes_no_place_among_the_best():
     labels, values = torch.tensor([0, 0, 2, 2, 3]), torch.tensor([[1.0], [9.0], [3.0], [2.0]])
-    table = CellTable.from_labels(labels, values.double(), torch.zeros(4, dtype=F64))
+    table = ClusterTable.from_labels(labels, values.double(), torch.zeros(4, dtype=F64))
     kept = whole(cut_of(table, torch.ones(1, 1, dtype=F64))).best(2)
     assert torch.softmax(kept.log_masses, dim=1)[0].nonzero().tolist() == [[2], [3]]
 

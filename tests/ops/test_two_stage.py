@@ -5,9 +5,9 @@ import torch
 from roster import problem
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import chi_square_p, tile
-from negcache.functional import two_stage
+from negcache.testing import reference
+from negcache.testing.conformance import chi_square_p, tile
+from negcache.ops import two_stage
 
 DRAWS = 200_000
 
@@ -23,15 +23,15 @@ def cache_of(logits, valid=None):
 def request_for(num_queries=1, positive=0):
     score = nc.DotScore(1.0, normalize=False).requires_grad_(False)
     positives = torch.full((num_queries,), positive)
-    exclude = nc.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
-    return nc.Request(torch.ones(num_queries, 1), score, positives, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
+    return nc.messages.Request(torch.ones(num_queries, 1), score, positives, exclude)
 
 
 def counts_of(logits, seed, valid=None, draws=DRAWS, rows=20):
     cache, request = cache_of(logits, valid), request_for(rows)
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws // rows, 2)
-    masses = two_stage.cell_log_masses(request, cache)
-    found = two_stage.draw_from_cells(request, cache, masses, noise)
+    masses = two_stage.block_log_masses(request, cache)
+    found = two_stage.draw_rows(request, cache, masses, noise)
     return torch.bincount(found.slots.flatten(), minlength=len(logits))
 
 
@@ -82,9 +82,9 @@ def test_no_saturation_over_ten_million_equal_logits(seed):
     """float32 Gumbel noise cannot reach 45 % of the maxima here; two stages can."""
     num_items, draws = 10_000_000, 2000
     cache, request = cache_of(torch.zeros(num_items)), request_for()
-    masses = two_stage.cell_log_masses(request, cache)
+    masses = two_stage.block_log_masses(request, cache)
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws, 2)
-    ids = two_stage.draw_from_cells(request, cache, masses, noise).slots.flatten()
+    ids = two_stage.draw_rows(request, cache, masses, noise).slots.flatten()
     assert reference.saturation_share(num_items) > 0.4  # what one float32 Gumbel pass would lose
     blocks = torch.bincount(ids * 10 // num_items, minlength=10)
     assert chi_square_p(blocks, torch.full((10,), draws / 10)) > 1e-4
@@ -94,10 +94,10 @@ def test_no_saturation_over_ten_million_equal_logits(seed):
 
 def test_log_mass_is_the_partition_and_chunks_do_not_matter(monkeypatch):
     request, items, cache = problem(num_items=1000)
-    whole = torch.logsumexp(two_stage.cell_log_masses(request, cache), 1)
+    whole = torch.logsumexp(two_stage.block_log_masses(request, cache), 1)
     torch.testing.assert_close(whole, reference.log_partition(request, items), atol=1e-10, rtol=0)
     monkeypatch.setitem(two_stage.BLOCK_SCORES, "cpu", 1)
-    small = torch.logsumexp(two_stage.cell_log_masses(request, cache), 1)
+    small = torch.logsumexp(two_stage.block_log_masses(request, cache), 1)
     torch.testing.assert_close(small, whole, atol=1e-12, rtol=0)
 
 
@@ -107,7 +107,7 @@ def test_stage_two_masks_what_stage_one_masks():
     barred = torch.tensor([126, 127, 128, 129, 255, 256, 640, 698, 699])
     rows = torch.arange(5).repeat_interleave(len(barred))
     exclude = request.exclude.and_also(rows, barred.repeat(5))
-    request = nc.Request(request.queries, request.score, request.positives, exclude)
+    request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
     draw = nc.CachedSoftmax(cache, 400).draw(tile(request, 20), torch.Generator().manual_seed(0))
     drawn = draw.ids[draw.columns]
     rows = torch.arange(100)[:, None].expand_as(drawn)
@@ -121,13 +121,13 @@ def test_bf16_rows_keep_the_law():
     items = score.embed(torch.randn(20_000, 64, generator=generator))
     queries = score.embed(torch.randn(16, 64, generator=generator))
     positives = torch.arange(16)
-    exclude = nc.Exclusion.from_pairs(torch.arange(16), positives, 16)
-    request = nc.Request(queries, score, positives, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(16), positives, 16)
+    request = nc.messages.Request(queries, score, positives, exclude)
     laws = []
     for dtype in (torch.float32, torch.bfloat16):
         cache = nc.DenseCache(20_000, 64, dtype=dtype)
         cache.write(torch.arange(20_000), items)
-        masses = two_stage.cell_log_masses(request, cache)
+        masses = two_stage.block_log_masses(request, cache)
         assert masses.dtype == torch.float32
         log_q = nc.CachedSoftmax(cache, 1).log_prob(request, torch.arange(20_000))
         laws.append((torch.logsumexp(masses, 1), log_q.double().exp()))
@@ -139,15 +139,15 @@ def test_scoring_all_rows_once_draws_what_scoring_cells_draws():
     request, _, cache = problem(num_items=4000)
     cache.written[torch.arange(200, 1400)] = -1  # not valid
     noise = request.uniforms(torch.Generator().manual_seed(0), 7, 2)
-    masses = two_stage.cell_log_masses(request, cache)
-    by_cells = two_stage.draw_from_cells(request, cache, masses, noise)
+    masses = two_stage.block_log_masses(request, cache)
+    by_cells = two_stage.draw_rows(request, cache, masses, noise)
     cells = two_stage.invert_cdf(masses, noise[..., 0].contiguous())
     at_once = two_stage._draw_from_all(request, cache, cells, noise[..., 1])
     assert not two_stage.scores_all(7, cache.num_rows), "the first is the way by cells"
     assert torch.equal(by_cells.slots, at_once.slots)
     torch.testing.assert_close(by_cells.logits, at_once.logits)
     many = request.uniforms(torch.Generator().manual_seed(1), 9, 2)
-    found = two_stage.draw_from_cells(request, cache, masses, many)
+    found = two_stage.draw_rows(request, cache, masses, many)
     rows = torch.arange(len(many))[:, None].expand_as(found.slots)
     assert cache.valid[found.slots].all()
     assert not request.exclude.contains(rows, found.slots).any()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from negcache.functional.grouped import grouped_dots, groups_of
+from negcache.ops.grouped import grouped_dots, groups_of
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 1000])

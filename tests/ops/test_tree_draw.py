@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from negcache.conformance import chi_square_p
+from negcache.testing.conformance import chi_square_p
 from negcache.exclusion import Exclusion
-from negcache.functional.tree_draw import Frontier, draw_from_tree, tree_law
+from negcache.ops.tree_draw import Frontier, draw_from_tree, tree_law
 from negcache.indexes.sg_tree import SGTree
 
 BASES = [2.0, 1.3]

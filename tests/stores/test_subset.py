@@ -8,14 +8,14 @@ import torch
 from roster import DIM, problem
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import check_cache, check_sampler
+from negcache.testing import reference
+from negcache.testing.conformance import check_cache, check_sampler
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("size", [5, 37, 100])
 def test_laws(size, rho):
-    check_cache(lambda: nc.SubsetCache(100, 3, size, rho=rho), rho)
+    check_store(lambda: nc.SubsetCache(100, 3, size, refresh=rho), rho)
 
 
 class Chosen(nc.SubsetCache):
@@ -32,8 +32,8 @@ class Chosen(nc.SubsetCache):
 def test_row_weights_are_unbiased_over_all_subsets():
     """Each of the 20 halves of 6 items, every item of its law: the mean is Z- (methods 6)."""
     request, items, _ = problem(num_items=6)
-    one = nc.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([0]), 1)
-    request = nc.Request(request.queries[:1], request.score, torch.tensor([0]), one)
+    one = nc.exclusion.Exclusion.from_pairs(torch.tensor([0]), torch.tensor([0]), 1)
+    request = nc.messages.Request(request.queries[:1], request.score, torch.tensor([0]), one)
     fresh, everything = request.score(request.queries, items), torch.arange(6)
     estimates = []
     for held in itertools.combinations(range(6), 3):
@@ -43,7 +43,7 @@ def test_row_weights_are_unbiased_over_all_subsets():
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
         draw = sampler.draw(request, torch.Generator().manual_seed(0))
         positive = fresh[:, 0]
-        by_rows = nc.softmax_loss(positive, nc.pinned(fresh[:, draw.ids], draw))
+        by_rows = nc.estimators.softmax_loss(positive, nc.cached_partition(fresh[:, draw.ids], draw))
         with_alpha = positive + math.log(0.5)  # log alpha on the positive instead
         rows = [i for i in held if i != 0]
         other = torch.logsumexp(torch.cat([with_alpha, fresh[0, rows]]), 0) - with_alpha
@@ -57,8 +57,8 @@ def test_the_law_is_the_softmax_over_the_rows_held():
     half = nc.SubsetCache(300, DIM, 150, dtype=torch.float64)
     half.write(torch.arange(300), items)
     check_sampler(nc.CachedSoftmax(half, 6), request, items, unbiased=False)
-    check_sampler(nc.HeadTail(half, 2, 4), request, items, unbiased=False)
-    check_sampler(nc.CachedDistinct(half, 4), request, items, unbiased=False)
+    check_sampler(nc.samplers.HeadTail(half, 2, 4), request, items, unbiased=False)
+    check_sampler(nc.samplers.CachedDistinct(half, 4), request, items, unbiased=False)
     draw = nc.CachedSoftmax(half, 6).draw(request, torch.Generator())
     assert (half.slots(draw.ids) >= 0).all()
 
@@ -68,13 +68,13 @@ def test_a_positive_in_any_slot_is_excluded():
     _, _, half = problem(half=True, num_items=60)
     score = nc.DotScore(0.3).double().requires_grad_(False)
     rows = torch.arange(half.num_rows)
-    exclude = nc.Exclusion.from_pairs(rows, half.held, len(rows))
-    request = nc.Request(half.table, score, half.held.clone(), exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(rows, half.held, len(rows))
+    request = nc.messages.Request(half.table, score, half.held.clone(), exclude)
     for sampler in (
         nc.CachedSoftmax(half, 6),
-        nc.CachedDistinct(half, 6),
-        nc.HeadTail(half, 3, 3),
-        nc.StaleTopK(half, 6, tail=2),
+        nc.samplers.CachedDistinct(half, 6),
+        nc.samplers.HeadTail(half, 3, 3),
+        nc.samplers.StaleTopK(half, 6, tail=2),
         nc.quadratic(half, 6),
         nc.DynamicIndex(half, 6),
     ):
@@ -88,7 +88,7 @@ def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
     """Writing some rows again and again does not keep them: first in, first out."""
     counts = torch.zeros(40)
     for seed in range(100):
-        cache = nc.SubsetCache(40, 2, 10, rho=0.2, seed=seed)
+        cache = nc.SubsetCache(40, 2, 10, refresh=0.2, seed=seed)
         cache.write(torch.arange(40), torch.zeros(40, 2))
         first = set(cache.held.tolist())
         for _ in range(5):
@@ -108,7 +108,7 @@ def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
 
 def test_rows_leave_in_the_order_they_entered_whatever_is_written():
     """Half of the items are written again at every step, as drawn ones are; none stays for it."""
-    cache = nc.SubsetCache(40, 2, 10, rho=0.2)
+    cache = nc.SubsetCache(40, 2, 10, refresh=0.2)
     cache.write(torch.arange(40), torch.zeros(40, 2))
     entered = []
     for step in range(20):
@@ -125,7 +125,7 @@ def test_rows_leave_in_the_order_they_entered_whatever_is_written():
 
 def test_training_with_a_partial_cache_encodes_what_moves_in():
     torch.manual_seed(0)
-    cache = nc.SubsetCache(200, 4, 50, rho=0.1)
+    cache = nc.SubsetCache(200, 4, 50, refresh=0.1)
     tower = torch.nn.Linear(4, 4)
     loss = nc.SoftmaxLoss(
         tower, torch.randn(200, 4), nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.DotScore(0.1)

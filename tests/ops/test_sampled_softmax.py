@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.functional.features import Quadratic
+from negcache.ops.kernels import Quadratic
 
 N = 5
 
@@ -19,7 +19,7 @@ def setting():
     query = torch.randn(1, 3, generator=noise, dtype=torch.float64)
     score = nc.DotScore(1.0, normalize=False).double().requires_grad_(False)
     zero = torch.zeros(1, dtype=torch.long)
-    request = nc.Request(query, score, zero, nc.Exclusion.from_pairs(zero, zero, 1))
+    request = nc.messages.Request(query, score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1))
     return cache, request, score(query, cache.table)[0]
 
 
@@ -35,7 +35,7 @@ def expected_gradient(log_q, logits, m, keep_hits=False):
         weight = -log_q[drawn] - torch.tensor(m).double().log()
         if not keep_hits:
             weight = weight.masked_fill(drawn == 0, -torch.inf)
-        loss = nc.softmax_loss(s[:1], (s[drawn] + weight)[None])
+        loss = nc.estimators.softmax_loss(s[:1], (s[drawn] + weight)[None])
         total += chance * torch.autograd.grad(loss.sum(), s)[0]
     return total
 
@@ -61,7 +61,7 @@ def test_the_softmax_over_the_negatives_is_unbiased(m):
     [
         lambda cache: nc.Uniform(cache, 1),
         lambda cache: nc.quadratic(cache, 1),
-        lambda cache: nc.ExactKernel(cache, 1, Quadratic(1.0)),
+        lambda cache: nc.samplers.ExactKernel(cache, 1, Quadratic(1.0)),
     ],
     ids=["uniform", "quadratic", "flat_quadratic"],
 )

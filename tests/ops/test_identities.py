@@ -8,10 +8,10 @@ import torch
 from roster import ROSTER, problem
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import check_estimator, check_sampler
-from negcache.functional.draws import given, share
-from negcache.functional.estimators import corrected, pinned, softmax_loss
+from negcache.testing import reference
+from negcache.testing.conformance import check_estimator, check_sampler
+from negcache.draws import given, share
+from negcache.estimators import log_q_corrected, cached_partition, softmax_loss
 
 
 def random(*shape, seed=0, grad=False):
@@ -126,8 +126,8 @@ def test_expected_surrogate_is_the_full_gradient():
 def test_pooled_draws_are_unbiased_by_enumeration(drift):
     """Two queries, one draw each over 6 items: the expectation over all 36 pools is Z-."""
     request, items, cache = problem(drift, num_items=6)
-    exclude = nc.Exclusion.from_pairs(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
-    request = nc.Request(request.queries[:2], request.score, torch.tensor([0, 1]), exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+    request = nc.messages.Request(request.queries[:2], request.score, torch.tensor([0, 1]), exclude)
     everything = torch.arange(6)
     log_q = nc.CachedSoftmax(cache, 1).log_prob(request, everything)
     logits = request.score(request.queries, items)
@@ -166,7 +166,7 @@ def test_given_negatives_beside_a_sampler_are_exact_head_and_unbiased_tail():
     mine = negatives >= 0
     rows = torch.arange(5)[:, None].expand_as(negatives)[mine]
     rest = request.exclude.and_also(rows, negatives[mine])
-    tail = nc.Request(request.queries, request.score, request.positives, rest)
+    tail = nc.messages.Request(request.queries, request.score, request.positives, rest)
     logits = request.score(request.queries, items)
     own = logits[:, head.ids].gather(1, head.columns) + head.log_weight
     both = torch.logaddexp(torch.logsumexp(own, 1), reference.log_partition(tail, items))
@@ -175,7 +175,7 @@ def test_given_negatives_beside_a_sampler_are_exact_head_and_unbiased_tail():
 
 def test_gradcheck():
     weight = random(3, 4, seed=4)
-    draw = nc.Draw(torch.arange(4), None, weight)
+    draw = nc.messages.Draw(torch.arange(4), None, weight)
     positive, logits = random(3, seed=5, grad=True), random(3, 4, seed=6, grad=True)
     assert torch.autograd.gradcheck(
         lambda p, s: softmax_loss(p, corrected(s, draw)), (positive, logits)
@@ -186,7 +186,7 @@ def test_gradcheck():
 def test_no_gradient_flows_into_a_law_also_under_a_learned_score(case):
     request, _, cache = problem()
     score = nc.DotScore(0.3, learn_temperature=True).double()
-    learned = nc.Request(request.queries, score, request.positives, request.exclude)
+    learned = nc.messages.Request(request.queries, score, request.positives, request.exclude)
     draw = case.build(cache).draw(learned, torch.Generator().manual_seed(0))
     fields = [f for f in (draw.log_weight, draw.log_z, draw.log_share) if f is not None]
     assert not any(field.requires_grad for field in fields)
@@ -205,7 +205,7 @@ def test_learned_temperature_gets_the_full_softmax_derivative():
     total = torch.zeros((), dtype=torch.float64)
     for pick in range(40):
         share = torch.zeros(5, 1, dtype=torch.float64)
-        draw = nc.Draw(torch.tensor([pick]), None, share, log_z, share)
+        draw = nc.messages.Draw(torch.tensor([pick]), None, share, log_z, share)
         losses = softmax_loss(positive, pinned(logits[:, [pick]], draw))
         total = total + (law[:, pick] * losses).sum()
     ours, theirs = (
@@ -218,7 +218,7 @@ def test_learned_temperature_gets_the_full_softmax_derivative():
 def test_an_all_masked_query_has_loss_zero_and_no_gradient(estimator):
     request, items, cache = problem(num_items=6)
     rows, ids = torch.zeros(6, dtype=torch.long), torch.arange(6)
-    barred = nc.Request(
+    barred = nc.messages.Request(
         request.queries, request.score, request.positives, request.exclude.and_also(rows, ids)
     )
     queries = request.queries.clone().requires_grad_()
@@ -239,8 +239,8 @@ def test_in_batch_log_q_is_unbiased_by_enumeration():
     expected = torch.zeros((), dtype=torch.float64)
     for others in itertools.product(range(6), range(6)):
         positives = torch.tensor([0, *others])
-        exclude = nc.Exclusion.from_pairs(torch.arange(3), positives, 3)
-        batch = nc.Request(request.queries[:3], request.score, positives, exclude)
+        exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(3), positives, 3)
+        batch = nc.messages.Request(request.queries[:3], request.score, positives, exclude)
         draw = sampler.draw(batch, torch.Generator())
         chance = pi[list(others)].prod()
         expected += chance * (logits[0, draw.ids] + draw.log_weight[0]).exp().sum()
@@ -250,8 +250,8 @@ def test_in_batch_log_q_is_unbiased_by_enumeration():
 def test_plain_in_batch_counts_every_occurrence():
     request, _, _ = problem()
     positives = torch.tensor([0, 1, 2, 1, 1])
-    exclude = nc.Exclusion.from_pairs(torch.arange(5), positives, 5)
-    batch = nc.Request(request.queries, request.score, positives, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(5), positives, 5)
+    batch = nc.messages.Request(request.queries, request.score, positives, exclude)
     draw = nc.InBatch().draw(batch, torch.Generator())
     assert draw.ids.tolist() == [0, 1, 2]
     torch.testing.assert_close(draw.log_weight[0].exp().tolist(), [0.0, 3.0, 1.0])
@@ -261,7 +261,7 @@ def test_plain_in_batch_counts_every_occurrence():
 def test_a_query_without_any_item_left_takes_no_part_in_a_pool(build):
     request, items, cache = problem(num_items=40)
     rows, ids = torch.full((40,), 2), torch.arange(40)
-    request = nc.Request(
+    request = nc.messages.Request(
         request.queries, request.score, request.positives, request.exclude.and_also(rows, ids)
     )
     sampler = nc.SharedDraws(build(cache, 6))
@@ -279,8 +279,8 @@ def test_a_pool_joined_by_the_batch_is_unbiased_by_enumeration():
     expected = torch.zeros((), dtype=torch.float64)
     for others in itertools.product(range(5), range(5)):
         positives = torch.tensor([0, *others])
-        exclude = nc.Exclusion.from_pairs(torch.arange(3), positives, 3)
-        batch = nc.Request(request.queries[:3], request.score, positives, exclude)
+        exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(3), positives, 3)
+        batch = nc.messages.Request(request.queries[:3], request.score, positives, exclude)
         for picks in itertools.product(range(5), repeat=3):
             chance = pi[list(others)].prod() * log_q[torch.arange(3), list(picks)].sum().exp()
             sampler.sampler = Forced(torch.tensor(picks)[:, None], log_q)
@@ -334,7 +334,7 @@ def test_averaged_draws_are_unbiased_and_disjoint_ones_add_up():
             everything[~torch.isin(everything, part)].repeat(5),
         )
         exclude = request.exclude.and_also(*barred)
-        inside = nc.Request(request.queries, request.score, request.positives, exclude)
+        inside = nc.messages.Request(request.queries, request.score, request.positives, exclude)
         log_q = nc.CachedSoftmax(cache, 1).log_prob(inside, everything)
         halves.append((log_q.exp() * (logits - log_q).exp()).nan_to_num(0.0).sum(1).log())
     torch.testing.assert_close(torch.logaddexp(*halves), truth, atol=1e-12, rtol=0)
@@ -350,7 +350,7 @@ class Forced:
 
     def draw(self, request, generator):
         ids, columns = self.picks.unique(return_inverse=True)
-        return nc.Draw(ids, columns, torch.zeros(self.picks.shape, dtype=torch.float64))
+        return nc.messages.Draw(ids, columns, torch.zeros(self.picks.shape, dtype=torch.float64))
 
     def log_prob(self, request, ids, law=None):
         return self.log_q[:, ids]
@@ -370,8 +370,8 @@ def test_items_that_only_a_partial_cache_reaches_count_in_a_joined_pool():
         cache.write(torch.arange(20), items)
         sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 4), log_popularity=pi.log())
         positives = torch.randint(0, 5, (4,), generator=noise)
-        exclude = nc.Exclusion.from_pairs(torch.arange(4), positives, 4)
-        draw = sampler.draw(nc.Request(items[5:9], score, positives, exclude), noise)
+        exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(4), positives, 4)
+        draw = sampler.draw(nc.messages.Request(items[5:9], score, positives, exclude), noise)
         scores = score(items[5:9], items).detach().exp()
         found = (scores[:, draw.ids] * draw.log_weight.exp())[:, rest[draw.ids]].sum(dim=1)
         ratios.append(found / scores[:, rest].sum(dim=1))

@@ -8,9 +8,9 @@ import torch
 from roster import mixture, problem
 
 import negcache as nc
-from negcache import reference
-from negcache.functional.alias import build_alias
-from negcache.functional.views import CellView, some_cells
+from negcache.testing import reference
+from negcache.ops.alias import build_alias
+from negcache.ops.views import CellView, some_cells
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100, 1000])
@@ -104,4 +104,4 @@ def test_a_tempered_draw_has_no_pinned_form():
     request, _, cache = problem()
     draw = nc.CachedSoftmax(cache, 2, power=0.5).draw(request, torch.Generator())
     with pytest.raises(nc.InputError, match="log_z"):
-        nc.pinned(torch.zeros(5, 2, dtype=torch.float64), draw)
+        nc.cached_partition(torch.zeros(5, 2, dtype=torch.float64), draw)

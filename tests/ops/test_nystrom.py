@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from negcache.errors import InputError
-from negcache.functional.nystrom import (
+from negcache.ops.nystrom import (
     compose,
     find_coordinates,
     landmark_basis,

@@ -7,8 +7,8 @@ import torch
 from roster import problem
 
 import negcache as nc
-from negcache import reference
-from negcache.functional.rest import (
+from negcache.testing import reference
+from negcache.samplers.rest import (
     draw_with_rest,
     inclusion_chances,
     item_grad_scale,
@@ -23,7 +23,7 @@ def loss_of(draw, request, queries, items):
     terms = request.score(queries, drawn) + draw.log_weight
     terms = torch.cat([terms, rest_term(queries, request.score, draw.rest)], 1)
     positive = request.score.paired(queries, items[request.positives][:, None])[:, 0]
-    return nc.softmax_loss(positive, terms)
+    return nc.estimators.softmax_loss(positive, terms)
 
 
 def uniform_of(value):
@@ -91,7 +91,7 @@ def test_item_gradient_is_exact_in_expectation_over_all_starts():
 def test_a_learned_scale_gets_the_full_derivative():
     request, items, cache = problem()
     score = nc.DotScore(0.3, learn_temperature=True).double()
-    learned = nc.Request(request.queries, score, request.positives, request.exclude)
+    learned = nc.messages.Request(request.queries, score, request.positives, request.exclude)
     truth = reference.full_softmax_losses(
         score(request.queries, items), request.positives, request.exclude
     )
@@ -167,6 +167,6 @@ def test_a_partial_cache_and_an_absolute_score_are_refused():
     score = nc.DotScore(0.3, absolute=True).double()
     with pytest.raises(nc.InputError, match="linear"):
         nc.CachedRest(cache, 10).draw(
-            nc.Request(request.queries, score, request.positives, request.exclude),
+            nc.messages.Request(request.queries, score, request.positives, request.exclude),
             torch.Generator(),
         )

@@ -6,20 +6,20 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.cache.schedule import rows_due
-from negcache.conformance import check_cache
+from negcache.stores.refresh import rows_due
+from negcache.testing.conformance import check_cache
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize("num_items", [37, 200])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_laws(rho, num_items, dtype):
-    check_cache(lambda: nc.DenseCache(num_items, 3, rho=rho, dtype=dtype), rho)
+    check_store(lambda: nc.DenseCache(num_items, 3, refresh=rho, dtype=dtype), rho)
 
 
 def test_no_row_is_older_than_100_steps_with_less_than_one_row_a_step():
     """rho = 0.01, S = 37: int(rho S) would never refresh anything."""
-    cache = nc.DenseCache(37, 2, rho=0.01)
+    cache = nc.DenseCache(37, 2, refresh=0.01)
     cache.write(torch.arange(37), torch.zeros(37, 2))
     for _ in range(1000):
         due = cache.due()
@@ -29,9 +29,9 @@ def test_no_row_is_older_than_100_steps_with_less_than_one_row_a_step():
 
 
 def test_a_cache_that_rounds_down_breaks_the_law(monkeypatch):
-    monkeypatch.setattr("negcache.cache.dense.rows_due", lambda rho, rows, step: int(rho * rows))
+    monkeypatch.setattr("negcache.stores.dense.rows_due", lambda rho, rows, step: int(rho * rows))
     with pytest.raises(AssertionError, match="no row is older"):
-        check_cache(lambda: nc.DenseCache(37, 3, rho=0.01), 0.01)
+        check_store(lambda: nc.DenseCache(37, 3, refresh=0.01), 0.01)
 
 
 def test_a_cache_that_forgets_its_clock_breaks_the_law():
@@ -40,7 +40,7 @@ def test_a_cache_that_forgets_its_clock_breaks_the_law():
             return super().state_dict() | {"written": torch.zeros_like(self.written)}
 
     with pytest.raises(AssertionError, match="state_dict holds the schedule"):
-        check_cache(lambda: Forgetful(37, 3, rho=0.1), 0.1)
+        check_store(lambda: Forgetful(37, 3, rho=0.1), 0.1)
 
 
 @pytest.mark.parametrize("rho", [0.001, 0.013, 0.3, 0.9999])
@@ -52,7 +52,7 @@ def test_due_counts_add_up(rho):
 
 
 def test_stalest_rows_are_due_and_a_written_row_goes_to_the_back():
-    cache = nc.DenseCache(10, 2, rho=0.3)
+    cache = nc.DenseCache(10, 2, refresh=0.3)
     cache.write(torch.arange(10), torch.zeros(10, 2))
     cache.tick()
     cache.write(torch.tensor([0, 1]), torch.zeros(2, 2))

@@ -5,19 +5,19 @@ import torch
 from setting import N, Setting
 
 import negcache as nc
-from negcache.cache.snapshot import SnapshotCache
-from negcache.conformance import check_cache
+from negcache.stores.snapshot import SnapshotCache
+from negcache.testing.conformance import check_cache
 from negcache.samplers.stale_ann import StaleTopK
 
 EVERY = 3
 
 
 def dense(num_items, every):
-    return SnapshotCache(nc.DenseCache(num_items, 3, rho=1.0), every)
+    return nc.DenseCache(num_items, 3, refresh=nc.stores.Snapshot(every))
 
 
 def pool(size, every, seed=0):
-    return SnapshotCache(nc.SubsetCache(100, 3, size, rho=1.0, seed=seed), every)
+    return nc.SubsetCache(100, 3, size, seed=seed, refresh=nc.stores.Snapshot(every))
 
 
 @pytest.mark.parametrize("every", [1, 3, 10])
@@ -25,7 +25,7 @@ def pool(size, every, seed=0):
     "build", [lambda every: dense(37, every), lambda every: pool(20, every)], ids=["dense", "pool"]
 )
 def test_laws(build, every):
-    check_cache(lambda: build(every), 1 / every)
+    check_store(lambda: build(every), 1 / every)
 
 
 def test_rows_drawn_between_two_snapshots_are_passed_over():
@@ -84,8 +84,8 @@ def test_a_pool_is_drawn_anew_as_a_whole_and_uniformly():
 
 def test_bad_input():
     with pytest.raises(nc.InputError, match=r"every of 1 or more.*got 0"):
-        SnapshotCache(nc.DenseCache(10, 2, rho=1.0), 0)
+        nc.DenseCache(10, 2, refresh=nc.stores.Snapshot(0))
     with pytest.raises(nc.InputError, match=r"rho=1\.0.*got rho=0\.01"):
         SnapshotCache(nc.DenseCache(10, 2), 5)
     with pytest.raises(nc.InputError, match=r"size from 2 to the 10 items; got 11"):
-        SnapshotCache(nc.SubsetCache(10, 2, 11, rho=1.0), 5)
+        nc.SubsetCache(10, 2, 11, refresh=nc.stores.Snapshot(5))

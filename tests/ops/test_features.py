@@ -7,10 +7,10 @@ import torch
 from torch import tensor
 
 import negcache as nc
-from negcache.functional import corrected, softmax_loss, use_columns
-from negcache.functional.features import Fourier, Kernel, Positive, Quadratic, Quartic
-from negcache.functional.features import kernel as kernel_file
-from negcache.functional.features import quadratic as quadratic_file
+from negcache.ops import log_q_corrected, softmax_loss, use_columns
+from negcache.ops.kernels import Fourier, Kernel, Positive, Quadratic, Quartic
+from negcache.ops.kernels import kernel as kernel_file
+from negcache.ops.kernels import quadratic as quadratic_file
 
 F64, DIM, REDRAWS = torch.float64, 8, 4000
 KERNELS = {

@@ -12,7 +12,7 @@ class Ear:
     def __init__(self):
         self.heard = []
 
-    def on_change(self, change):
+    def rows_changed(self, change):
         self.heard.append(change)
 
     def forget(self):
@@ -28,7 +28,7 @@ class Ear:
 def build():
     weight = torch.nn.Parameter(torch.arange(12.0).view(6, 2))
     table, ear = nc.LiveTable(weight), Ear()
-    table.attach(ear)
+    table.observe(ear)
     return weight, table, ear
 
 
@@ -52,9 +52,9 @@ def test_rows_are_the_parameters_as_they_are():
 def test_listeners_hear_nothing_before_the_optimizer_has_stepped():
     _, table, ear = build()
     encode(table, [1, 3])
-    table.settle()
+    table.flush()
     encode(table, [3, 5])
-    table.settle()
+    table.flush()
     assert ear.heard == []
 
 
@@ -66,8 +66,8 @@ def test_after_the_step_each_row_is_told_once_with_what_it_was():
     weight.grad = torch.ones_like(weight)
     before = weight.detach().clone()
     optimizer.step()
-    table.settle()
-    table.settle()
+    table.flush()
+    table.flush()
     (change,) = ear.heard
     assert change.slots.tolist() == [1, 3, 5]
     assert torch.equal(change.old, before[change.slots])
@@ -95,10 +95,10 @@ def test_fused_optimizers_and_writes_to_data_are_noticed(fused):
     encode(table, [1])
     weight.grad = torch.ones_like(weight)
     optimizer.step()
-    table.settle()
+    table.flush()
     encode(table, [2])
     weight.data.add_(1.0)
-    table.settle()
+    table.flush()
     assert [change.slots.tolist() for change in ear.heard] == [[1], [2]]
 
 
@@ -106,7 +106,7 @@ def test_a_frozen_table_remembers_nothing_and_a_waiting_one_each_row_once():
     weight, table, _ = build()
     for _ in range(5):
         encode(table, [1, 2])
-        table.settle()
+        table.flush()
     assert sum(len(ids) for ids, _ in table.touched) == 2
     weight.requires_grad_(False)
     table.forget()
@@ -117,7 +117,7 @@ def test_a_frozen_table_remembers_nothing_and_a_waiting_one_each_row_once():
 def test_a_table_that_is_replaced_is_read_anew():
     module = torch.nn.Embedding(6, 2)
     table, ear = nc.LiveTable(module), Ear()
-    table.attach(ear)
+    table.observe(ear)
     module.weight = torch.nn.Parameter(torch.ones(6, 2))
     assert (table.rows(torch.tensor([4])) == 1).all()
     table.load_state_dict({})
@@ -130,7 +130,7 @@ def test_only_rows_that_have_moved_are_told():
     with torch.no_grad():
         weight[3, 1] += 1
         weight[5, 0] = torch.nan
-    table.settle()
+    table.flush()
     (change,) = ear.heard
     assert change.slots.tolist() == [3, 5]
     assert change.old.tolist() == [[6, 7], [10, 11]]

@@ -5,9 +5,9 @@ import torch
 from torch import tensor
 
 import negcache as nc
-from negcache import reference
-from negcache.functional.estimators import corrected, pinned, softmax_loss
-from negcache.protocols import Draw
+from negcache.testing import reference
+from negcache.estimators import log_q_corrected, cached_partition, softmax_loss
+from negcache.messages import Draw
 
 F64 = torch.float64
 QUERIES, CACHE = tensor([-1.0, 1, 3], dtype=F64), tensor([1.0, -1], dtype=F64)
@@ -65,7 +65,7 @@ def test_staleness():
 
 
 def test_trace_reports_the_same_staleness():
-    from negcache.trace import Trace
+    from negcache.metrics import Trace
 
     trace = Trace()
     trace.compare(CACHE[PICKS][:, None], tensor([2.0, -3, 2], dtype=F64)[:, None])

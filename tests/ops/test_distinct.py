@@ -9,9 +9,9 @@ import torch
 from roster import problem
 
 import negcache as nc
-from negcache import reference
-from negcache.conformance import chi_square_p, tile
-from negcache.functional.distinct import sum_and_sample_shares
+from negcache.testing import reference
+from negcache.testing.conformance import chi_square_p, tile
+from negcache.samplers.distinct import sum_and_sample_shares
 
 
 def sequences(law, length):
@@ -35,8 +35,8 @@ def test_sum_and_sample_is_exact_in_expectation(draws):
     """Over all ordered tuples of 7 items: the surrogate's gradient is that of the full softmax."""
     request, items, _ = problem(num_items=7)
     row = torch.zeros(1, dtype=torch.long)
-    exclude = nc.Exclusion.from_pairs(row, row, 1)
-    request = nc.Request(request.queries[:1], request.score, row, exclude)
+    exclude = nc.exclusion.Exclusion.from_pairs(row, row, 1)
+    request = nc.messages.Request(request.queries[:1], request.score, row, exclude)
     items = items.clone().requires_grad_()
     logits = request.score(request.queries, items)[0]
     negatives = torch.arange(1, 7)
@@ -67,7 +67,7 @@ def test_sum_and_sample_partition_is_unbiased_at_any_staleness(drift):
 @pytest.mark.parametrize("temperature", [0.003, 0.001])
 @pytest.mark.parametrize(
     ("build", "before"),
-    [(lambda c: nc.CachedDistinct(c, 4), 3), (lambda c: nc.HeadTail(c, 3, 1), 3)],
+    [(lambda c: nc.samplers.CachedDistinct(c, 4), 3), (lambda c: nc.samplers.HeadTail(c, 3, 1), 3)],
     ids=["distinct", "head_tail"],
 )
 def test_in_float32_the_last_weight_is_that_of_float64(build, before, temperature):
@@ -94,10 +94,10 @@ def test_distinct_draws_follow_the_sequential_law(seed):
     """Ordered pairs of 12 items, against p1 p2 / (1 - p1)."""
     request, _, cache = problem(num_items=12, temperature=0.5)
     law = reference.softmax_law(request, cache.table)[4]
-    alone = nc.Request(
+    alone = nc.messages.Request(
         request.queries[4:], request.score, request.positives[4:], request.exclude.slice(4, 5)
     )
-    draw = nc.CachedDistinct(cache, 2).draw(
+    draw = nc.samplers.CachedDistinct(cache, 2).draw(
         tile(alone, 20_000), torch.Generator().manual_seed(seed)
     )
     drawn = draw.ids[draw.columns]
@@ -115,9 +115,9 @@ def test_drawing_all_items_is_the_full_softmax():
     left = 12 - int(request.exclude.counts.max())
     truth = reference.log_partition(request, items)
     for sampler in (
-        nc.CachedDistinct(cache, 12),
-        nc.HeadTail(cache, 12, 0),
-        nc.HeadTail(cache, left, 3),
+        nc.samplers.CachedDistinct(cache, 12),
+        nc.samplers.HeadTail(cache, 12, 0),
+        nc.samplers.HeadTail(cache, left, 3),
     ):
         draw = sampler.draw(request, torch.Generator().manual_seed(0))
         logits = request.score.paired(request.queries, items[draw.ids][draw.columns])
@@ -134,7 +134,7 @@ def test_head_and_tail_is_exact_in_expectation():
     for row in range(5):
         allowed = (~barred[row]).nonzero()[:, 0]
         best = allowed[stale[row, allowed].topk(3).indices]
-        draw = nc.HeadTail(cache, 3, 1).draw(request, torch.Generator().manual_seed(row))
+        draw = nc.samplers.HeadTail(cache, 3, 1).draw(request, torch.Generator().manual_seed(row))
         drawn = draw.ids[draw.columns[row]]
         assert set(drawn[:3].tolist()) == set(best.tolist())
         torch.testing.assert_close(draw.log_weight[row, :3], torch.zeros(3).double())
@@ -153,9 +153,9 @@ def test_head_and_tail_is_exact_in_expectation():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda cache: nc.CachedDistinct(cache, 0),
-        lambda cache: nc.HeadTail(cache, 0, 3),
-        lambda cache: nc.HeadTail(cache, 300, 1),
+        lambda cache: nc.samplers.CachedDistinct(cache, 0),
+        lambda cache: nc.samplers.HeadTail(cache, 0, 3),
+        lambda cache: nc.samplers.HeadTail(cache, 300, 1),
     ],
 )
 def test_bad_numbers_are_refused(build):
