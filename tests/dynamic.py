@@ -28,3 +28,15 @@ def refresh(cache, items):
     due = cache.due()
     cache.write(due, items[due])
     cache.tick()
+
+
+class Counting:
+    """Counts the rows that are asked of a cache."""
+
+    def __init__(self, cache):
+        self.rows, self.count = cache.rows, 0
+        cache.rows = self.ask
+
+    def ask(self, slots):
+        self.count += slots.numel()
+        return self.rows(slots)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from dynamic import EVERY, cells, low_rank, refresh
+from dynamic import EVERY, Counting, cells, low_rank, refresh
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
@@ -139,18 +139,6 @@ def test_chances_without_cell_sizes_or_without_beta_are_caught(values):
     check_sampler(spoilt(lambda v, table: v)(cache), request, items)
     with pytest.raises(AssertionError, match=r"law|unbiased"):
         check_sampler(spoilt(values)(cache), request, items)
-
-
-class Counting:
-    """Counts the rows that are asked of a cache."""
-
-    def __init__(self, cache):
-        self.rows, self.count = cache.rows, 0
-        cache.rows = self.ask
-
-    def ask(self, slots):
-        self.count += slots.numel()
-        return self.rows(slots)
 
 
 @pytest.mark.parametrize("expand", [0, 3])
