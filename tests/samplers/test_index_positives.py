@@ -124,13 +124,6 @@ def test_the_proposal_and_chains_follow_their_laws_exactly(seed):
     torch.testing.assert_close(log_q, proposal.log(), atol=1e-10, rtol=0)
 
 
-<<<<<<< HEAD
-def two(cache, num_negatives, **settings):
-    return nc.samplers.DynamicIndexChain(cache, num_negatives, chain=2, **settings)
-
-
-=======
->>>>>>> main
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rejection_draws_follow_the_softmax_of_what_is_allowed(seed):
     request, _, cache = scene(0.1)
