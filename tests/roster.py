@@ -129,6 +129,15 @@ ROSTER = [
 
 NUM_ITEMS, DIM, ROWS = 300, 8, 5
 
+
+def forget(cache: Table, slots: torch.Tensor) -> None:
+    """These rows were never written, but look like rows, as in places that items have left."""
+    state = cache.state_dict()
+    written = state["written"].clone()
+    written[slots] = -1
+    cache.load_state_dict(state | {"written": written})
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "fresh": {},
     "drifted": {"drift": 0.3},
@@ -172,8 +181,9 @@ def problem(
         if half
         else nc.DenseCache(num_items, DIM, dtype=dtype)
     )
-    seen = torch.randperm(num_items, generator=noise)[: num_items // 2 if gaps else num_items]
-    cache.write(seen, stale[seen].to(dtype))
+    cache.write(torch.arange(num_items), stale.to(dtype))
+    if gaps:
+        forget(cache, torch.randperm(cache.num_rows, generator=noise)[: cache.num_rows // 2])
     positives = torch.tensor([0, 1, 2, 1, num_items - 1])
     rows = torch.tensor([0, 1, 2, 3, 4, 0, 0, 2, 4])
     known = torch.cat([positives, torch.tensor([7, 8, num_items - 2, 5])])

@@ -109,6 +109,24 @@ def test_distinct_draws_follow_the_sequential_law(seed):
     assert chi_square_p(counts, expected) > 1e-4
 
 
+@pytest.mark.parametrize("num_items", [60, 1000])
+def test_no_item_is_drawn_twice(num_items):
+    """Few items have most of the mass: with replacement every query would meet one again."""
+    request, _, cache = problem(num_items=num_items, temperature=0.03)
+    draw = nc.CachedDistinct(cache, 8).draw(tile(request, 20), torch.Generator().manual_seed(0))
+    assert (draw.log_weight > -torch.inf).all()
+    ordered = draw.ids[draw.columns].sort(dim=1).values
+    assert (ordered[:, 1:] != ordered[:, :-1]).all()
+
+
+def test_no_item_of_the_head_is_in_the_tail():
+    for num_items in (60, 4000):
+        request, _, cache = problem(num_items=num_items, temperature=0.1)
+        draw = nc.HeadTail(cache, 3, 5).draw(tile(request, 20), torch.Generator().manual_seed(0))
+        drawn = draw.ids[draw.columns]
+        assert not (drawn[:, :3, None] == drawn[:, None, 3:]).any()
+
+
 def test_drawing_all_items_is_the_full_softmax():
     """m = the items left: nothing is left to chance, for distinct and for head draws."""
     request, items, cache = problem(drift=0.4, num_items=12)
