@@ -38,10 +38,10 @@ def test_every_word_has_a_cost():
 
 
 @pytest.mark.parametrize("word", PINNABLE)
-def test_pinned_needs_draws_of_each_querys_own(small, tmp_path, word):
-    words = [f"sampler.name={word}", "sampler.estimator=pinned", "steps=1"]
+def test_cached_partition_needs_draws_of_each_querys_own(small, tmp_path, word):
+    words = [f"sampler.name={word}", "sampler.estimator=cached_partition", "steps=1"]
     if word == "cached":  # the others have no shared form
-        with pytest.raises(InputError, match="pinned"):
+        with pytest.raises(InputError, match="cached_partition"):
             runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
     own = [*words, "sampler.shared=false"]
     assert (

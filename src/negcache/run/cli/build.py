@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from negcache.errors import InputError
-from negcache.functional.estimators import corrected, pinned
+from negcache.estimators import cached_partition, log_q_corrected
+from negcache.interfaces import Corpus
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Corpus
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.sampling import build_sampler
 from negcache.run.data import Task, open_task
@@ -22,7 +22,7 @@ from negcache.score import DotScore
 from negcache.shapes import Tensor
 from negcache.towers import Bags, StaticTower
 
-ESTIMATORS = {"corrected": corrected, "pinned": pinned}
+ESTIMATORS = {"log_q_corrected": log_q_corrected, "cached_partition": cached_partition}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,

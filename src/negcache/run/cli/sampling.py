@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from negcache.cache import DenseCache
 from negcache.errors import InputError
-from negcache.protocols import Sampler
+from negcache.interfaces import Sampler
 from negcache.run.data import Task
 from negcache.run.training import Config
 from negcache.run.training.config import CacheConfig, SamplerConfig
@@ -27,6 +26,7 @@ from negcache.samplers import (
     rf_softmax,
 )
 from negcache.shapes import Tensor
+from negcache.stores import DenseCache
 
 NU = 4.0
 """Sharpness of rf_softmax's kernel, the published one."""
@@ -44,8 +44,13 @@ class SamplerInputs(NamedTuple):
         """The cache that the config asks for, still empty."""
         num_items, config = len(self.task.corpus), self.config.cache
         dtype: torch.dtype = getattr(torch, config.dtype)
-        rho = _rho(config, num_items)
-        return DenseCache(num_items, self.dim, rho=rho, dtype=dtype, device=self.device)
+        return DenseCache(
+            num_items,
+            self.dim,
+            refresh=_refresh(config, num_items),
+            dtype=dtype,
+            device=self.device,
+        )
 
     def counts(self) -> Tensor:
         """Training positives of each item."""
@@ -72,12 +77,12 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
             "; ".join(f"sampler.{key} is for {' and '.join(USED_BY[key])}" for key in idle),
         )
     own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
-    if keys.estimator == "pinned" and (not own_draws or keys.power != 1):
+    if keys.estimator == "cached_partition" and (not own_draws or keys.power != 1):
         raise InputError(
-            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with '
-            'sampler.shared false and power 1, "distinct" or "head_tail"',
+            'estimator "cached_partition" with draws of each query\'s own: sampler.name "cached" '
+            'with sampler.shared false and power 1, "distinct" or "head_tail"',
             f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
-            'set sampler.estimator to "corrected"',
+            'set sampler.estimator to "log_q_corrected"',
         )
     inputs = SamplerInputs(config, task, dim, device)
     return SAMPLERS[keys.name](inputs, keys)
@@ -98,9 +103,9 @@ def check_word(word: str) -> None:
         )
 
 
-def _rho(config: CacheConfig, num_items: int) -> float:
+def _refresh(config: CacheConfig, num_items: int) -> float:
     if config.refresh_rows is None:
-        return config.rho
+        return config.refresh
     if config.refresh_rows > num_items:
         raise InputError(
             f"cache.refresh_rows of at most the {num_items} items",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from negcache.known_positives import KnownPositives
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.ragged import take_rows
 from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.padded import padded_rows

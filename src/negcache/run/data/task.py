@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.texts import TextTable

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from torch.utils.tensorboard import SummaryWriter
 
 from negcache.errors import InputError
-from negcache.protocols import StepReport
+from negcache.messages import StepReport
 from negcache.run.training.checkpoint import writing
 
 FILES = ("metrics.jsonl", "timings.jsonl")

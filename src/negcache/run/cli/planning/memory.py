@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from negcache.functional.two_stage import ALL_SCORES, BLOCK_SCORES, CELL, GATHER, scores_all
 from negcache.indexes.sums import ARITY
+from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
 FLOAT, INT = 4, 8
@@ -71,11 +71,11 @@ def cache_bytes(planned: PlannedRun) -> int:
 
 
 def sums_bytes(planned: PlannedRun) -> int:
-    """Kernel features summed over cells of rows, and over nodes of cells."""
+    """Kernel features summed over blocks of rows, and over nodes of blocks."""
     if planned.cost.features is None:
         return 0
-    cells = -(-planned.facts.num_items // CELL)
-    return FLOAT * cells * planned.cost.features(planned.tower.dim) * ARITY // (ARITY - 1)
+    blocks = -(-planned.facts.num_items // BLOCK)
+    return FLOAT * blocks * planned.cost.features(planned.tower.dim) * ARITY // (ARITY - 1)
 
 
 def checkpoint_bytes(planned: PlannedRun) -> int:
@@ -105,23 +105,23 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
 
 
 def _drawing(planned: PlannedRun) -> Iterator[Part]:
-    """The exact draw: one block of scores, a mass for each cell, the rows of the drawn cells."""
+    """The exact draw: one chunk of scores, a mass for each block, the rows of the drawn blocks."""
     if not planned.cost.passes:
         return
     batch, items, dim = planned.config.batch_size, planned.facts.num_items, planned.tower.dim
-    budget = BLOCK_SCORES["cuda" if planned.on_gpu else "cpu"]
-    cells = -(-items // CELL)
-    block = min(max(1, budget // (CELL * batch)), cells) * CELL * batch * FLOAT
-    masses = batch * cells * (3 * FLOAT + INT)  # blocks, joined; shifted; their float64 sums
+    budget = CHUNK_SCORES["cuda" if planned.on_gpu else "cpu"]
+    blocks = -(-items // BLOCK)
+    chunk = min(max(1, budget // (BLOCK * batch)), blocks) * BLOCK * batch * FLOAT
+    masses = batch * blocks * (3 * FLOAT + INT)  # chunks, joined; shifted; their float64 sums
     lower = "batch_size"
-    yield Part("draw: cell masses", masses, "device", "draw", False, lower)
-    yield Part("draw: a block of scores", block, "device", "draw", False, lower)
+    yield Part("draw: block masses", masses, "device", "draw", False, lower)
+    yield Part("draw: a chunk of scores", chunk, "device", "draw", False, lower)
     if scores_all(planned.each, items):
         scores = min(max(ALL_SCORES, items), batch * items) * FLOAT
         yield Part("draw: scores of all rows", scores, "device", "draw", False, lower)
     else:
-        rows = min(GATHER, batch * planned.each * CELL) * dim * FLOAT
-        yield Part("draw: rows of drawn cells", rows, "device", "draw", False, _dim(planned))
+        rows = min(GATHER, batch * planned.each * BLOCK) * dim * FLOAT
+        yield Part("draw: rows of drawn blocks", rows, "device", "draw", False, _dim(planned))
 
 
 def _encoding(planned: PlannedRun) -> Iterator[Part]:
@@ -143,7 +143,7 @@ def _encoding(planned: PlannedRun) -> Iterator[Part]:
     if planned.cost.keeps_cache:
         ages = 3 * INT * facts.num_items
         found = planned.refreshed * dim * FLOAT
-        lower = "cache.refresh_rows or cache.rho"
+        lower = "cache.refresh_rows or cache.refresh"
         yield Part("refresh: ages and rows", ages + found, "device", "refresh", False, lower)
 
 

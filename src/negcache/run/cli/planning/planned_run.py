@@ -82,7 +82,9 @@ class PlannedRun:
         cache, items = self.config.cache, self.facts.num_items
         if not self.cost.keeps_cache:
             return 0
-        return math.ceil(cache.rho * items) if cache.refresh_rows is None else cache.refresh_rows
+        return (
+            math.ceil(cache.refresh * items) if cache.refresh_rows is None else cache.refresh_rows
+        )
 
     @property
     def is_pooled(self) -> bool:

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from negcache.functional.two_stage import CELL
 from negcache.indexes.sums import TOP
+from negcache.ops.two_stage import BLOCK
 from negcache.run.cli.planning.planned_run import PlannedRun
 
 
@@ -67,15 +67,15 @@ def _refresh(planned: PlannedRun) -> float:
 
 
 def _draw(planned: PlannedRun) -> int:
-    """Passes over the cache, then the cells that were drawn, then the law of pooled draws."""
+    """Passes over the cache, then the blocks that were drawn, then the law of pooled draws."""
     batch, cost = planned.config.batch_size, planned.cost
-    cells = planned.each * CELL
+    blocks = planned.each * BLOCK
     pooled = planned.drawn if planned.is_pooled else 0
     if cost.features is not None:
-        nodes = min(TOP, math.ceil(planned.facts.num_items / CELL))
+        nodes = min(TOP, math.ceil(planned.facts.num_items / BLOCK))
         features = cost.features(planned.tower.dim)
-        return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * cells)
+        return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * blocks)
     if not cost.passes:
         return 0
     passed = math.ceil(cost.passes * planned.facts.num_items * planned.config.sampler.scored)
-    return 2 * batch * planned.tower.dim * (passed + cells + pooled)
+    return 2 * batch * planned.tower.dim * (passed + blocks + pooled)
