@@ -79,7 +79,7 @@ def test_bytes_are_those_of_what_is_built(started, name):
     state = parts.optimizer.state_dict()["state"].values()
     held = [value for values in state for value in values.values() if torch.is_tensor(value)]
     assert memory.optimizer_bytes(planned) == distinct(held)
-    cache = parts.loss_fn.cache
+    cache = parts.loss_fn.store
     rows = 0 if cache is None else cache.table.nbytes + cache.written.nbytes
     assert memory.cache_bytes(planned) == rows
     popularity = getattr(parts.loss_fn.sampler, "log_popularity", None)
@@ -97,7 +97,7 @@ def test_encodings_are_bounds_that_are_met(started, name):
     encoded = sum(report.encoded_grad for report in reports)
     looked_at = sum(report.encoded_nograd for report in reports)
     assert looked_at == work.fill + work.items_nograd
-    assert work.fill == (planned.facts.num_items if run.trainer.parts.loss_fn.cache else 0)
+    assert work.fill == (planned.facts.num_items if run.trainer.parts.loss_fn.store else 0)
     if name in ("in-batch", "full"):  # nothing is drawn twice
         assert encoded == work.items_grad
     else:
