@@ -46,8 +46,8 @@ KEYS = [
 
 def draw_once(case: Case, setting: str, seed: int) -> Draw:
     """The only place that asks a sampler."""
-    request, _, cache = problem(**SETTINGS[setting])
-    return draw(case.build(cache), request, torch.Generator().manual_seed(seed))
+    request, _, store = problem(**SETTINGS[setting])
+    return draw(case.build(store), request, torch.Generator().manual_seed(seed))
 
 
 def draws_of(case: Case, setting: str, seed: int) -> dict[str, np.ndarray]:
