@@ -1,8 +1,8 @@
 """What every sampler drew, setting by setting, recorded: a change of structure changes no draw.
 
-``draws.npz`` is what version 0.1 drew. ``PYTHONPATH=src:tests python -m golden.record_draws`` writes
-``mended.npz``, the draws of the cases in ``DIFFERS`` alone. Do so only where draws are meant to
-differ, and say why there.
+``draws.npz`` is what version 0.1 drew. ``PYTHONPATH=src:tests python -m golden.record_draws``
+writes ``mended.npz``, the draws of the cases in ``DIFFERS`` alone. Do so only where draws are meant
+to differ, and say why there.
 """
 
 from itertools import product

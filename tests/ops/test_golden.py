@@ -21,14 +21,14 @@ def close(ours, theirs, atol=1e-6):
 @pytest.mark.parametrize("stretch", [1.0, 2.0])  # NC-3: embeddings times 2, scores times 1/4
 def test_values_and_surrogate(stretch):
     score = nc.DotScore(stretch**2, normalize=False).double()
-    queries, cache = stretch * QUERIES[:, None], stretch * CACHE[:, None]
+    queries, store = stretch * QUERIES[:, None], stretch * CACHE[:, None]
     positive = score.paired(queries, stretch * POSITIVES[:, None, None])[:, 0]
-    log_z = torch.logsumexp(score(queries, cache), dim=1)
+    log_z = torch.logsumexp(score(queries, store), dim=1)
     close(torch.sigmoid(positive - log_z), [0.042010066, 0.705384513, 0.499381079])  # NC-1
     losses = softmax_loss(positive, log_z[:, None])
     close(losses, [3.169846020, 0.349012217, 0.694385789])
     close(losses.mean(), 1.404414675)
-    negative = score(queries, cache).gather(1, PICKS[:, None])
+    negative = score(queries, store).gather(1, PICKS[:, None])
     ours = reference.surrogate(positive, negative, log_z)
     close(ours, [0.957989934, -0.883846462, 0.0])  # NC-2
     close(ours.mean(), 0.024714491)
@@ -50,7 +50,7 @@ def test_gradient_of_surrogate_and_pinned():
         if method == "surrogate":
             loss = reference.surrogate(positive, fresh, log_z).mean()
         else:
-            loss = softmax_loss(positive, pinned(fresh, pinned_draw(log_z))).mean()
+            loss = softmax_loss(positive, cached_partition(fresh, pinned_draw(log_z))).mean()
             close(loss.detach(), 1.404414675)
         loss.backward()
         close(u.grad, 0.024714491)
@@ -83,7 +83,7 @@ def test_argmax():
 
 
 def test_stale_cache():
-    """NC-15: corrected and pinned on a stale cache, two draws = items 3, 0."""
+    """NC-15: corrected and pinned on a stale store, two draws = items 3, 0."""
     positive = tensor([1.0], dtype=F64)
     stale = tensor([0.5, -0.5, 0, 1], dtype=F64)
     fresh = tensor([0.7, -0.4, 0.1, 0.6], dtype=F64)
@@ -95,7 +95,7 @@ def test_stale_cache():
     weight = share + log_z - stale[columns]
     draw = Draw(torch.arange(4), columns, weight, log_z[None], share)
     close(weight[0], [0.094191491, 0.594191491])
-    close(softmax_loss(positive, corrected(fresh[columns], draw)), [1.124464720])
-    close(softmax_loss(positive, pinned(fresh[columns], draw)), [1.162381846])
+    close(softmax_loss(positive, log_q_corrected(fresh[columns], draw)), [1.124464720])
+    close(softmax_loss(positive, cached_partition(fresh[columns], draw)), [1.162381846])
     close(draw.log_z + share[0] - fresh[columns][0], [0.494191491, 0.394191491])
     close(softmax_loss(positive, fresh[None]), [1.119820754])
