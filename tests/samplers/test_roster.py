@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 from itertools import product
 
+import jaxtyping
 import pytest
 import torch
 from partition import assert_mean, assert_unbiased, log_z_of_rows, table_of
@@ -34,15 +35,25 @@ TWO_FORMS = [
 
 
 def runs(taken):
-    """Each case in each setting that it takes, or refuses; two settings with more seeds."""
+    """Each case in each setting that it takes, or refuses; two with more seeds among the slow."""
     for case, setting in product(ROSTER, ROUNDS):
         if (setting not in case.refuses) != taken:
             continue
         yield pytest.param(case, setting, 0, id=f"{case.name}-{setting}")
         for seed in (1, 2) if setting in ("fresh", "drifted") else ():
-            yield pytest.param(case, setting, seed, id=f"{case.name}-{setting}-{seed}")
+            name = f"{case.name}-{setting}-{seed}"
+            yield pytest.param(case, setting, seed, id=name, marks=pytest.mark.slow)
 
 
+@pytest.fixture
+def unchecked_types():
+    """For draws by the hundred: ``test_same_draws`` makes some of each checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(("case", "setting", "seed"), list(runs(taken=True)))
 def test_laws(case, setting, seed):
     request, items, store = problem(**SETTINGS[setting])
