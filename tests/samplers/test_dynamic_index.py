@@ -4,21 +4,21 @@ import math
 
 import pytest
 import torch
-from partition import log_prob
 from dynamic import EVERY, Counting, clusters, low_rank, refresh
+from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache.draws import draw as draw_from
-from negcache.testing import reference
-from negcache.stores import LowRankCache
-from negcache.testing.conformance import check_sampler, tile
-from negcache.draws import use_columns
-from negcache.samplers.dynamic_index import DynamicIndex
-from negcache.samplers.chain import DynamicIndexChain, as_printed
 from negcache.contrib.miner import DynamicIndexMiner
+from negcache.draws import draw as draw_from
+from negcache.draws import use_columns
+from negcache.samplers.chain import DynamicIndexChain, as_printed
+from negcache.samplers.dynamic_index import DynamicIndex
 from negcache.samplers.rejection import DynamicIndexRejection
+from negcache.stores import LowRankCache
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, tile
 
 UNBIASED = {
     "plain": lambda store: DynamicIndex(store, 6, index=clusters()),
@@ -85,7 +85,8 @@ def test_weights_are_unbiased_by_enumeration_whatever_is_stale(expand):
     noise = torch.Generator().manual_seed(1)
     ids = torch.randperm(NUM_ITEMS, generator=noise)[:100]  # members move, centres stay
     store.write(
-        ids, store.table.embeddings[ids] + 0.5 * torch.randn(100, 8, generator=noise, dtype=items.dtype)
+        ids,
+        store.table.embeddings[ids] + 0.5 * torch.randn(100, 8, generator=noise, dtype=items.dtype),
     )
     log_q = log_prob(sampler, request, EVERY)
     excluded = request.exclude.mask(EVERY)
@@ -211,7 +212,10 @@ SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 @pytest.mark.parametrize(
     ("build", "estimator"),
     [
-        (lambda store: nc.SharedDraws(DynamicIndex(store, 2, index=clusters())), nc.log_q_corrected),
+        (
+            lambda store: nc.SharedDraws(DynamicIndex(store, 2, index=clusters())),
+            nc.log_q_corrected,
+        ),
         (lambda store: DynamicIndex(store, 4, index=clusters(40), expand=2), nc.log_q_corrected),
         (lambda store: DynamicIndexChain(store, 4, index=clusters()), nc.cached_partition),
         (
