@@ -135,7 +135,7 @@ def with_excluded(request, rows):
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_a_query_whose_items_are_all_barred_has_nothing(name):
+def test_a_query_whose_items_are_all_excluded_has_nothing(name):
     request, items, store = problem()
     draw = draw_from(resampled(store, name), with_excluded(request, [0, 3]), torch.Generator())
     assert (draw.log_weight[[0, 3]] == -torch.inf).all()
