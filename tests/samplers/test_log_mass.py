@@ -21,7 +21,7 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("setting", ["drifted", "half", "gaps", "half_gaps", "large", "excluded"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_leaving_items_out_takes_their_mass_and_no_more(name, setting, share):
