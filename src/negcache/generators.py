@@ -34,3 +34,4 @@ class Generators:
 
     def set_state(self, state: Tensor) -> None:
         self.training.set_state(state.cpu())
+        self._evaluation = None
