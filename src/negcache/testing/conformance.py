@@ -114,14 +114,14 @@ def check_estimator(estimator: Estimator, logits: Float[Tensor, "B N"]) -> None:
     exclude = Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
     masked = exclude.mask(torch.arange(num_items))
     with torch.no_grad():
-        masked = logits.masked_fill(masked, -torch.inf)
-        log_z = torch.logsumexp(masked, dim=1)
+        negatives = logits.masked_fill(masked, -torch.inf)
+        log_z = torch.logsumexp(negatives, dim=1)
         draw = Draw(
             torch.arange(num_items),
             None,
-            torch.zeros_like(masked).masked_fill(masked, -torch.inf),
+            torch.zeros_like(logits).masked_fill(masked, -torch.inf),
             log_z,
-            masked - log_z[:, None],
+            negatives - log_z[:, None],
         )
     positive = logits[torch.arange(num_queries), positives]
     loss = softmax_loss(positive, estimator(logits, draw)).sum()

@@ -54,12 +54,12 @@ def test_quadratic_features_equal_the_kernel_and_the_full_outer_product():
 def test_sums_equal_the_weighted_sum_of_item_features(name, block, monkeypatch):
     monkeypatch.setattr(kernel_file, "BLOCK", block)
     monkeypatch.setattr(quadratic_file, "BLOCK", block)
-    kernel, cells = KERNELS[name](), units(4, 7)
+    kernel, clusters = KERNELS[name](), units(4, 7)
     weight = torch.randn(4, 7, generator=torch.Generator().manual_seed(3), dtype=F64)
-    features = kernel.item_features(cells.flatten(0, 1)).unflatten(0, (4, 7))
+    features = kernel.item_features(clusters.flatten(0, 1)).unflatten(0, (4, 7))
     assert features.shape[2] == kernel.num_features(DIM)
-    close(kernel.sum_features(cells, weight), (weight[..., None] * features).sum(dim=1))
-    assert kernel.sum_features(cells[:0], weight[:0]).shape == (0, features.shape[2])
+    close(kernel.sum_features(clusters, weight), (weight[..., None] * features).sum(dim=1))
+    assert kernel.sum_features(clusters[:0], weight[:0]).shape == (0, features.shape[2])
     assert isinstance(kernel, Kernel)
 
 
@@ -87,7 +87,7 @@ def test_golden_vector_of_the_quadratic_kernel():
     close(logits[:, 1:] + weight, [[0.630522061, -0.369477939, 1.657617131]], atol=1e-9)
     draw = use_columns(tensor([[1, 3]]), weight[:, [0, 2]])
     fresh = logits[:, draw.ids].gather(1, draw.columns)
-    close(softmax_loss(logits[:, 0], corrected(fresh, draw)), [1.286828244], atol=1e-9)
+    close(softmax_loss(logits[:, 0], log_q_corrected(fresh, draw)), [1.286828244], atol=1e-9)
     close(softmax_loss(logits[:, 0], logits[:, 1:]), [0.833790201], atol=1e-9)
 
 
