@@ -1,4 +1,4 @@
-"""A small corpus with towers, cache and loss: one training step at a time."""
+"""A small corpus with towers, store and loss: one training step at a time."""
 
 import copy
 
@@ -24,13 +24,13 @@ class CountingTower(nn.Module):
 
 
 class Setting:
-    """Towers, cache and loss of a small corpus, with known positives."""
+    """Towers, store and loss of a small corpus, with known positives."""
 
     def __init__(
         self,
         sampler,
         *,
-        rho=0.1,
+        refresh=0.1,
         dropout=0.0,
         estimator=nc.log_q_corrected,
         seed=0,
@@ -40,12 +40,12 @@ class Setting:
         torch.manual_seed(seed)
         self.corpus = torch.randn(N, D)
         self.query_tower, self.item_tower = nn.Linear(D, D), CountingTower(dropout)
-        self.cache = nc.DenseCache(N, D, refresh=rho)
+        self.store = nc.DenseCache(N, D, refresh=refresh)
         self.known = nc.KnownPositives.from_pairs(
             torch.arange(B).repeat(3), torch.arange(3 * B), num_queries=B
         )
         self.loss = nc.SoftmaxLoss(
-            self.item_tower, self.corpus, sampler(self.cache), nc.DotScore(0.1),
+            self.item_tower, self.corpus, sampler(self.store), nc.DotScore(0.1),
             known_positives=self.known, estimator=estimator, seed=seed,
             mini_batch_size=mini_batch_size,
         )  # fmt: skip
