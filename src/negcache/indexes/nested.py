@@ -97,5 +97,5 @@ def _around(
     total = weight.new_zeros(num_parents).index_add_(0, parents, weight)
     sums.index_add_(0, parents, fine.centres * weight[:, None])
     centres = sums / total[:, None]
-    lipschitz = distance(fine.centres, centres, parents) + fine.radius
-    return centres, lipschitz.new_zeros(num_parents).scatter_reduce_(0, parents, lipschitz, "amax")
+    reach = distance(fine.centres, centres, parents) + fine.radius
+    return centres, reach.new_zeros(num_parents).scatter_reduce_(0, parents, reach, "amax")

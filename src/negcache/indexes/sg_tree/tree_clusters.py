@@ -166,9 +166,7 @@ class TreeClusters:
     def _cut(self, device: torch.device) -> ClusterTable:
         """The table of the tree as it is."""
         wanted = self.num_clusters or max(1, round(4 * len(self.tree) ** 0.5))
-        partition = (
-            self.tree.cut_into(wanted) if self.level is None else self.tree.cut(self.level)
-        )
+        partition = self.tree.cut_into(wanted) if self.level is None else self.tree.cut(self.level)
         rows, labels = self.tree.vectors, partition.labels
         here = labels >= 0
         centres = rows[partition.heads]
