@@ -30,7 +30,7 @@ from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import DATA
 from negcache.interfaces import Sampler
 from negcache.messages import Batch
-from negcache.ops.kernels import Fourier
+from negcache.ops.kernels import fourier
 from negcache.run.data import open_xc
 from negcache.run.data.labels import LabelledPoints
 from negcache.run.data.xc import XCTask
@@ -46,7 +46,7 @@ PUBLISHED = ("exact", "rff", "quadratic", "uniform")
 
 def _rff(table: nc.LiveTable, m: int) -> Sampler:
     return nc.samplers.KernelSoftmax(
-        table, m, Fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10
+        table, m, fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10
     )
 
 

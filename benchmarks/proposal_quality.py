@@ -28,7 +28,7 @@ from negcache.draws import draw, propose
 from negcache.interfaces import DensitySampler
 from negcache.messages import Request
 from negcache.metrics import effective_sample_size
-from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
+from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
 from negcache.shapes import Float64, Tensor
 
 NAME, NUM_ITEMS, QUERIES, D = "proposal_quality", 20_000, 32, 64
@@ -56,15 +56,15 @@ METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
     "quadratic_floor": _kernel(Quadratic(100.0), 0.1),
     "quadratic_absolute": _kernel(Quadratic(100.0)),
     "quartic": lambda store, m, _: nc.samplers.ExactKernel(store, m, Quartic()),
-    "rff_1": _kernel(Fourier(D, 1024, 1.0)),
-    "rff_1_floor": _kernel(Fourier(D, 1024, 1.0), 0.1),
-    "rff_4": _kernel(Fourier(D, 1024, 4.0)),
-    "rff_4_floor": _kernel(Fourier(D, 1024, 4.0), 0.1),
-    "rff_4_R4096": _kernel(Fourier(D, 4096, 4.0)),
-    "positive_4": _kernel(Positive(D, 1024, 4.0)),
-    "positive_4_floor": _kernel(Positive(D, 1024, 4.0), 0.1),
-    "positive_4_R4096": _kernel(Positive(D, 4096, 4.0)),
-    "exp_4": lambda store, m, _: nc.samplers.ExactKernel(store, m, Fourier(D, 1, 4.0)),
+    "rff_1": _kernel(fourier(D, 1024, 1.0)),
+    "rff_1_floor": _kernel(fourier(D, 1024, 1.0), 0.1),
+    "rff_4": _kernel(fourier(D, 1024, 4.0)),
+    "rff_4_floor": _kernel(fourier(D, 1024, 4.0), 0.1),
+    "rff_4_R4096": _kernel(fourier(D, 4096, 4.0)),
+    "positive_4": _kernel(positive(D, 1024, 4.0)),
+    "positive_4_floor": _kernel(positive(D, 1024, 4.0), 0.1),
+    "positive_4_R4096": _kernel(positive(D, 4096, 4.0)),
+    "exp_4": lambda store, m, _: nc.samplers.ExactKernel(store, m, fourier(D, 1, 4.0)),
 }
 TABLE = ("uniform", "quadratic", "quartic", "rff_1", "rff_4_R4096", "positive_4_R4096", "exp_4")
 """The columns of the synthetic check, in its order."""

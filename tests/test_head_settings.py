@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 import negcache as nc
-from negcache.ops.kernels import Quadratic
 from negcache.indexes.sums import KernelSums
+from negcache.ops.kernels import Quadratic
 
 N, D, B = 400, 12, 9
 

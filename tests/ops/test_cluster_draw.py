@@ -7,11 +7,11 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
+from negcache.indexes.clusters import ClusterTable
+from negcache.indexes.nested import group, nest
 from negcache.ops import bounds, cluster_draw, metropolis, rejection, softmax_draws
 from negcache.ops.cluster_draw import ClusterLaw, Cut
 from negcache.ops.lloyd import lloyd, nearest
-from negcache.indexes.clusters import ClusterTable
-from negcache.indexes.nested import group, nest
 from negcache.score import DotScore
 
 F64 = torch.float64

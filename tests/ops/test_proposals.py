@@ -10,9 +10,9 @@ from roster import mixture, problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing import reference
 from negcache.ops.alias import build_alias
 from negcache.ops.views import CellView, some_clusters
+from negcache.testing import reference
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100, 1000])

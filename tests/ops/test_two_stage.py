@@ -7,9 +7,9 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
+from negcache.ops import two_stage
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
-from negcache.ops import two_stage
 
 DRAWS = 200_000
 

@@ -9,15 +9,15 @@ from roster import NUM_ITEMS, ROWS, problem
 from setting import Setting
 
 import negcache as nc
+from negcache.contrib.miner import DynamicIndexMiner
 from negcache.draws import draw as draw_from
+from negcache.ops import metropolis, rejection
+from negcache.samplers.chain import DynamicIndexChain
+from negcache.samplers.dynamic_index import DynamicIndex
+from negcache.samplers.rejection import DynamicIndexRejection
+from negcache.stores.reencoders import Corrector
 from negcache.testing import reference
 from negcache.testing.conformance import check_sampler, chi_square_p, tile
-from negcache.ops import metropolis, rejection
-from negcache.stores.reencoders import Corrector
-from negcache.samplers.dynamic_index import DynamicIndex
-from negcache.samplers.chain import DynamicIndexChain
-from negcache.contrib.miner import DynamicIndexMiner
-from negcache.samplers.rejection import DynamicIndexRejection
 
 
 def laws(sampler, request, store):

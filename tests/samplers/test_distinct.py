@@ -10,9 +10,9 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
+from negcache.samplers.distinct import sum_and_sample_shares
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
-from negcache.samplers.distinct import sum_and_sample_shares
 
 
 def sequences(law, length):

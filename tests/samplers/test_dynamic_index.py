@@ -4,21 +4,21 @@ import math
 
 import pytest
 import torch
-from partition import log_prob
 from dynamic import EVERY, Counting, clusters, low_rank, refresh
+from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache.draws import draw as draw_from
-from negcache.testing import reference
-from negcache.stores import LowRankCache
-from negcache.testing.conformance import check_sampler, tile
-from negcache.draws import use_columns
-from negcache.samplers.dynamic_index import DynamicIndex
-from negcache.samplers.chain import DynamicIndexChain, as_printed
 from negcache.contrib.miner import DynamicIndexMiner
+from negcache.draws import draw as draw_from
+from negcache.draws import use_columns
+from negcache.samplers.chain import DynamicIndexChain, as_printed
+from negcache.samplers.dynamic_index import DynamicIndex
 from negcache.samplers.rejection import DynamicIndexRejection
+from negcache.stores import LowRankCache
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, tile
 
 UNBIASED = {
     "plain": lambda store: DynamicIndex(store, 6, index=clusters()),

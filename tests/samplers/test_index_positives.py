@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from partition import log_prob
 from dynamic import Counting, clusters
+from partition import log_prob
 from torch.nn import functional as F
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing import reference
-from negcache.testing.conformance import chi_square_p, tile
 from negcache.estimators import softmax_loss
 from negcache.indexes.sg_tree import TreeClusters
+from negcache.testing import reference
+from negcache.testing.conformance import chi_square_p, tile
 
 ITEMS, QUERIES, CLOSE, D = 1000, 4, 10, 16
 EVERY = torch.arange(ITEMS)

@@ -9,10 +9,10 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing.conformance import check_cache, check_sampler
 from negcache.draws import use_columns
-from negcache.ops.kernels import Fourier
 from negcache.messages import Draw
+from negcache.ops.kernels import fourier
+from negcache.testing.conformance import check_sampler
 
 
 class Broken:
@@ -164,7 +164,7 @@ class UnclippedReport:
     has_density, store, coverage, num_negatives = True, None, 1.0, 6
 
     def __init__(self, store):
-        self.inner = nc.samplers.KernelSoftmax(store, 6, Fourier(8, 2, 3.0))
+        self.inner = nc.samplers.KernelSoftmax(store, 6, fourier(8, 2, 3.0))
         self.table = store.table.embeddings
 
     def draw(self, request, generator):
@@ -191,7 +191,7 @@ class FrequenciesDrawnAnew:
 
     def _sampler(self):
         self.calls += 1
-        return nc.samplers.KernelSoftmax(self.base, 6, Fourier(8, 4, 3.0, seed=self.calls))
+        return nc.samplers.KernelSoftmax(self.base, 6, fourier(8, 4, 3.0, seed=self.calls))
 
     def draw(self, request, generator):
         return self._sampler().draw(request, generator)

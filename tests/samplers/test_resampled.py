@@ -4,17 +4,17 @@ import math
 
 import pytest
 import torch
-from partition import log_prob
 from dynamic import EVERY, clusters, low_rank, refresh
+from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing import reference
-from negcache.stores import LowRankCache
-from negcache.testing.conformance import check_sampler, tile
 from negcache.draws import use_columns
+from negcache.stores import LowRankCache
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, tile
 
 POOLS = {
     "index": lambda store: nc.DynamicIndex(store, 9, index=clusters()),

@@ -8,7 +8,6 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing import reference
 from negcache.samplers.rest import (
     draw_with_rest,
     inclusion_chances,
@@ -16,6 +15,7 @@ from negcache.samplers.rest import (
     rest_term,
     systematic,
 )
+from negcache.testing import reference
 
 
 def loss_of(draw, request, queries, items):

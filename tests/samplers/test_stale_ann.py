@@ -5,15 +5,15 @@ import itertools
 
 import pytest
 import torch
+from negcache.stores.snapshot import SnapshotCache
 from roster import DIM, NUM_ITEMS, ROWS, problem
 from setting import D, N, Setting
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing import reference
-from negcache.stores.snapshot import SnapshotCache
-from negcache.testing.conformance import check_sampler, chi_square_p
 from negcache.samplers.stale_ann import StaleTopK
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, chi_square_p
 
 
 def drawn(draw):

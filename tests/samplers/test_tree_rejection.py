@@ -7,9 +7,9 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.testing.conformance import chi_square_p
 from negcache.indexes.sg_tree import TreeClusters
 from negcache.stores.reencoders import Corrector
+from negcache.testing.conformance import chi_square_p
 
 
 def sampler_over(store, num_negatives=8, **settings):

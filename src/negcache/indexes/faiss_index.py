@@ -4,6 +4,7 @@ from typing import Any
 
 import faiss
 import torch
+
 from negcache.errors import InputError
 from negcache.interfaces import Store
 from negcache.messages import RowChange
