@@ -111,10 +111,10 @@ class Exclusion:
 
         Looks each excluded id up among ``ids``: E log M steps, not B M.
         """
-        barred = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
+        masked = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
         if len(ids):
             ordered, order = ids.sort()
             place = torch.searchsorted(ordered, self.ids).clamp_(max=len(ids) - 1)
             found = ordered[place] == self.ids
-            barred[self.rows[found], order[place[found]]] = True
-        return barred
+            masked[self.rows[found], order[place[found]]] = True
+        return masked

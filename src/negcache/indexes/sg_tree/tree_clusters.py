@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+
 from negcache.errors import InputError
 from negcache.indexes.clusters import ROWS, ClusterTable
 from negcache.indexes.sg_tree.partitions import finest_level
