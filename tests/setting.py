@@ -1,4 +1,4 @@
-"""A small corpus with towers, cache and loss: one training step at a time."""
+"""A small corpus with towers, store and loss: one training step at a time."""
 
 import copy
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import negcache as nc
+from negcache.draws import draw
 
 N, D, B = 300, 8, 16
 
@@ -23,14 +24,27 @@ class CountingTower(nn.Module):
         return self.net(features)
 
 
+class Watched:
+    """A sampler whose draws are kept, as the training step makes them."""
+
+    has_density = False
+
+    def __init__(self, sampler):
+        self.sampler, self.store, self.draws = sampler, sampler.store, []
+
+    def draw(self, request, generator):
+        self.draws.append(draw(self.sampler, request, generator))
+        return self.draws[-1]
+
+
 class Setting:
-    """Towers, cache and loss of a small corpus, with known positives."""
+    """Towers, store and loss of a small corpus, with known positives."""
 
     def __init__(
         self,
         sampler,
         *,
-        rho=0.1,
+        refresh=0.1,
         dropout=0.0,
         estimator=nc.log_q_corrected,
         seed=0,
@@ -40,12 +54,12 @@ class Setting:
         torch.manual_seed(seed)
         self.corpus = torch.randn(N, D)
         self.query_tower, self.item_tower = nn.Linear(D, D), CountingTower(dropout)
-        self.cache = nc.DenseCache(N, D, refresh=rho)
+        self.store = nc.DenseCache(N, D, refresh=refresh)
         self.known = nc.KnownPositives.from_pairs(
             torch.arange(B).repeat(3), torch.arange(3 * B), num_queries=B
         )
         self.loss = nc.SoftmaxLoss(
-            self.item_tower, self.corpus, sampler(self.cache), nc.DotScore(0.1),
+            self.item_tower, self.corpus, sampler(self.store), nc.DotScore(0.1),
             known_positives=self.known, estimator=estimator, seed=seed,
             mini_batch_size=mini_batch_size,
         )  # fmt: skip

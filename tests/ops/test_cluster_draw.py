@@ -7,27 +7,27 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
+from negcache.indexes.clusters import ClusterTable
+from negcache.indexes.nested import group, nest
 from negcache.ops import bounds, cluster_draw, metropolis, rejection, softmax_draws
 from negcache.ops.cluster_draw import ClusterLaw, Cut
 from negcache.ops.lloyd import lloyd, nearest
-from negcache.indexes.clusters import ClusterTable
-from negcache.indexes.nested import group, nest
 from negcache.score import DotScore
 
 F64 = torch.float64
-N, D, B, CELLS, BETA = 40, 4, 3, 7, 5.0
+N, D, B, CLUSTERS, BETA = 40, 4, 3, 7, 5.0
 EVERY = torch.arange(N)
 
 
 def scene(seed, *, stale=0.3):
-    """Queries, items and a table of cells whose centres are no longer the means of their items."""
+    """Queries, items and a table of clusters whose centres are no longer the means of their items."""
     noise = torch.Generator().manual_seed(seed)
     items = torch.randn(N, D, generator=noise, dtype=F64) / D**0.5
     queries = torch.randn(B, D, generator=noise, dtype=F64) / D**0.5
-    labels = nearest(items, items[:CELLS])[0]
-    centres = items[:CELLS] + stale * torch.randn(CELLS, D, generator=noise, dtype=F64) / D**0.5
+    labels = nearest(items, items[:CLUSTERS])[0]
+    centres = items[:CLUSTERS] + stale * torch.randn(CLUSTERS, D, generator=noise, dtype=F64) / D**0.5
     away = (items - centres[labels]).norm(dim=1)
-    radius = torch.zeros(CELLS, dtype=F64).scatter_reduce_(0, labels, away, "amax")
+    radius = torch.zeros(CLUSTERS, dtype=F64).scatter_reduce_(0, labels, away, "amax")
     return queries, items, ClusterTable.from_labels(labels, centres, radius)
 
 
@@ -141,11 +141,11 @@ def test_broken_chains_leave_the_softmax(broken):
         assert (softmax @ matrix - softmax).abs().max() > 1e-3
 
 
-def test_a_proposal_without_cell_sizes_does_not_follow_the_reported_law():
+def test_a_proposal_without_cluster_sizes_does_not_follow_the_reported_law():
     queries, _, table = scene(0)
     cut = cut_of(table, queries)
-    by_cell = torch.softmax(cut.values, dim=1) / table.sizes
-    assert (by_cell[:, table.labels] - law_of(cut, table).exp()).abs().max() > 1e-3
+    by_cluster = torch.softmax(cut.values, dim=1) / table.sizes
+    assert (by_cluster[:, table.labels] - law_of(cut, table).exp()).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -194,7 +194,7 @@ def test_flat_rejection_is_exact(seed):
     """Test 10: the law of what is kept is P to 1e-12; what is kept is Z over the envelope."""
     queries, items, table = scene(seed)
     scores, softmax = truth(queries, items)
-    cut = cut_of(table, queries).raised(BETA * queries.norm(dim=1))
+    cut = cut_of(table, queries).envelope(BETA * queries.norm(dim=1))
     proposed = law_of(cut, table)
     ratios = scores - cut.values[:, table.labels]
     kept = (proposed + rejection.log_keep(ratios)).exp()
@@ -207,7 +207,7 @@ def test_flat_rejection_is_exact(seed):
 def test_an_envelope_that_does_not_hold_is_refused_and_would_be_biased():
     queries, items, table = scene(0)
     scores, softmax = truth(queries, items)
-    cut = cut_of(table, queries).raised(queries.norm(dim=1))  # beta is missing
+    cut = cut_of(table, queries).envelope(queries.norm(dim=1))  # beta is missing
     ratios = scores - cut.values[:, table.labels]
     with pytest.raises(InputError, match="radius"):
         rejection.log_keep(ratios)
@@ -215,29 +215,29 @@ def test_an_envelope_that_does_not_hold_is_refused_and_would_be_biased():
     assert (kept / kept.sum(dim=1, keepdim=True) - softmax).abs().max() > 1e-3
 
 
-def barred_pairs():
-    """(query, item) pairs: one, five and no items barred; of one query a whole cell."""
+def excluded_pairs():
+    """(query, item) pairs: one, five and no items excluded; of one query a whole cluster."""
     return torch.tensor([0, 1, 1, 1, 1, 1]), torch.tensor([3, 0, 7, 20, 39, 11])
 
 
-def test_the_partition_is_unbiased_with_some_items_barred():
-    """Sum over proposals of q exp(s~) / q = Z-, with q from sizes less the barred."""
+def test_the_partition_is_unbiased_with_some_items_excluded():
+    """Sum over proposals of q exp(s~) / q = Z-, with q from sizes less the excluded."""
     queries, items, table = scene(1)
-    rows, ids = barred_pairs()
+    rows, ids = excluded_pairs()
     cut = cut_of(table, queries)
     law = ClusterLaw(cut, Exclusion.from_pairs(rows, table.ranks[ids], B))
-    dead = torch.zeros(B, N, dtype=torch.bool)
-    dead[rows, ids] = True
+    masked = torch.zeros(B, N, dtype=torch.bool)
+    masked[rows, ids] = True
     scores, _ = truth(queries, items)
     log_q, norm = law.log_chance(table.ranks), law.log_norm
-    assert torch.equal(log_q == -torch.inf, dead)
-    masked = law_of(cut, table).masked_fill(dead, -torch.inf)
+    assert torch.equal(log_q == -torch.inf, masked)
+    masked = law_of(cut, table).masked_fill(masked, -torch.inf)
     torch.testing.assert_close(log_q, torch.log_softmax(masked, dim=1), atol=1e-12, rtol=0)
     values = cut.values[:, table.labels]
-    torch.testing.assert_close(norm, torch.logsumexp(values.masked_fill(dead, -torch.inf), 1))
-    ratios = (scores - values).masked_fill(dead, -torch.inf)
+    torch.testing.assert_close(norm, torch.logsumexp(values.masked_fill(masked, -torch.inf), 1))
+    ratios = (scores - values).masked_fill(masked, -torch.inf)
     single = torch.stack([metropolis.log_partition(ratios[:, [y]], norm) for y in range(N)], dim=1)
-    expected = torch.logsumexp(scores.masked_fill(dead, -torch.inf), dim=1)
+    expected = torch.logsumexp(scores.masked_fill(masked, -torch.inf), dim=1)
     estimate = torch.logsumexp(log_q + single, dim=1)
     torch.testing.assert_close(estimate, expected, atol=1e-12, rtol=0)
     reach = BETA * queries.norm(dim=1)
@@ -253,7 +253,7 @@ def test_a_partition_without_any_proposal_left_is_nothing():
 
 
 @pytest.mark.parametrize("expand", [1, 2, 3])
-def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_cells(expand):
+def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_clusters(expand):
     queries, items, _ = scene(2)
     centres = items[:20]
     labels, away = nearest(items, centres)
@@ -278,31 +278,31 @@ def test_the_adaptive_cut_is_a_partition_with_the_law_of_its_cells(expand):
         above = coarse.values[row, parents[labels[held]]]
         expected = torch.where(fine, own, above)
         torch.testing.assert_close(log_q[row], torch.log_softmax(expected, dim=0))
-    cells = cluster_draw.cells_holding(
+    clusters = cluster_draw.clusters_holding(
         cut,
         torch.arange(B)[:, None].expand(-1, int(held.sum())),
         nested.fine.ranks[held].expand(B, -1),
     )
     exact = queries @ items[held].T
     within = cut.values + queries.norm(dim=1, keepdim=True) * cut.radius
-    assert (exact <= within.gather(1, cells) + 1e-12).all(), "the radius of each cell holds"
+    assert (exact <= within.gather(1, clusters) + 1e-12).all(), "the radius of each cluster holds"
 
 
-def test_an_empty_cell_is_never_drawn_and_never_holds():
+def test_an_empty_cluster_is_never_drawn_and_never_holds():
     table = ClusterTable.from_labels(
         torch.tensor([1, 1, 3, 3, -1]), torch.zeros(5, 2, dtype=F64), torch.zeros(5, dtype=F64)
     )
     cut = cut_of(table, torch.ones(1, 2, dtype=F64))
-    held = cluster_draw.cells_holding(cut, torch.zeros(4, dtype=torch.long), torch.arange(4))
+    held = cluster_draw.clusters_holding(cut, torch.zeros(4, dtype=torch.long), torch.arange(4))
     assert held.tolist() == [1, 1, 3, 3]
     noise = torch.rand(1, 500, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     noise[0, 0], noise[0, 1] = 0.0, 1 - 2**-53
     drawn = whole(cut).draw(noise)
-    assert set(drawn.cells[0].tolist()) == {1, 3}
+    assert set(drawn.clusters[0].tolist()) == {1, 3}
     assert torch.bincount(drawn.places[0], minlength=4).min() > 80
 
 
-def test_best_cells_are_those_of_the_highest_centres():
+def test_best_clusters_are_those_of_the_highest_centres():
     queries, _, table = scene(0)
     cut = cut_of(table, queries)
     kept = whole(cut).best(3).cut.values > -torch.inf
@@ -311,7 +311,7 @@ def test_best_cells_are_those_of_the_highest_centres():
     assert torch.equal(cut.values[kept].view(B, 3).sort(descending=True).values, best)
 
 
-def test_an_empty_cell_takes_no_place_among_the_best():
+def test_an_empty_cluster_takes_no_place_among_the_best():
     labels, values = torch.tensor([0, 0, 2, 2, 3]), torch.tensor([[1.0], [9.0], [3.0], [2.0]])
     table = ClusterTable.from_labels(labels, values.double(), torch.zeros(4, dtype=F64))
     kept = whole(cut_of(table, torch.ones(1, 1, dtype=F64))).best(2)
@@ -319,8 +319,8 @@ def test_an_empty_cell_takes_no_place_among_the_best():
 
 
 def test_chains_leave_what_is_barred_and_never_go_there():
-    dead = -torch.inf
-    ratios = torch.tensor([[[dead, 1.0, dead], [dead, dead, dead], [0.0, -9.0, 5.0]]], dtype=F64)
+    masked = -torch.inf
+    ratios = torch.tensor([[[masked, 1.0, masked], [masked, masked, masked], [0.0, -9.0, 5.0]]], dtype=F64)
     walked = metropolis.walk(ratios, torch.full_like(ratios, 0.5))
     assert walked.ends.tolist() == [[1, 0, 2]]
     assert walked.accepted.tolist() == [[[True, False], [False, False], [False, True]]]

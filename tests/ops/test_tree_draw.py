@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from negcache.testing.conformance import chi_square_p
 from negcache.exclusion import Exclusion
-from negcache.ops.tree_draw import Frontier, draw_from_tree, tree_law
 from negcache.indexes.sg_tree import SGTree
+from negcache.ops.tree_draw import Frontier, draw_from_tree, tree_law
+from negcache.testing.conformance import chi_square_p
 
 BASES = [2.0, 1.3]
 SCALE = 2.0

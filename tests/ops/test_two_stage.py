@@ -2,22 +2,24 @@
 
 import pytest
 import torch
+from partition import log_prob
 from roster import problem
 
 import negcache as nc
+from negcache.draws import draw as draw_from
+from negcache.ops import two_stage
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
-from negcache.ops import two_stage
 
 DRAWS = 200_000
 
 
 def cache_of(logits, valid=None):
-    """A cache of D = 1 rows that are the logits themselves; rows not valid are never written."""
-    cache = nc.DenseCache(len(logits), 1)
+    """A store of D = 1 rows that are the logits themselves; rows not valid are never written."""
+    store = nc.DenseCache(len(logits), 1)
     ids = torch.arange(len(logits)) if valid is None else valid.nonzero()[:, 0]
-    cache.write(ids, logits[ids, None].float())
-    return cache
+    store.write(ids, logits[ids, None].float())
+    return store
 
 
 def request_for(num_queries=1, positive=0):
@@ -28,10 +30,10 @@ def request_for(num_queries=1, positive=0):
 
 
 def counts_of(logits, seed, valid=None, draws=DRAWS, rows=20):
-    cache, request = cache_of(logits, valid), request_for(rows)
+    store, request = cache_of(logits, valid), request_for(rows)
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws // rows, 2)
-    masses = two_stage.block_log_masses(request, cache)
-    found = two_stage.draw_rows(request, cache, masses, noise)
+    masses = two_stage.block_log_masses(request, store)
+    found = two_stage.draw_rows(request, store, masses, noise)
     return torch.bincount(found.slots.flatten(), minlength=len(logits))
 
 
@@ -81,10 +83,10 @@ def test_one_item_of_probability_099_and_rows_of_minus_infinity(seed):
 def test_no_saturation_over_ten_million_equal_logits(seed):
     """float32 Gumbel noise cannot reach 45 % of the maxima here; two stages can."""
     num_items, draws = 10_000_000, 2000
-    cache, request = cache_of(torch.zeros(num_items)), request_for()
-    masses = two_stage.block_log_masses(request, cache)
+    store, request = cache_of(torch.zeros(num_items)), request_for()
+    masses = two_stage.block_log_masses(request, store)
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws, 2)
-    ids = two_stage.draw_rows(request, cache, masses, noise).slots.flatten()
+    ids = two_stage.draw_rows(request, store, masses, noise).slots.flatten()
     assert reference.saturation_share(num_items) > 0.4  # what one float32 Gumbel pass would lose
     blocks = torch.bincount(ids * 10 // num_items, minlength=10)
     assert chi_square_p(blocks, torch.full((10,), draws / 10)) > 1e-4
@@ -93,22 +95,22 @@ def test_no_saturation_over_ten_million_equal_logits(seed):
 
 
 def test_log_mass_is_the_partition_and_chunks_do_not_matter(monkeypatch):
-    request, items, cache = problem(num_items=1000)
-    whole = torch.logsumexp(two_stage.block_log_masses(request, cache), 1)
+    request, items, store = problem(num_items=1000)
+    whole = torch.logsumexp(two_stage.block_log_masses(request, store), 1)
     torch.testing.assert_close(whole, reference.log_partition(request, items), atol=1e-10, rtol=0)
     monkeypatch.setitem(two_stage.BLOCK_SCORES, "cpu", 1)
-    small = torch.logsumexp(two_stage.block_log_masses(request, cache), 1)
+    small = torch.logsumexp(two_stage.block_log_masses(request, store), 1)
     torch.testing.assert_close(small, whole, atol=1e-12, rtol=0)
 
 
 def test_stage_two_masks_what_stage_one_masks():
-    """Exclusions at the edges of cells, in the last short cell, many for one query."""
-    request, _items, cache = problem(num_items=700)
-    barred = torch.tensor([126, 127, 128, 129, 255, 256, 640, 698, 699])
-    rows = torch.arange(5).repeat_interleave(len(barred))
-    exclude = request.exclude.and_also(rows, barred.repeat(5))
+    """Exclusions at the edges of clusters, in the last short cluster, many for one query."""
+    request, _items, store = problem(num_items=700)
+    excluded = torch.tensor([126, 127, 128, 129, 255, 256, 640, 698, 699])
+    rows = torch.arange(5).repeat_interleave(len(excluded))
+    exclude = request.exclude.and_also(rows, excluded.repeat(5))
     request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
-    draw = nc.CachedSoftmax(cache, 400).draw(tile(request, 20), torch.Generator().manual_seed(0))
+    draw = draw_from(nc.CachedSoftmax(store, 400), tile(request, 20), torch.Generator().manual_seed(0))
     drawn = draw.ids[draw.columns]
     rows = torch.arange(100)[:, None].expand_as(drawn)
     assert not tile(request, 20).exclude.contains(rows, drawn).any()
@@ -125,31 +127,31 @@ def test_bf16_rows_keep_the_law():
     request = nc.messages.Request(queries, score, positives, exclude)
     laws = []
     for dtype in (torch.float32, torch.bfloat16):
-        cache = nc.DenseCache(20_000, 64, dtype=dtype)
-        cache.write(torch.arange(20_000), items)
-        masses = two_stage.block_log_masses(request, cache)
+        store = nc.DenseCache(20_000, 64, dtype=dtype)
+        store.write(torch.arange(20_000), items)
+        masses = two_stage.block_log_masses(request, store)
         assert masses.dtype == torch.float32
-        log_q = nc.CachedSoftmax(cache, 1).log_prob(request, torch.arange(20_000))
+        log_q = log_prob(nc.CachedSoftmax(store, 1), request, torch.arange(20_000))
         laws.append((torch.logsumexp(masses, 1), log_q.double().exp()))
     assert (laws[0][0] - laws[1][0]).abs().max() < 2e-2
     assert (laws[0][1] - laws[1][1]).abs().sum(1).max() / 2 < 0.005
 
 
-def test_scoring_all_rows_once_draws_what_scoring_cells_draws():
-    request, _, cache = problem(num_items=4000)
-    cache.written[torch.arange(200, 1400)] = -1  # not valid
+def test_scoring_all_rows_once_draws_what_scoring_clusters_draws():
+    request, _, store = problem(num_items=4000)
+    store.table.written[torch.arange(200, 1400)] = -1  # not valid
     noise = request.uniforms(torch.Generator().manual_seed(0), 7, 2)
-    masses = two_stage.block_log_masses(request, cache)
-    by_cells = two_stage.draw_rows(request, cache, masses, noise)
-    cells = two_stage.invert_cdf(masses, noise[..., 0].contiguous())
-    at_once = two_stage._draw_from_all(request, cache, cells, noise[..., 1])
-    assert not two_stage.scores_all(7, cache.num_rows), "the first is the way by cells"
-    assert torch.equal(by_cells.slots, at_once.slots)
-    torch.testing.assert_close(by_cells.logits, at_once.logits)
+    masses = two_stage.block_log_masses(request, store)
+    by_blocks = two_stage.draw_rows(request, store, masses, noise)
+    clusters = two_stage.invert_cdf(masses, noise[..., 0].contiguous())
+    at_once = two_stage._draw_from_all(request, store, clusters, noise[..., 1])
+    assert not two_stage.scores_all(7, store.num_rows), "the first is the way by clusters"
+    assert torch.equal(by_blocks.slots, at_once.slots)
+    torch.testing.assert_close(by_blocks.logits, at_once.logits)
     many = request.uniforms(torch.Generator().manual_seed(1), 9, 2)
-    found = two_stage.draw_rows(request, cache, masses, many)
+    found = two_stage.draw_rows(request, store, masses, many)
     rows = torch.arange(len(many))[:, None].expand_as(found.slots)
-    assert cache.valid[found.slots].all()
+    assert store.valid[found.slots].all()
     assert not request.exclude.contains(rows, found.slots).any()
 
 

@@ -4,26 +4,28 @@ import math
 
 import pytest
 import torch
+from partition import log_prob
 from roster import problem
 
 import negcache as nc
-from negcache.testing.conformance import check_cache, check_sampler
+from negcache.draws import draw as draw_from
 from negcache.draws import use_columns
-from negcache.ops.kernels import Fourier
 from negcache.messages import Draw
+from negcache.ops.kernels import fourier
+from negcache.testing.conformance import check_sampler
 
 
 class Broken:
     """A cached sampler whose draw is spoilt afterwards."""
 
     has_density = True
-    cache = None
+    store = None
 
-    def __init__(self, cache, spoil):
-        self.inner, self.spoil = nc.CachedSoftmax(cache, 6), spoil
+    def __init__(self, store, spoil):
+        self.inner, self.spoil = nc.CachedSoftmax(store, 6), spoil
 
     def draw(self, request, generator):
-        return self.spoil(self.inner.draw(request, generator), request, self.inner.cache)
+        return self.spoil(self.inner.draw(request, generator), request, self.inner.store)
 
     coverage, num_negatives = 1.0, 6
 
@@ -31,30 +33,30 @@ class Broken:
         return self.inner.log_prob(request, ids, law)
 
 
-def keep_the_positive(draw, request, cache):
+def keep_the_positive(draw, request, store):
     drawn = draw.ids[draw.columns].clone()
     drawn[:, 0] = request.positives
     return use_columns(drawn, draw.log_weight, draw.log_z, draw.log_share)
 
 
-def wrong_sign(draw, request, cache):
+def wrong_sign(draw, request, store):
     return Draw(draw.ids, draw.columns, -draw.log_weight, draw.log_z, draw.log_share)
 
 
-def forget_the_number_of_draws(draw, request, cache):
+def forget_the_number_of_draws(draw, request, store):
     weight = draw.log_weight + math.log(6)
     return Draw(draw.ids, draw.columns, weight, draw.log_z, draw.log_share)
 
 
-def mix_the_rows(draw, request, cache):
+def mix_the_rows(draw, request, store):
     return Draw(draw.ids, draw.columns.roll(1, 0), draw.log_weight.roll(1, 0))
 
 
-def weights_with_gradient(draw, request, cache):
+def weights_with_gradient(draw, request, store):
     return Draw(draw.ids, draw.columns, draw.log_weight.clone().requires_grad_())
 
 
-def noise_of_its_own(draw, request, cache):
+def noise_of_its_own(draw, request, store):
     drawn = draw.ids[draw.columns]
     swap = torch.rand(drawn.shape) < 0.5
     return use_columns(torch.where(swap, drawn.roll(1, 1), drawn), draw.log_weight.roll(1, 1))
@@ -72,44 +74,44 @@ def noise_of_its_own(draw, request, cache):
     ],
 )
 def test_a_broken_draw_is_caught(spoil, law):
-    request, items, cache = problem()
+    request, items, store = problem()
     with pytest.raises(AssertionError, match=law):
-        check_sampler(Broken(cache, spoil), request, items)
+        check_sampler(Broken(store, spoil), request, items)
 
 
 class UniformThatClaimsSoftmax(Broken):
     """Samples uniformly but reports the softmax: the fault of public RF-softmax code."""
 
-    def __init__(self, cache):
-        super().__init__(cache, lambda draw, *_: draw)
-        self.uniform = nc.Uniform(cache, 6)
+    def __init__(self, store):
+        super().__init__(store, lambda draw, *_: draw)
+        self.uniform = nc.Uniform(store, 6)
 
     def draw(self, request, generator):
         drawn = self.uniform.draw(request, generator)
         items = drawn.ids[drawn.columns]
-        log_q = self.log_prob(request, drawn.ids).gather(1, drawn.columns)
+        log_q = log_prob(self, request, drawn.ids).gather(1, drawn.columns)
         return use_columns(items, -log_q - math.log(6))
 
 
 def test_draws_that_do_not_follow_the_reported_law_are_caught():
-    request, items, cache = problem()
+    request, items, store = problem()
     with pytest.raises(AssertionError, match="draws follow the reported law"):
-        check_sampler(UniformThatClaimsSoftmax(cache), request, items)
+        check_sampler(UniformThatClaimsSoftmax(store), request, items)
 
 
 def test_a_biased_partition_is_caught():
-    request, items, cache = problem()
-    plain = nc.SharedDraws(nc.Uniform(cache, 6))
+    request, items, store = problem()
+    plain = nc.SharedDraws(nc.Uniform(store, 6))
 
     class Unweighted:
         has_density = False
-        cache = None
+        store = None
 
         def draw(self, request, generator):
-            draw = plain.draw(request, generator)
-            dead = draw.log_weight == -torch.inf
+            draw = draw_from(plain, request, generator)
+            masked = draw.log_weight == -torch.inf
             return Draw(
-                draw.ids, None, torch.zeros_like(draw.log_weight).masked_fill(dead, -torch.inf)
+                draw.ids, None, torch.zeros_like(draw.log_weight).masked_fill(masked, -torch.inf)
             )
 
     with pytest.raises(AssertionError, match="unbiased"):
@@ -117,7 +119,7 @@ def test_a_biased_partition_is_caught():
 
 
 def test_noise_that_ignores_the_place_in_the_batch_is_caught():
-    request, items, cache = problem()
+    request, items, store = problem()
 
     class LocalNoise(Broken):
         def draw(self, request, generator):
@@ -125,7 +127,7 @@ def test_noise_that_ignores_the_place_in_the_batch_is_caught():
             return self.inner.draw(alone, generator)
 
     with pytest.raises(AssertionError, match="two processes draw what one draws"):
-        check_sampler(LocalNoise(cache, lambda draw, *_: draw), request, items)
+        check_sampler(LocalNoise(store, lambda draw, *_: draw), request, items)
 
 
 class ZeroRowsValid(nc.DenseCache):
@@ -143,15 +145,15 @@ def test_a_cache_whose_unwritten_rows_are_valid_is_caught():
 
 def test_a_sampler_that_draws_unwritten_rows_is_caught():
     request, items, _ = problem()
-    caches = [
+    stores = [
         kind(len(items), items.shape[1], dtype=torch.float64)
         for kind in (nc.DenseCache, ZeroRowsValid)
     ]
-    for cache in caches:
-        cache.write(torch.arange(100), items[:100])
-    check_sampler(nc.CachedSoftmax(caches[0], 6), request, items, unbiased=False)
-    broken = Broken(caches[0], lambda draw, *_: draw)
-    broken.cache, broken.inner = caches[0], nc.CachedSoftmax(caches[1], 6)
+    for store in stores:
+        store.write(torch.arange(100), items[:100])
+    check_sampler(nc.CachedSoftmax(stores[0], 6), request, items, unbiased=False)
+    broken = Broken(stores[0], lambda draw, *_: draw)
+    broken.store, broken.inner = stores[0], nc.CachedSoftmax(stores[1], 6)
     with pytest.raises(AssertionError, match="rows never written"):
         check_sampler(broken, request, items, unbiased=False)
 
@@ -159,16 +161,16 @@ def test_a_sampler_that_draws_unwritten_rows_is_caught():
 class UnclippedReport:
     """Random features drawn with clipped masses, reported by the closed form without the clip."""
 
-    has_density, cache, coverage, num_negatives = True, None, 1.0, 6
+    has_density, store, coverage, num_negatives = True, None, 1.0, 6
 
-    def __init__(self, cache):
-        self.inner = nc.samplers.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
-        self.table = cache.table
+    def __init__(self, store):
+        self.inner = nc.samplers.KernelSoftmax(store, 6, fourier(8, 2, 3.0))
+        self.table = store.table.embeddings
 
     def draw(self, request, generator):
         draw = self.inner.draw(request, generator)
         items = draw.ids[draw.columns]
-        log_q = self.log_prob(request, draw.ids).gather(1, draw.columns)
+        log_q = log_prob(self, request, draw.ids).gather(1, draw.columns)
         return use_columns(items, -log_q - math.log(6))
 
     def log_prob(self, request, ids, law=None):
@@ -182,14 +184,14 @@ class UnclippedReport:
 class FrequenciesDrawnAnew:
     """Random frequencies redrawn between two calls, as in public RF-softmax code."""
 
-    has_density, cache, coverage, num_negatives = True, None, 1.0, 6
+    has_density, store, coverage, num_negatives = True, None, 1.0, 6
 
-    def __init__(self, cache):
-        self.base, self.calls = cache, 0
+    def __init__(self, store):
+        self.base, self.calls = store, 0
 
     def _sampler(self):
         self.calls += 1
-        return nc.samplers.KernelSoftmax(self.base, 6, Fourier(8, 4, 3.0, seed=self.calls))
+        return nc.samplers.KernelSoftmax(self.base, 6, fourier(8, 4, 3.0, seed=self.calls))
 
     def draw(self, request, generator):
         return self._sampler().draw(request, generator)
@@ -206,6 +208,6 @@ class FrequenciesDrawnAnew:
     ],
 )
 def test_kernel_samplers_broken_as_public_ones_are_caught(kind, law):
-    request, items, cache = problem()
+    request, items, store = problem()
     with pytest.raises(AssertionError, match=law):
-        check_sampler(kind(cache), request, items)
+        check_sampler(kind(store), request, items)
