@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.testing.conformance import check_index
 from negcache.indexes import top_k
+from negcache.testing.conformance import check_index
 
 
 def exact(queries, items, score, k):

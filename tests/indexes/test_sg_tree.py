@@ -1,4 +1,4 @@
-"""The SG tree: its invariants through every change, its twin, its cuts, its cells for a query."""
+"""The SG tree: its invariants through every change, its twin, its cuts, clusters for a query."""
 
 import copy
 import math
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import negcache as nc
+from negcache.compiled.arrays import NONE, Nodes
+from negcache.contrib.query_clusters import clusters_for
 from negcache.errors import InputError
 from negcache.indexes.clusters import ClusterIndex
-from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.sg_tree import SGTree, TreeClusters
-from negcache.compiled.arrays import NONE, Nodes
 
 BASES = [2.0, 1.3]
 
@@ -104,7 +104,7 @@ def spoil(tree, law):
     if law == "covers":
         t.vectors[child] += 9.0
     elif law == "apart":
-        family = next(n for n in range(len(t.first)) if t.next[t.first[n]] >= 0 and not t.bag[n])
+        family = next(n for n in range(len(t.first)) if t.next[t.first[n]] >= 0 and not t.finest[n])
         t.vectors[t.next[t.first[family]]] = t.vectors[t.first[family]] + 1e-9
         tree.refresh()
     elif law == "reach is no less":
@@ -130,7 +130,7 @@ def spoil(tree, law):
     elif law == "one root":
         t.parent[tree.root] = node
     elif law == "last level":
-        t.bag[node] = True
+        t.finest[node] = True
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_the_compiled_loops_give_the_tree_of_their_readable_twin(make, base):
 
 
 @pytest.mark.parametrize("count", [1, 2, 500])
-def test_items_all_alike_make_a_flat_bag(count):
+def test_items_all_alike_are_one_flat_level(count):
     tree = built(torch.ones(count, 4))
     tree.check(exact=True)
     assert tree.nodes.level.min() >= tree.shape.floor - 1
@@ -281,8 +281,8 @@ def bad(change):
         lambda tree: tree.build(torch.full((20, 3), math.nan)),
         lambda tree: tree.build(torch.zeros(0, 3)),
         lambda tree: tree.cut_into(0),
-        lambda tree: cells(tree, torch.zeros(2, 3), gamma=0.5),
-        lambda tree: cells(tree, torch.full((2, 3), math.nan)),
+        lambda tree: clusters(tree, torch.zeros(2, 3), gamma=0.5),
+        lambda tree: clusters(tree, torch.full((2, 3), math.nan)),
         lambda tree: SGTree(1.0),
         lambda tree: SGTree(2.0, resolution=0.0),
         lambda tree: TreeClusters(0),
@@ -339,7 +339,7 @@ def one_item(tree, heads):
 
 
 @pytest.mark.parametrize("num_clusters", [1, 2, 7, 40, 300, 999])
-def test_a_cut_into_cells_gives_as_many_and_every_item_to_a_head_above_it(num_clusters):
+def test_a_cut_into_clusters_gives_as_many_and_every_item_to_a_head_above_it(num_clusters):
     tree = built(points(300, 4, 0))
     cut, t = tree.cut_into(num_clusters), tree.nodes
     assert len(cut.heads) == min(num_clusters, 300)
@@ -351,20 +351,21 @@ def test_a_cut_into_cells_gives_as_many_and_every_item_to_a_head_above_it(num_cl
         assert cut.heads[cut.labels[item]] == node
 
 
-def cells(tree, queries, gamma=10.0, scale=5.0, floor_level=-8, cap=None):
-    return tree.cells_for(queries, scale=scale, gamma=gamma, floor_level=floor_level, cap=cap)
+def clusters(tree, queries, gamma=10.0, scale=5.0, floor_level=-8, cap=None):
+    settings = {"scale": scale, "gamma": gamma, "floor_level": floor_level, "cap": cap}
+    return clusters_for(tree.nodes, tree.shape, queries, **settings)
 
 
 @pytest.mark.parametrize("cap", [None, 3, 0])
 @pytest.mark.parametrize("gamma", [1.0, 3.0, 100.0, 1e6])
 @pytest.mark.parametrize("base", BASES)
-def test_cells_for_a_query_part_the_items_and_obey_the_bound(base, gamma, cap):
+def test_clusters_for_a_query_part_the_items_and_obey_the_bound(base, gamma, cap):
     """4.4: a partition; radii within log(gamma) / (2 scale); closed only for a reason."""
     rows, queries = points(300, 4, 0), points(9, 4, 5)
     tree = built(rows, base)
     tree.remove(torch.arange(0, 40))
     tree.refresh()
-    found = cells(tree, queries, gamma, cap=cap)
+    found = clusters(tree, queries, gamma, cap=cap)
     t, floor = tree.nodes, -8
     for b, query in enumerate(queries):
         seen, opened = [], 0
@@ -390,7 +391,7 @@ def test_cells_for_a_query_part_the_items_and_obey_the_bound(base, gamma, cap):
 
 
 def gamma_of(scores, members):
-    """max P / Q where a cell stands for its members by the score of its head."""
+    """max P / Q where a cluster stands for its members by the score of its head."""
     log_q = torch.full_like(scores, -torch.inf)
     for some in members:
         log_q[some] = scores[some[0]]
@@ -401,9 +402,9 @@ def gamma_of(scores, members):
 def test_a_query_is_seen_finer_the_nearer_it_is_and_a_cap_closes_the_far_ones():
     tree = built(points(2000, 3, 0), 1.3)
     near, far = tree.vectors[:1], torch.full((1, 3), 40.0).double()
-    fine = cells(tree, near, 1e6, scale=1.0, floor_level=-12)
-    coarse = cells(tree, far, 1e6, scale=1.0, floor_level=-12)
-    capped = cells(tree, near, 1e6, scale=1.0, floor_level=-12, cap=2)
+    fine = clusters(tree, near, 1e6, scale=1.0, floor_level=-12)
+    coarse = clusters(tree, far, 1e6, scale=1.0, floor_level=-12)
+    capped = clusters(tree, near, 1e6, scale=1.0, floor_level=-12, cap=2)
     assert len(coarse.heads) == 1
     assert len(coarse.heads) < len(capped.heads) < len(fine.heads)
     some = fine.heads[fine.ends - fine.starts == 1]
@@ -412,20 +413,20 @@ def test_a_query_is_seen_finer_the_nearer_it_is_and_a_cap_closes_the_far_ones():
 
 
 def held(count, dim=4, seed=0, room=None):
-    """A cache of whole rows, seen as coordinates; some not yet written."""
+    """A store of whole rows, some not yet written, and clusters that observe it."""
     rows = points(room or count, dim, seed)
-    cache = nc.DenseCache(room or count, dim, dtype=torch.float64)
+    store = nc.DenseCache(room or count, dim, dtype=torch.float64)
     index = TreeClusters(12, base=1.3)
-    cache.observe(index)
-    cache.write(torch.arange(count), rows[:count])
-    return cache, as_coordinates(cache), index, rows
+    store.observe(index)
+    store.write(torch.arange(count), rows[:count])
+    return store, index, rows
 
 
-def fits(index, cache, rows):
+def fits(index, store, rows):
     """The table is a partition of the valid items with true means and radii; the tree is sound."""
     index.tree.check()
     table = index.table
-    assert torch.equal(table.members.sort().values, cache.valid.nonzero().squeeze(1))
+    assert torch.equal(table.members.sort().values, store.valid.nonzero().squeeze(1))
     assert (table.sizes > 0).all()
     for g in range(table.num_clusters):
         mine = rows[table.members[table.offsets[g] : table.offsets[g + 1]]]
@@ -438,87 +439,87 @@ def fits(index, cache, rows):
 
 
 @pytest.mark.parametrize("drift", [None, 1.0, 0.95])
-def test_cells_follow_a_cache_through_every_change(drift):
-    cache, seen, index, rows = held(250, room=300)
+def test_clusters_follow_a_store_through_every_change(drift):
+    store, index, rows = held(250, room=300)
     index.drift = drift
-    index.follow(seen)
+    index.update(store)
     assert isinstance(index, ClusterIndex)
-    fits(index, cache, rows)
+    fits(index, store, rows)
     table = index.table
-    index.follow(seen)
+    index.update(store)
     assert index.table is table
-    cache.write(torch.arange(250, 300), rows[250:])
-    index.follow(seen)
+    store.write(torch.arange(250, 300), rows[250:])
+    index.update(store)
     assert index.reinserted == 50
-    fits(index, cache, rows)
+    fits(index, store, rows)
     few = torch.tensor([index.tree.root, 5, 17])
     rows[few] = -rows[few]
-    cache.write(few, rows[few])
-    index.follow(seen)
-    fits(index, cache, rows)
+    store.write(few, rows[few])
+    index.update(store)
+    fits(index, store, rows)
     for share in (0.001, 0.003, 0.3):
         rows = moved(rows, share, 1)[0]
-        cache.table.copy_(rows)
-        index.forget()
-        index.follow(seen)
+        store.table.embeddings.copy_(rows)
+        index.invalidate()
+        index.update(store)
         if drift != 0.95:
-            fits(index, cache, rows)
-    cache.written[40:90] = -1
-    index.forget()
-    index.follow(seen)
+            fits(index, store, rows)
+    store.table.written[40:90] = -1
+    index.invalidate()
+    index.update(store)
     assert index.table.members.numel() == 250
-    cache.written[:] = -1
-    index.forget()
+    store.table.written[:] = -1
+    index.invalidate()
     with pytest.raises(InputError):
-        index.follow(seen)
+        index.update(store)
 
 
 def test_a_corpus_that_grows_keeps_its_tree():
-    _, seen, index, rows = held(200)
-    index.follow(seen)
+    store, index, rows = held(200)
+    index.update(store)
     more = points(300, 4, 0)
     more[:200] = rows
     larger = nc.DenseCache(300, 4, dtype=torch.float64)
     larger.observe(index)
     larger.write(torch.arange(300), more)
-    index.follow(as_coordinates(larger))
+    index.update(larger)
     fits(index, larger, more)
 
 
 @pytest.mark.parametrize("settings", [{"centre": "head"}, {"level": 1}, {"num_clusters": 1}, {}])
-def test_cells_are_cut_as_asked(settings):
-    cache, seen, _, rows = held(250)
+def test_clusters_are_cut_as_asked(settings):
+    store, _, rows = held(250)
     index = TreeClusters(base=1.3, **settings)
-    index.follow(seen)
-    fits(index, cache, rows)
+    index.update(store)
+    fits(index, store, rows)
     wanted = {"num_clusters": 1}.get(next(iter(settings), ""), round(4 * 250**0.5))
     if "level" in settings:
         wanted = len(index.tree.cut(1).heads)
     assert index.table.num_clusters == wanted
 
 
-def test_fewer_items_than_cells_make_a_cell_each():
-    cache = nc.DenseCache(2, 3)
-    cache.write(torch.arange(2), torch.eye(2, 3))
+def test_fewer_items_than_clusters_make_a_cluster_each():
+    store = nc.DenseCache(2, 3)
+    store.write(torch.arange(2), torch.eye(2, 3))
     index = TreeClusters(50)
-    index.follow(as_coordinates(cache))
+    index.update(store)
     assert index.table.num_clusters == 2
 
 
-def test_restored_cells_go_on_as_if_they_had_never_stopped():
-    cache, seen, index, rows = held(250)
-    index.follow(seen)
-    cache.write(torch.arange(3), rows[3:6])
+def test_restored_clusters_go_on_as_if_they_had_never_stopped():
+    store, index, rows = held(250)
+    index.update(store)
+    store.write(torch.arange(3), rows[3:6])
     other = TreeClusters(12, base=1.3)
     other.load_state_dict(copy.deepcopy(index.state_dict()))
     for name in ("centres", "offsets", "members", "radius"):
         assert torch.equal(getattr(index.table, name), getattr(other.table, name))
     for each in (index, other):
-        each.follow(seen)
-        each.forget()
-    cache.table.copy_(moved(cache.table, 0.01, 2)[0])
+        each.update(store)
+        each.invalidate()
+    store.table.embeddings.copy_(moved(store.table.embeddings, 0.01, 2)[0])
     for each in (index, other):
-        each.follow(seen)
+        each.update(store)
     assert index.reinserted == other.reinserted
     for name in ("centres", "offsets", "members", "radius"):
         assert torch.equal(getattr(index.table, name), getattr(other.table, name))

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.ops.kernels import Quadratic
 from negcache.indexes.clusters import KMeansClusters
-from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.sg_tree import TreeClusters
 from negcache.indexes.sums import KernelSums
+from negcache.ops.kernels import Quadratic
 
 N, D = 400, 5
 ROWS = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
@@ -18,18 +17,24 @@ KINDS = {"k_means": KMeansClusters, "tree": TreeClusters}
 
 
 def filled(index):
-    cache = nc.DenseCache(N, D)
-    cache.observe(index)
-    cache.write(torch.arange(N), ROWS)
-    index.follow(as_coordinates(cache))
-    return cache
+    """A store of all rows that the index observes, for as long as somebody holds it."""
+    store = nc.DenseCache(N, D)
+    store.observe(index, "index")
+    store.write(torch.arange(N), ROWS)
+    index.update(store)
+    return store
 
 
-def resumed(index, cache):
-    """The index attached to another cache, which takes the state of this one."""
+def saved_with(index):
+    """The state of a store that this index observes."""
+    return copy.deepcopy(filled(index).state_dict())
+
+
+def resumed(index, state):
+    """Another store, observed by the index under the same name, which takes this state."""
     other = nc.DenseCache(N, D)
-    other.observe(index)
-    other.load_state_dict(copy.deepcopy(cache.state_dict()))
+    other.observe(index, "index")
+    other.load_state_dict(state)
     return other
 
 
@@ -41,9 +46,9 @@ def same(one, other):
 @pytest.mark.parametrize(("saved", "now"), [("k_means", "tree"), ("tree", "k_means")])
 def test_an_index_of_another_kind_starts_anew(saved, now):
     index = KINDS[now](12)
-    cache = resumed(index, filled(KINDS[saved](12)))
+    store = resumed(index, saved_with(KINDS[saved](12)))
     assert index.table.num_clusters == 0
-    index.follow(as_coordinates(cache))
+    index.update(store)
     anew = KINDS[now](12)
     filled(anew)
     assert same(index.table, anew.table)
@@ -51,14 +56,14 @@ def test_an_index_of_another_kind_starts_anew(saved, now):
 
 def test_sums_of_another_kind_start_anew_and_those_beside_them_go_on():
     first, second = KMeansClusters(12), KMeansClusters(20)
-    cache = filled(first)
-    cache.observe(second)
-    second.follow(as_coordinates(cache))
+    store = filled(first)
+    store.observe(second, "beside")
+    second.update(store)
     other = nc.DenseCache(N, D)
     sums, beside = KernelSums(other, Quadratic(2.0)), KMeansClusters(20)
-    other.observe(sums)
-    other.observe(beside)
-    other.load_state_dict(copy.deepcopy(cache.state_dict()))
+    other.observe(sums, "index")
+    other.observe(beside, "beside")
+    other.load_state_dict(copy.deepcopy(store.state_dict()))
     assert sums.levels == []
     assert same(beside.table, second.table)
 
@@ -76,43 +81,43 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("before", "after"), OTHERS)
-def test_cells_of_other_settings_start_anew(before, after):
+def test_clusters_of_other_settings_start_anew(before, after):
     index = after()
-    cache = resumed(index, filled(before()))
+    store = resumed(index, saved_with(before()))
     assert index.table.num_clusters == 0
-    index.follow(as_coordinates(cache))
+    index.update(store)
     anew = after()
     filled(anew)
     assert same(index.table, anew.table)
 
 
 @pytest.mark.parametrize("pair", OTHERS)
-def test_cells_of_equal_settings_go_on(pair):
+def test_clusters_of_equal_settings_go_on(pair):
     for build in pair:
         first, second = build(), build()
-        cache = filled(first)
-        other = resumed(second, cache)
+        store = filled(first)
+        other = resumed(second, copy.deepcopy(store.state_dict()))
         assert same(first.table, second.table)
-        for each, index in ((cache, first), (other, second)):
+        for each, index in ((store, first), (other, second)):
             each.write(torch.arange(30), ROWS[30:60] + 0.1)
-            index.follow(as_coordinates(each))
+            index.update(each)
         assert same(first.table, second.table)
 
 
 def test_a_tree_may_move_otherwise_than_before():
     index = TreeClusters(8, drift=0.95, rebuild_above=0.2)
     before = TreeClusters(8)
-    resumed(index, filled(before))
+    resumed(index, saved_with(before))
     assert same(index.table, before.table)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_state_from_ordinary_memory_follows_rows_on_a_gpu():
-    index, cache = KMeansClusters(12), nc.DenseCache(N, D, device="cuda")
-    cache.observe(index)
-    cache.load_state_dict(copy.deepcopy(filled(KMeansClusters(12)).state_dict()))
-    cache.write(torch.arange(30).cuda(), ROWS[30:60].cuda() + 0.1)
-    index.follow(as_coordinates(cache))
+    index, store = KMeansClusters(12), nc.DenseCache(N, D, device="cuda")
+    store.observe(index, "index")
+    store.load_state_dict(saved_with(KMeansClusters(12)))
+    store.write(torch.arange(30).cuda(), ROWS[30:60].cuda() + 0.1)
+    index.update(store)
     assert index.table.centres.is_cuda
     assert index.table.radius.is_cuda
     assert len(index.table.members) == N

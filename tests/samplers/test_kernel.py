@@ -15,7 +15,7 @@ from negcache.indexes import sums as sums_module
 from negcache.ops.descent import Descent
 from negcache.ops.kernel_draw import draw_down
 from negcache.ops.kernel_law import log_prob_down
-from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
+from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
 from negcache.samplers import kernel as kernel_module
 from negcache.stores.reading import scored_rows
 from negcache.testing.conformance import chi_square_p, tile
@@ -105,7 +105,7 @@ def test_frequencies_after_a_thousand_moves(top, seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize("kind", [Fourier, Positive])
+@pytest.mark.parametrize("kind", [fourier, positive])
 def test_random_features_draw_what_they_report(top, kind, floor, seed):
     """Test 15: few frequencies, so that many node masses are negative and clipped."""
     request, _, store = problem(0.0, 1100)
@@ -152,7 +152,7 @@ def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
 def test_clipped_masses_leave_the_closed_form_and_the_report_with_them():
     """Negative masses occur here, and the law differs from exp(nu <h, e>): the product rule."""
     request, _, store = problem(0.0, 1100)
-    sampler = nc.samplers.KernelSoftmax(store, 6, Fourier(8, 2, 3.0))
+    sampler = nc.samplers.KernelSoftmax(store, 6, fourier(8, 2, 3.0))
     draw_from(sampler, request, torch.Generator().manual_seed(0))
     features = sampler.kernel.query_features(request.queries, request.score.scale)
     assert ((features @ sampler.sums.levels[0].T) < 0).any()

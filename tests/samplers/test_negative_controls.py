@@ -11,7 +11,7 @@ import negcache as nc
 from negcache.draws import use_columns
 from negcache.interfaces import Proposal
 from negcache.messages import Draw
-from negcache.ops.kernels import Fourier
+from negcache.ops.kernels import fourier
 from negcache.testing.conformance import check_sampler, check_store
 
 
@@ -225,7 +225,7 @@ class UnclippedReport:
     has_density, store, num_negatives = True, None, 6
 
     def __init__(self, store):
-        self.inner = nc.samplers.KernelSoftmax(store, 6, Fourier(8, 2, 3.0))
+        self.inner = nc.samplers.KernelSoftmax(store, 6, fourier(8, 2, 3.0))
         self.table = store.table.embeddings
 
     def propose(self, request, generator):
@@ -252,7 +252,7 @@ class FrequenciesDrawnAnew:
 
     def _proposal(self, request, generator):
         self.calls += 1
-        kernel = Fourier(8, 4, 3.0, seed=self.calls)
+        kernel = fourier(8, 4, 3.0, seed=self.calls)
         return nc.samplers.KernelSoftmax(self.base, 6, kernel).propose(request, generator)
 
     def propose(self, request, generator):

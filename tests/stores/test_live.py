@@ -1,4 +1,4 @@
-"""A table that trains, as a cache: read in place, changes told once."""
+"""A table that trains, as a store: read in place, changes told once."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import negcache as nc
 
 
 class Ear:
-    """A listener that keeps what it hears."""
+    """An observer that keeps what it hears."""
 
     def __init__(self):
         self.heard = []
@@ -15,7 +15,7 @@ class Ear:
     def rows_changed(self, change):
         self.heard.append(change)
 
-    def forget(self):
+    def invalidate(self):
         self.heard = None
 
     def state_dict(self):
@@ -45,11 +45,11 @@ def test_rows_are_the_parameters_as_they_are():
     assert (table.rows(torch.tensor([4])) == 100).all()
     assert torch.equal(torch.cat([block for _, block in table.chunks(4)]), weight.detach())
     assert table.valid.all()
-    assert not len(table.due())
+    assert not len(table.plan())
     assert not table.rows(torch.tensor([0])).requires_grad
 
 
-def test_listeners_hear_nothing_before_the_optimizer_has_stepped():
+def test_observers_hear_nothing_before_the_optimizer_has_stepped():
     _, table, ear = build()
     encode(table, [1, 3])
     table.flush()
@@ -84,7 +84,7 @@ def test_every_optimizer_with_sparse_gradients_is_noticed(kind):
     torch.nn.functional.embedding(torch.tensor([1]), weight, sparse=True).sum().backward()
     with torch.sparse.check_sparse_tensor_invariants(enable=True):
         optimizer.step()
-    table.tick()
+    table.step()
     assert len(ear.heard) == 1
 
 
@@ -103,15 +103,16 @@ def test_fused_optimizers_and_writes_to_data_are_noticed(fused):
 
 
 def test_a_frozen_table_remembers_nothing_and_a_waiting_one_each_row_once():
-    weight, table, _ = build()
+    weight, table, ear = build()
     for _ in range(5):
         encode(table, [1, 2])
         table.flush()
     assert sum(len(ids) for ids, _ in table.touched) == 2
     weight.requires_grad_(False)
-    table.forget()
+    table.invalidate()
     encode(table, [1, 2])
     assert table.touched == []
+    assert ear.heard is None
 
 
 def test_a_table_that_is_replaced_is_read_anew():
@@ -121,7 +122,7 @@ def test_a_table_that_is_replaced_is_read_anew():
     module.weight = torch.nn.Parameter(torch.ones(6, 2))
     assert (table.rows(torch.tensor([4])) == 1).all()
     table.load_state_dict({})
-    assert ear.heard is None, "a state without listeners leaves nothing of the old rows"
+    assert ear.heard is None, "a state without observers leaves nothing of the old rows"
 
 
 def test_only_rows_that_have_moved_are_told():
@@ -153,13 +154,13 @@ def test_another_table_is_taken_whole():
     assert module.weight is other
 
 
-def test_saving_settles_first():
+def test_saving_flushes_first():
     weight, table, ear = build()
     encode(table, [1])
     with torch.no_grad():
         weight[1] += 1
     saved = table.state_dict()
-    assert saved == {"listeners": [{"heard": 1}], "listener_kinds": ["Ear"]}
+    assert saved == {"observers": {"Ear": {"kind": "Ear", "state": {"heard": 1}}}}
     table.load_state_dict(saved)
     assert ear.loaded == 1
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import negcache as nc
-from negcache.stores import LowRankCache
-from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.run.data.wordnet import entries
+from negcache.stores import LowRankCache
+from negcache.stores.reading import embeddings
+from negcache.stores.reencoders import Corrector, Identity, Ridge
 
 N, D, BATCH = 600, 32, 32
 
@@ -54,8 +55,8 @@ class Run:
         self.corpus = ITEMS.first(items)
         self.queries, tower = (nc.towers.StaticTower(len(WORDS), D) for _ in range(2))
         defaults = {"landmarks": 16, "every": 20, "sample": 200, "full_below": 0.0}
-        self.cache = LowRankCache(items, D, **defaults | settings)
-        sampler = nc.SharedDraws(nc.CachedSoftmax(self.cache, 2))
+        self.store = LowRankCache(items, D, **defaults | settings)
+        sampler = nc.SharedDraws(nc.CachedSoftmax(self.store, 2))
         self.loss = nc.SoftmaxLoss(tower, self.corpus, sampler, nc.DotScore(0.1), seed=seed)
         parameters = [*self.queries.parameters(), *tower.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=3e-3)
@@ -95,7 +96,7 @@ class Run:
     def cosine(self):
         """Of all cached rows with what the items look like now."""
         items = self.loss.score.embed(self.loss.item_tower(ITEMS[torch.arange(N)]))
-        cached = self.cache.rows(torch.arange(N))
+        cached = embeddings(self.store, torch.arange(N))
         return float(torch.cosine_similarity(cached, items).mean())
 
 
@@ -113,7 +114,7 @@ def test_it_trains(name):
     run.steps(60)
     assert run.loss.report().encoded_nograd == N + 4 * 200
     assert run.exact_loss() < before - 1.0
-    assert run.cache.fits == 4
+    assert run.store.fits == 4
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(name, stop, tmp_path):
     resumed.load(saved)
     assert torch.equal(resumed.steps(16), losses)
     everything = torch.arange(N)
-    assert torch.equal(resumed.cache.rows(everything), run.cache.rows(everything))
-    assert torch.equal(resumed.cache.table.stored, run.cache.table.stored)
+    assert torch.equal(embeddings(resumed.store, everything), embeddings(run.store, everything))
+    assert torch.equal(resumed.store.table.stored, run.store.table.stored)
     for ours, theirs in zip(resumed.loss.parameters(), run.loss.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -141,9 +142,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(name, stop, tmp_path):
 def test_a_run_resumed_while_items_are_missing_equals_one_that_never_stopped():
     run = Run()
     run.steps(5)
-    run.cache.remove(torch.arange(20))
+    run.store.remove(torch.arange(20))
     run.steps(2)
-    run.cache.add(torch.arange(20))
+    run.store.add(torch.arange(20))
     resumed = Run()
     resumed.load(run.state())
     assert torch.equal(resumed.steps(4), run.steps(4))
@@ -154,7 +155,7 @@ def test_full_passes_come_by_themselves_when_embeddings_run_away():
     run.steps(80)
     passes = (run.loss.report().encoded_nograd - N - 8 * 200) / N
     assert passes >= 1
-    assert run.cache.valid.all()
+    assert run.store.valid.all()
 
 
 def test_quality_falls_with_age_and_less_with_ridge():
@@ -165,7 +166,7 @@ def test_quality_falls_with_age_and_less_with_ridge():
         for _ in range(4):
             run.steps(20)
             cosines.append(run.cosine())
-            assert run.cache.cosine == pytest.approx(cosines[-1], abs=0.05), "held out tells"
+            assert run.store.cosine == pytest.approx(cosines[-1], abs=0.05), "held out tells"
         found[name] = cosines
     stale, ridged = found["stale"], found["ridge"]
     assert all(older < newer - 0.01 for newer, older in pairwise(stale))
@@ -177,17 +178,17 @@ def test_quality_falls_with_age_and_less_with_ridge():
 def test_items_may_go_and_a_corpus_may_grow_between_two_runs():
     run, gone = Run(items=400), torch.arange(10)
     run.steps(25)
-    run.cache.remove(gone)
+    run.store.remove(gone)
     run.steps(20)
-    assert not run.cache.valid[gone].any()
+    assert not run.store.valid[gone].any()
     grown = Run(items=N)
     grown.load(run.state())
     grown.steps(1)
     assert grown.loss.report().encoded_nograd == N - 400
-    assert grown.cache.valid.sum() == N - 10
-    new = grown.cache.rows(torch.arange(400, N))
+    assert grown.store.valid.sum() == N - 10
+    new = embeddings(grown.store, torch.arange(400, N))
     fresh = grown.loss.score.embed(grown.loss.item_tower(ITEMS[torch.arange(400, N)]))
     assert torch.cosine_similarity(new, fresh).mean() > 0.9
-    grown.cache.add(gone)
+    grown.store.add(gone)
     grown.steps(1)
-    assert grown.cache.valid.all()
+    assert grown.store.valid.all()

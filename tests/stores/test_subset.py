@@ -1,4 +1,4 @@
-"""A cache of some of the items: laws, weights by enumeration, membership."""
+"""A store of some of the items: laws, weights by enumeration, membership."""
 
 import itertools
 import math
@@ -8,8 +8,9 @@ import torch
 from roster import DIM, problem
 
 import negcache as nc
+from negcache.draws import draw, propose
 from negcache.testing import reference
-from negcache.testing.conformance import check_cache, check_sampler
+from negcache.testing.conformance import check_sampler, check_store
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.1, 1.0])
@@ -38,12 +39,14 @@ def test_row_weights_are_unbiased_over_all_subsets():
     estimates = []
     for held in itertools.combinations(range(6), 3):
         sampler = nc.CachedSoftmax(Chosen(held, items), 1)
-        log_q = sampler.log_prob(request, everything)
-        weight = -log_q - math.log(sampler.coverage)
+        proposal = propose(sampler, request, torch.Generator())
+        log_q = proposal.log_prob(everything)
+        weight = -log_q - proposal.log_coverage
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
-        draw = sampler.draw(request, torch.Generator().manual_seed(0))
+        drawn = draw(sampler, request, torch.Generator().manual_seed(0))
         positive = fresh[:, 0]
-        by_rows = nc.estimators.softmax_loss(positive, nc.cached_partition(fresh[:, draw.ids], draw))
+        terms = nc.cached_partition(fresh[:, drawn.ids], drawn)
+        by_rows = nc.estimators.softmax_loss(positive, terms)
         with_alpha = positive + math.log(0.5)  # log alpha on the positive instead
         rows = [i for i in held if i != 0]
         other = torch.logsumexp(torch.cat([with_alpha, fresh[0, rows]]), 0) - with_alpha
@@ -53,14 +56,14 @@ def test_row_weights_are_unbiased_over_all_subsets():
 
 
 def test_the_law_is_the_softmax_over_the_rows_held():
-    request, items, _cache = problem()
+    request, items, _store = problem()
     half = nc.SubsetCache(300, DIM, 150, dtype=torch.float64)
     half.write(torch.arange(300), items)
     check_sampler(nc.CachedSoftmax(half, 6), request, items, unbiased=False)
     check_sampler(nc.samplers.HeadTail(half, 2, 4), request, items, unbiased=False)
     check_sampler(nc.samplers.CachedDistinct(half, 4), request, items, unbiased=False)
-    draw = nc.CachedSoftmax(half, 6).draw(request, torch.Generator())
-    assert (half.slots(draw.ids) >= 0).all()
+    drawn = draw(nc.CachedSoftmax(half, 6), request, torch.Generator())
+    assert (half.slots(drawn.ids) >= 0).all()
 
 
 def test_a_positive_in_any_slot_is_excluded():
@@ -69,7 +72,7 @@ def test_a_positive_in_any_slot_is_excluded():
     score = nc.DotScore(0.3).double().requires_grad_(False)
     rows = torch.arange(half.num_rows)
     exclude = nc.exclusion.Exclusion.from_pairs(rows, half.held, len(rows))
-    request = nc.messages.Request(half.table, score, half.held.clone(), exclude)
+    request = nc.messages.Request(half.table.embeddings, score, half.held.clone(), exclude)
     for sampler in (
         nc.CachedSoftmax(half, 6),
         nc.samplers.CachedDistinct(half, 6),
@@ -78,29 +81,30 @@ def test_a_positive_in_any_slot_is_excluded():
         nc.quadratic(half, 6),
         nc.DynamicIndex(half, 6),
     ):
-        draw = sampler.draw(request, torch.Generator().manual_seed(0))
-        alive = draw.log_weight > -torch.inf
+        drawn = draw(sampler, request, torch.Generator().manual_seed(0))
+        alive = drawn.log_weight > -torch.inf
         assert alive.any(dim=1).all()
-        assert not (alive & (draw.ids[draw.columns] == request.positives[:, None])).any()
+        assert not (alive & (drawn.ids[drawn.columns] == request.positives[:, None])).any()
 
 
 def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
     """Writing some rows again and again does not keep them: first in, first out."""
     counts = torch.zeros(40)
     for seed in range(100):
-        cache = nc.SubsetCache(40, 2, 10, refresh=0.2, seed=seed)
-        cache.write(torch.arange(40), torch.zeros(40, 2))
-        first = set(cache.held.tolist())
+        store = nc.SubsetCache(40, 2, 10, refresh=0.2, seed=seed)
+        store.write(torch.arange(40), torch.zeros(40, 2))
+        first = set(store.held.tolist())
         for _ in range(5):
-            new = cache.due()
+            new = store.plan()
+            store.commit()
             assert len(new) == 2
-            assert not cache.valid[cache.slots(new)].any()
-            cache.write(torch.arange(40), torch.zeros(40, 2))
-            cache.tick()
-        assert cache.valid.all()
-        assert len(cache.held.unique()) == 10
-        counts[cache.held] += 1
-    assert first != set(cache.held.tolist())
+            assert not store.valid[store.slots(new)].any()
+            store.write(torch.arange(40), torch.zeros(40, 2))
+            store.step()
+        assert store.valid.all()
+        assert len(store.held.unique()) == 10
+        counts[store.held] += 1
+    assert first != set(store.held.tolist())
     expected = 100 * 10 / 40
     statistic = ((counts - expected) ** 2 / (expected * 0.75)).sum()
     assert statistic < 90  # chi-square with 39 degrees: p = 1e-5 at 88
@@ -108,38 +112,39 @@ def test_membership_is_uniform_and_moves_on_whatever_is_drawn():
 
 def test_rows_leave_in_the_order_they_entered_whatever_is_written():
     """Half of the items are written again at every step, as drawn ones are; none stays for it."""
-    cache = nc.SubsetCache(40, 2, 10, refresh=0.2)
-    cache.write(torch.arange(40), torch.zeros(40, 2))
+    store = nc.SubsetCache(40, 2, 10, refresh=0.2)
+    store.write(torch.arange(40), torch.zeros(40, 2))
     entered = []
     for step in range(20):
-        before = set(cache.held.tolist())
-        new = set(cache.due().tolist())
-        left = before - set(cache.held.tolist())
+        before = set(store.held.tolist())
+        new = set(store.plan().tolist())
+        store.commit()
+        left = before - set(store.held.tolist())
         if step >= 5:
             assert left == entered[step - 5] - new, "those that came five steps ago, no others"
         entered.append(new)
-        cache.write(torch.tensor(sorted(new)), torch.zeros(2, 2))
-        cache.tick()
-        cache.write(torch.arange(0, 40, 2), torch.ones(20, 2))
+        store.write(torch.tensor(sorted(new)), torch.zeros(2, 2))
+        store.step()
+        store.write(torch.arange(0, 40, 2), torch.ones(20, 2))
 
 
-def test_training_with_a_partial_cache_encodes_what_moves_in():
+def test_training_with_a_partial_store_encodes_what_moves_in():
     torch.manual_seed(0)
-    cache = nc.SubsetCache(200, 4, 50, refresh=0.1)
+    store = nc.SubsetCache(200, 4, 50, refresh=0.1)
     tower = torch.nn.Linear(4, 4)
     loss = nc.SoftmaxLoss(
-        tower, torch.randn(200, 4), nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.DotScore(0.1)
+        tower, torch.randn(200, 4), nc.SharedDraws(nc.CachedSoftmax(store, 2)), nc.DotScore(0.1)
     )
     loss(torch.randn(8, 4), torch.arange(8)).backward()
     loss.step()
     report = loss.report()
     assert report.encoded_nograd == 50 + 5
-    assert cache.valid.all()
-    fresh = loss.score.embed(tower(loss.corpus[cache.held])).detach()
-    torch.testing.assert_close(cache.table, fresh)
+    assert store.valid.all()
+    fresh = loss.score.embed(tower(loss.corpus[store.held])).detach()
+    torch.testing.assert_close(store.table.embeddings, fresh)
 
 
-@pytest.mark.parametrize("bad", [{"size": 1}, {"size": 11}, {"rho": 2.0}])
+@pytest.mark.parametrize("bad", [{"size": 1}, {"size": 11}, {"refresh": 2.0}])
 def test_bad_input(bad):
     with pytest.raises(nc.InputError, match="Expected"):
         nc.SubsetCache(**{"num_items": 10, "dim": 2, "size": 5} | bad)

@@ -53,8 +53,8 @@ def clusters_for(
     """Subtrees so small that P / Q <= gamma, taken apart further where the query is near.
 
     One begins at the largest level at and below which every ball reaches ``log(gamma) / (2
-    scale)`` at most; the items above it are clusters of their own. A subtree near the query gives way
-    to its head and its children, until nothing of it is within ``base ** floor_level``.
+    scale)`` at most; the items above it are clusters of their own. A subtree near the query gives
+    way to its head and its children, until nothing of it is within ``base ** floor_level``.
     Source: Monath et al., AISTATS 2023, Algorithm 2, corrected.
 
     Args:
@@ -81,7 +81,7 @@ def clusters_for(
     near, ranges = shape.base**floor_level, links.child_ranges(t)
     while len(front.nodes):
         opened = (t.size > 1)[front.nodes] & (t.level > floor_level)[front.nodes]
-        opened &= front.away <= t.lipschitz[front.nodes] + near
+        opened &= front.away <= t.reach[front.nodes] + near
         opened = _nearest(front, opened, cap)
         clusters.add(front.queries[~opened], front.nodes[~opened], True)
         clusters.add(front.queries[opened], front.nodes[opened], False)
@@ -91,7 +91,7 @@ def clusters_for(
 
 def start_level(t: Nodes, radius: float) -> int:
     """The largest level at and below which every ball reaches this radius at most."""
-    wide = (t.parent != NONE) & (t.lipschitz > radius)
+    wide = (t.parent != NONE) & (t.reach > radius)
     return int(t.level[wide].min()) - 1 if wide.any() else int(t.level[t.parent != NONE].max())
 
 

@@ -1,7 +1,8 @@
-"""Flat rejection: exact draws from the softmax of cached scores, by clusters raised by their radius.
+"""Flat rejection: exact draws from the softmax of cached scores, by clusters raised by radius.
 
-A cluster is drawn by ``n_c exp(V_c + lipschitz r_c)``, a member y by chance, and y is kept with chance
-``exp(s~_y - V_c - lipschitz r_c)``; else one begins again. Source: Monath et al., AISTATS 2023.
+A cluster is drawn by ``n_c exp(V_c + lipschitz r_c)``, a member y by chance, and y is kept with
+chance ``exp(s~_y - V_c - lipschitz r_c)``; else one begins again.
+Source: Monath et al., AISTATS 2023.
 """
 
 from typing import NamedTuple

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+
 from negcache.draws import from_slots, plain, share
 from negcache.errors import InputError
 from negcache.indexes import top_k

@@ -1,6 +1,6 @@
 """Those who follow the rows of a store: named, and held by somebody else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -30,7 +30,9 @@ class Observers:
         return bool(self._by_name)
 
     def add(self, observer: Observer, name: str | None = None) -> None:
-        """Take a name; a second one of it gets a number."""
+        """Take a name; a second one of it gets a number. One that is here already keeps its own."""
+        if any(each is observer for each in self._by_name.values()):
+            return
         name = type(observer).__name__ if name is None else name
         taken, number = set(self._by_name), 2
         wanted = name
@@ -39,21 +41,14 @@ class Observers:
         self._by_name[wanted] = observer
 
     @contextmanager
-    def change(
-        self, rows: Store, slots: Int[Tensor, "M"], read: Callable[[Tensor], Tensor] | None = None
-    ) -> Iterator[None]:
-        """Around a block of code that writes these rows, or lets them go.
-
-        Args:
-            read: slots -> what observers follow; None: the rows of the store.
-        """
+    def change(self, store: Store, slots: Int[Tensor, "M"]) -> Iterator[None]:
+        """Around a block of code that writes these rows, or lets them go."""
         if not self or not len(slots):
             yield
             return
-        read = rows.rows if read is None else read
-        old, was_valid = read(slots), rows.valid[slots]
+        old, was_valid = store.rows(slots), store.valid[slots]
         yield
-        self.tell(RowChange(slots, old, was_valid, read(slots), rows.valid[slots]))
+        self.tell(RowChange(slots, old, was_valid, store.rows(slots), store.valid[slots]))
 
     def tell(self, change: RowChange) -> None:
         for observer in list(self._by_name.values()):

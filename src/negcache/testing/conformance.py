@@ -18,6 +18,7 @@ from negcache.interfaces import DensitySampler, Estimator, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.score import DotScore, Score
 from negcache.shapes import Float, Int, Tensor
+from negcache.stores.reading import embeddings
 from negcache.testing import reference
 
 
@@ -64,9 +65,9 @@ def check_store(build: Callable[[], Store], rho: float) -> None:
     assert abs(store.coverage - len(held) / num_items) < 1e-12, "coverage is the share held"
     rows = torch.randn(num_items, 3, requires_grad=True)
     store.write(torch.arange(num_items), rows)
-    stored = store.rows(store.slots(held))
+    stored, seen = store.rows(store.slots(held)), embeddings(store, store.slots(held))
     assert not stored.requires_grad, "a store holds no gradient"
-    assert torch.equal(stored, rows.detach()[held].to(stored.dtype)), "rows come back as written"
+    assert torch.equal(seen, rows.detach()[held].to(seen.dtype)), "rows come back as written"
     chunked = torch.cat([block for _, block in store.chunks(7)])
     assert torch.equal(chunked, stored), "chunks are the rows in order of slot"
     last_seen = torch.zeros(store.num_rows, dtype=torch.long)

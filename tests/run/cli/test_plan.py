@@ -79,8 +79,8 @@ def test_bytes_are_those_of_what_is_built(started, name):
     state = parts.optimizer.state_dict()["state"].values()
     held = [value for values in state for value in values.values() if torch.is_tensor(value)]
     assert memory.optimizer_bytes(planned) == distinct(held)
-    cache = parts.loss_fn.store
-    rows = 0 if cache is None else cache.table.nbytes + cache.written.nbytes
+    store = parts.loss_fn.store
+    rows = 0 if store is None else sum(t.nbytes for t in store.table.state_dict().values())
     assert memory.cache_bytes(planned) == rows
     popularity = getattr(parts.loss_fn.sampler, "log_popularity", None)
     table = {part.name: part.bytes for part in memory_parts(planned)}["sampler's item table"]
@@ -129,7 +129,7 @@ def test_flops_of_cached_draws(started, shared):
     work, counted = work_of(planned), measured_flops(run)
     planned = work.tower_flops + work.draw_flops + work.score_flops
     assert 0.8 * planned < counted <= planned
-    assert work.draw_flops > 2 * 16 * 240 * 8
+    assert work.draw_flops >= 2 * 16 * 240 * 8
 
 
 def test_flops_of_a_transformer(started):
@@ -155,7 +155,7 @@ def test_the_arithmetic_by_hand():
     assert told["gradients"] == 4 * parameters
     assert told["optimizer state"] == 8 * parameters + 4 * 3
     assert told["cache"] == 1_000_000 * (64 * 4 + 8)
-    assert told["draw: cell masses"] == 128 * 7_813 * (3 * 4 + 8)
+    assert told["draw: block masses"] == 128 * 7_813 * (3 * 4 + 8)
     assert told["search index"] == 1_000_000 * 64 * 4
     work = work_of(planned())
     assert (work.items_grad, work.items_nograd, work.queries) == (256, 10_000, 128)

@@ -59,11 +59,8 @@ def _check_levels(t: Nodes, shape: Shape) -> None:
     radius = shape.base ** t.level.astype(float)
     _all(t, np.isclose(t.cover, radius, rtol=1e-12, atol=0), "the radius is base ** level")
     _all(t, t.finest == (t.level <= shape.floor), "the finest nodes are at the last level")
-    _all(
-        t,
-        ~t.finest | (t.size == 1) | (t.level == shape.floor),
-        "nothing is below a finest level's items",
-    )
+    alone = ~t.finest | (t.size == 1) | (t.level == shape.floor)
+    _all(t, alone, "nothing is below the items of the finest level")
     size = (t.parent != NONE).astype(np.int64)
     for node in upwards(t):
         if t.parent[node] >= 0:

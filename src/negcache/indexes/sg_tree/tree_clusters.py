@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+
 from negcache.errors import InputError
 from negcache.indexes.clusters import ROWS, ClusterTable
 from negcache.indexes.sg_tree.partitions import finest_level
@@ -166,9 +167,7 @@ class TreeClusters:
     def _cut(self, device: torch.device) -> ClusterTable:
         """The table of the tree as it is."""
         wanted = self.num_clusters or max(1, round(4 * len(self.tree) ** 0.5))
-        partition = (
-            self.tree.cut_into(wanted) if self.level is None else self.tree.cut(self.level)
-        )
+        partition = self.tree.cut_into(wanted) if self.level is None else self.tree.cut(self.level)
         rows, labels = self.tree.vectors, partition.labels
         here = labels >= 0
         centres = rows[partition.heads]

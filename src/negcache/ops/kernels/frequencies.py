@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 
-from negcache.validation import check_room
 from negcache.errors import InputError
 from negcache.score import at_least_float32
 from negcache.shapes import Float, Float64, Tensor
-from negcache.validation import check_finite
+from negcache.validation import check_finite, check_room
 
 NORM_TOLERANCE = 1e-3
 

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from negcache.indexes.sums import TOP
-from negcache.ops.two_stage import BLOCK
+from negcache.ops.two_stage import ALL_SCORES, BLOCK, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
 
@@ -67,15 +67,22 @@ def _refresh(planned: PlannedRun) -> float:
 
 
 def _draw(planned: PlannedRun) -> int:
-    """Passes over the cache, then the blocks that were drawn, then the law of pooled draws."""
+    """Passes over the cache, then stage two, then the law of pooled draws."""
     batch, cost = planned.config.batch_size, planned.cost
-    blocks = planned.each * BLOCK
     pooled = planned.drawn if planned.is_pooled else 0
     if cost.features is not None:
-        nodes = min(TOP, math.ceil(planned.facts.num_items / BLOCK))
+        nodes, rows = min(TOP, math.ceil(planned.facts.num_items / BLOCK)), planned.each * BLOCK
         features = cost.features(planned.tower.dim)
-        return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * blocks)
+        return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * rows)
     if not cost.passes:
         return 0
     passed = math.ceil(cost.passes * planned.facts.num_items * planned.config.sampler.scored)
-    return 2 * batch * planned.tower.dim * (passed + blocks + pooled)
+    return 2 * batch * planned.tower.dim * (passed + _stage_two(planned) + pooled)
+
+
+def _stage_two(planned: PlannedRun) -> int:
+    """Rows that are scored once more for each query."""
+    items = planned.facts.num_items
+    if not scores_all(planned.each, items):
+        return planned.each * BLOCK
+    return 0 if planned.config.batch_size * items <= ALL_SCORES else items

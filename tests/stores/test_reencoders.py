@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from negcache.errors import InputError
-from negcache.ops.nystrom import landmark_basis, mean_cosine, project
 from negcache.interfaces import Reencoder
-from negcache.stores.reencoders import Corrector, Identity, Moving, Ridge
+from negcache.ops.nystrom import landmark_basis, mean_cosine, project
+from negcache.stores.reencoders import Corrector, Identity, Ridge
 
 L, D, S = 8, 24, 400
 
@@ -47,8 +47,8 @@ def reencoder(request):
 
 
 def moved(reencoder, stale):
-    """Coordinates as a cache holds them after a fit."""
-    move = reencoder.take_move() if isinstance(reencoder, Moving) else None
+    """Coordinates as a store holds them after a fit."""
+    move = reencoder.take_move()
     return stale if move is None else stale @ move
 
 
@@ -178,7 +178,7 @@ def test_the_corrector_bends_where_a_ridge_cannot():
 
 
 def test_a_corrector_started_in_inference_mode_learns_like_any_other():
-    """A cache may be filled so: the net is trained for all that, inside the mode and outside."""
+    """A store may be filled so: the net is trained for all that, inside the mode and outside."""
     found = []
     for inside in (False, True):
         reencoder, other = ROSTER["corrector"](), ROSTER["corrector"]()
