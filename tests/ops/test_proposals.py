@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from negcache.ops.views import BlockView, some_blocks
 from negcache.samplers.cached import in_view, propose_softmax
 from negcache.stores.reading import scored_rows
 from negcache.testing import reference
+from negcache.testing.conformance import check_sampler
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100, 1000])
@@ -71,6 +73,28 @@ def test_mixtures_that_cannot_be_right_are_refused():
         nc.Mixture(nc.CachedSoftmax(store, 2), nc.CachedSoftmax(nc.DenseCache(300, 8), 2))
     with pytest.raises(nc.InputError, match="has_density"):
         nc.Mixture(nc.Uniform(store, 2), nc.FullSoftmax(store))
+
+
+ALONE = {
+    "cached": lambda store: nc.CachedSoftmax(store, 6),
+    "scored": lambda store: nc.CachedSoftmax(store, 6, scored=0.67),
+    "quadratic": lambda store: nc.quadratic(store, 6),
+    "dynamic_index": lambda store: nc.DynamicIndex(store, 6),
+    "mixture": mixture,
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_query_whose_rows_are_all_positives_draws_what_is_left(name):
+    """Items without a row are left, which a uniform part alone can draw."""
+    request, items, store = problem(drift=0.3, gaps=True)
+    held = store.valid.nonzero().squeeze(1)
+    exclude = request.exclude.and_also(torch.full_like(held, 2), held)
+    request = replace(request, exclude=exclude)
+    sampler = ALONE[name](store)
+    check_sampler(sampler, request, items, unbiased=name == "mixture", rounds=50)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
+    assert (draw.log_weight[2] > -torch.inf).sum() == (2 if name == "mixture" else 0)
 
 
 def test_every_block_is_scored_with_the_same_chance():

@@ -1,8 +1,7 @@
 """Faults that the tests must see: each is put into a copy of the library, and a test must fail.
 
 ``python -m tests.mutants [word]`` runs those whose name holds the word; exit code 1: one lives.
-A mutant of ``mutant_list.py`` whose text is no longer there is an error: move it to where the idea
-went.
+A mutant whose text is no longer there is an error: move it to where the idea went.
 """
 
 import os
@@ -12,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutant_list import MUTANTS, Mutant
+from tests.mutants import draws, rows, sums_and_clusters
+from tests.mutants.mutant import Mutant
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+MUTANTS = [*draws.MUTANTS, *rows.MUTANTS, *sums_and_clusters.MUTANTS]
 
 
 def run(source: Path, tests: str) -> int:
@@ -49,7 +50,7 @@ def main(word: str = "") -> int:
         verdicts = []
         for mutant in chosen:
             verdicts.append(verdict(source, mutant))
-            print(f"{mutant.name:48} {verdicts[-1]}", flush=True)
+            print(f"{mutant.name:56} {verdicts[-1]}", flush=True)
     print(f"{verdicts.count('killed')} of {len(chosen)} killed")
     return int(set(verdicts) != {"killed"})
 

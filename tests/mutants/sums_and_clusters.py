@@ -1,0 +1,145 @@
+"""Faults of kernel sums and of clusters: what is excluded there, and the chances that are told."""
+
+from tests.mutants.mutant import Mutant, laws
+
+CHANCES = "tests/ops/test_cluster_exclusion.py::test_chances_and_masses_are_those_of_brute_force"
+UNIFORMS = "tests/ops/test_cluster_exclusion.py::test_draws_are_the_law_uniform_by_uniform"
+KERNEL = "tests/samplers/test_kernel.py::"
+LOG_MASS = "tests/samplers/test_log_mass.py::test_leaving_items_out_takes_their_mass_and_no_more"
+ON_A_TREE = f"{KERNEL}test_branches_multiply_to_the_closed_form[3000-tree]"
+
+SUMS = [
+    Mutant(
+        "kernel draw without coverage",
+        "samplers/kernel.py",
+        "descent.log_mass, self.store, self.store.coverage)",
+        "descent.log_mass, self.store)",
+        laws("quadratic-half"),
+    ),
+    Mutant(
+        "excluded rows have a chance by the kernel",
+        "ops/kernel_law.py",
+        "descent.excluded.slots[found] % BLOCK] = 0.0",
+        "descent.excluded.slots[found] % BLOCK] *= 1.0",
+        f"{KERNEL}test_branches_multiply_to_the_closed_form[300-flat]",
+    ),
+    Mutant(
+        "unwritten rows have a chance by the kernel",
+        "ops/kernel_law.py",
+        "rows.valid[inside] & (slots < rows.num_rows)",
+        "slots < rows.num_rows",
+        laws("quadratic-gaps"),
+    ),
+    Mutant(
+        "the last block goes on after the last row",
+        "ops/kernel_law.py",
+        "rows.valid[inside] & (slots < rows.num_rows)",
+        "rows.valid[inside]",
+        f"{KERNEL}test_branches_multiply_to_the_closed_form[300-flat]",
+    ),
+    Mutant(
+        "what is excluded stays in the nodes above it",
+        "ops/kernel_law.py",
+        "where, excluded.mass[found], excluded.smallest",
+        "where, 0 * excluded.mass[found], excluded.smallest",
+        ON_A_TREE,
+    ),
+    Mutant(
+        "a share of all children, not of its node's",
+        "ops/kernel_law.py",
+        "mass.sum(2)[:, place])\n        node = child",
+        "mass.sum(2).sum(1, keepdim=True))\n        node = child",
+        ON_A_TREE,
+    ),
+    Mutant(
+        "the uppermost level is scored once more for chances",
+        "samplers/kernel.py",
+        "partial(_log_prob, descent, self.floor)",
+        "partial(_log_prob, Descent.begin(rows, self.sums, self.kernel), self.floor)",
+        "tests/samplers/test_passes.py::test_the_uppermost_sums_are_scored_once",
+    ),
+    Mutant(
+        "excluded rows that were never written are taken away",
+        "ops/descent.py",
+        "kept = rows.valid[rows.exclude.ids]",
+        "kept = torch.ones_like(rows.exclude.ids, dtype=torch.bool)",
+        f"{LOG_MASS}[quadratic-gaps-0.5]",
+    ),
+    Mutant(
+        "the mass at the top keeps what is excluded",
+        "ops/descent.py",
+        "return raised(mass, left, place, excluded.mass, excluded.smallest)",
+        "return raised(mass, left, place, 0 * excluded.mass, excluded.smallest)",
+        f"{LOG_MASS}[quadratic-drifted-0.5]",
+    ),
+]
+"""Of draws by a kernel, and of their chances."""
+
+CLUSTERS = [
+    Mutant(
+        "index draw without coverage",
+        "indexes/scored_clusters.py",
+        "self.law.log_norm, self.store, self.store.coverage)",
+        "self.law.log_norm, self.store)",
+        laws("dynamic_index-half"),
+    ),
+    Mutant(
+        "a cluster's mass counts its excluded members",
+        "ops/cluster_draw.py",
+        "(partition.size[where] - gone)",
+        "partition.size[where]",
+        CHANCES,
+    ),
+    Mutant(
+        "excluded members have a chance",
+        "ops/cluster_draw.py",
+        "nothing = self.exclude.mask(places) | (places < 0)",
+        "nothing = (places < 0).expand_as(values)",
+        CHANCES,
+    ),
+    Mutant(
+        "excluded members are drawn",
+        "ops/cluster_draw.py",
+        "exclude.allowed(first - before + inside, num_items)",
+        "first + inside",
+        UNIFORMS,
+    ),
+    Mutant(
+        "ranks count what is excluded in other clusters",
+        "ops/cluster_draw.py",
+        "exclude.allowed(first - before + inside, num_items)",
+        "exclude.allowed(first + inside, num_items)",
+        UNIFORMS,
+    ),
+    Mutant(
+        "an item without a row has a chance",
+        "ops/cluster_draw.py",
+        "nothing = self.exclude.mask(places) | (places < 0)",
+        "nothing = self.exclude.mask(places)",
+        CHANCES,
+    ),
+    Mutant(
+        "clusters leave items out by their ids",
+        "indexes/scored_clusters.py",
+        "table.places_or_none(self.store.slots(request.exclude.ids))",
+        "table.places_or_none(request.exclude.ids % self.store.num_rows)",
+        laws("dynamic_index-half"),
+    ),
+    Mutant(
+        "a law of some queries excludes what others may not draw",
+        "ops/cluster_draw.py",
+        "ClusterLaw(self.partition.of(rows), self.exclude.of(rows))",
+        "ClusterLaw(self.partition.of(rows), self.exclude.slice(0, len(rows)))",
+        "tests/ops/test_cluster_exclusion.py::test_what_is_drawn_is_allowed_and_stands_where_it_is",
+    ),
+    Mutant(
+        "an envelope without the radius",
+        "ops/cluster_draw.py",
+        "values=self.values + lipschitz[:, None] * self.radius",
+        "values=self.values + 0 * lipschitz[:, None] * self.radius",
+        "tests/ops/test_cluster_draw.py::test_flat_rejection_is_exact",
+    ),
+]
+"""Of draws by clusters, and of their chances."""
+
+MUTANTS = [*SUMS, *CLUSTERS]
