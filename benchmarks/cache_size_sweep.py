@@ -15,10 +15,20 @@ import torch
 
 import negcache as nc
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from benchmarks.retrieval import Build, Run, fetched, static
+from benchmarks.retrieval import Run, fetched, static
+from negcache.interfaces import Estimator, Sampler, Store
+from negcache.run.data import Task
 
 NAME, RATE, QUERIES, SEEDS = "cache_size_sweep", 3e-3, 2000, (0,)
 PARTS = (64, 32, 16, 8, 4, 2, 1)
+
+
+def _cached(store: Store, task: Task) -> tuple[Sampler, Estimator]:
+    return nc.SharedDraws(nc.CachedSoftmax(store, 1)), nc.log_q_corrected
+
+
+def _uniform(store: Store, task: Task) -> tuple[Sampler, Estimator]:
+    return nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected
 
 
 def measure(part: int | None, seed: int, steps: int) -> None:
@@ -30,11 +40,8 @@ def measure(part: int | None, seed: int, steps: int) -> None:
     problem = static(fetched("go"))
     num_items = len(problem.items)
     size = num_items // (part or 1)
-    cache = nc.SubsetCache(num_items, problem.dim, size, refresh=min(1.0, 128 / size), seed=seed)
-    build: Build = lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected)  # noqa: E731
-    if part is None:
-        build = lambda _, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected)  # noqa: E731
-    run = Run(problem, build, RATE, seed, cache=cache)
+    store = nc.SubsetCache(num_items, problem.dim, size, refresh=min(1.0, 128 / size), seed=seed)
+    run = Run(problem, _uniform if part is None else _cached, RATE, seed, store=store)
     *_, figures = run.train(steps=steps)
     row = {"size": name, "rows": 0 if part is None else size, "seed": seed} | figures
     row |= run.test("test", QUERIES) | run.train_ce() | hardware()

@@ -28,13 +28,13 @@ SEEDS, RATE, QUERIES = (0, 1), 3e-3, 2000
 
 def _uniform(count: int) -> Build:
     each = count // BATCH
-    return lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, each)), nc.log_q_corrected)
+    return lambda store, task: (nc.SharedDraws(nc.Uniform(task.corpus, each)), nc.log_q_corrected)
 
 
 def _shared(count: int, scored: float = 1.0) -> Build:
     each = count // BATCH
-    return lambda cache, task: (
-        nc.SharedDraws(nc.CachedSoftmax(cache, each, scored=scored)),
+    return lambda store, task: (
+        nc.SharedDraws(nc.CachedSoftmax(store, each, scored=scored)),
         nc.log_q_corrected,
     )
 
@@ -42,21 +42,21 @@ def _shared(count: int, scored: float = 1.0) -> Build:
 def _some_rows(count: int, uniform: int = 0, rows: int = 8192) -> Build:
     """So many cached draws out of a few thousand rows, with the batch's positives and uniform."""
 
-    def build(cache, task):
-        share = min(1.0, rows / cache.num_items)
-        sampler = nc.CachedSoftmax(cache, count // BATCH, scored=share)
+    def build(store, task):
+        share = min(1.0, rows / store.num_items)
+        sampler = nc.CachedSoftmax(store, count // BATCH, scored=share)
         if uniform:
-            sampler = nc.Mixture(sampler, nc.Uniform(cache, uniform // BATCH))
+            sampler = nc.Mixture(sampler, nc.Uniform(store, uniform // BATCH))
         return nc.SharedDraws(sampler, log_popularity=log_popularity(task)), nc.log_q_corrected
 
     return build
 
 
 def _mixture(cached: int, uniform: int, scored: float = 1.0) -> Build:
-    def build(cache, task):
+    def build(store, task):
         parts = (
-            nc.CachedSoftmax(cache, cached // BATCH, scored=scored),
-            nc.Uniform(cache, uniform // BATCH),
+            nc.CachedSoftmax(store, cached // BATCH, scored=scored),
+            nc.Uniform(store, uniform // BATCH),
         )
         return nc.SharedDraws(nc.Mixture(*parts)), nc.log_q_corrected
 
@@ -67,11 +67,11 @@ UNIFORM: dict[str, Build] = {f"uniform_{n}": _uniform(n) for n in (256, 512, 102
 OURS: dict[str, Build] = {
     "shared_128": _shared(128),
     "shared_512": _shared(512),
-    "shared_128_in_batch": lambda cache, task: (
-        nc.SharedDraws(nc.CachedSoftmax(cache, 1), log_popularity=log_popularity(task)),
+    "shared_128_in_batch": lambda store, task: (
+        nc.SharedDraws(nc.CachedSoftmax(store, 1), log_popularity=log_popularity(task)),
         nc.log_q_corrected,
     ),
-    "rest_256": lambda cache, task: (nc.CachedRest(cache, 256), nc.log_q_corrected),
+    "rest_256": lambda store, task: (nc.CachedRest(store, 256), nc.log_q_corrected),
     "scored_quarter_256": _shared(256, 0.25),
     "cached_256_uniform_512": _mixture(256, 512),
     "some_rows_256_in_batch": _some_rows(256),

@@ -35,21 +35,24 @@ NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
 TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000
 RATES = (0.0, 1e-4, 3e-4, 1e-3)  # 0: the model as it came
 METHODS: dict[str, Build] = {
-    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
-    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected),
-    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
-    "cached_in_batch": lambda cache, task: (
-        _joined(nc.CachedSoftmax(cache, 1), task),
+    "in_batch": lambda store, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
+    "uniform": lambda store, task: (nc.SharedDraws(nc.Uniform(task.corpus, 1)), nc.log_q_corrected),
+    "cached_shared": lambda store, task: (
+        nc.SharedDraws(nc.CachedSoftmax(store, 1)),
         nc.log_q_corrected,
     ),
-    "uniform_in_batch": lambda cache, task: (
+    "cached_in_batch": lambda store, task: (
+        _joined(nc.CachedSoftmax(store, 1), task),
+        nc.log_q_corrected,
+    ),
+    "uniform_in_batch": lambda store, task: (
         _joined(nc.Uniform(task.corpus, 1), task),
         nc.log_q_corrected,
     ),
-    "cached_rest": lambda cache, task: (nc.CachedRest(cache, 64), nc.log_q_corrected),
-    "hard_top": lambda cache, task: (nc.samplers.HeadTail(cache, 1, 0), nc.log_q_corrected),
-    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.log_q_corrected),
-    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.cached_partition),
+    "cached_rest": lambda store, task: (nc.CachedRest(store, 64), nc.log_q_corrected),
+    "hard_top": lambda store, task: (nc.samplers.HeadTail(store, 1, 0), nc.log_q_corrected),
+    "in_batch_plain": lambda store, task: (nc.InBatch(), nc.log_q_corrected),
+    "cached_per_query": lambda store, task: (nc.CachedSoftmax(store, 1), nc.cached_partition),
 }
 OURS = ("cached_in_batch", "cached_shared", "cached_rest")
 BASELINES = {"uniform": ("uniform", "uniform_in_batch"), "in_batch": ("in_batch", "in_batch_plain")}

@@ -18,7 +18,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import append_rows, conclude, hardware, interleaved
-from negcache import CachedSoftmax, DenseCache, DotScore, Exclusion, Request
+from negcache import CachedSoftmax, DenseCache, DotScore
+from negcache.draws import draw
+from negcache.exclusion import Exclusion
+from negcache.messages import Request
 
 D, B, DRAWS, TEMPERATURE = 64, 256, 8, 0.05
 SIZES = (10_000, 100_000, 1_000_000)
@@ -28,14 +31,20 @@ def problem(num_items: int, dtype: torch.dtype) -> tuple[CachedSoftmax, Request]
     """Random unit-norm items and queries; each query excludes its target."""
     generator = torch.Generator().manual_seed(0)
     score = DotScore(TEMPERATURE).requires_grad_(False)
-    cache = DenseCache(num_items, D, dtype=dtype)
+    store = DenseCache(num_items, D, dtype=dtype)
     for start in range(0, num_items, 65536):
         ids = torch.arange(start, min(start + 65536, num_items))
-        cache.write(ids, score.embed(torch.randn(len(ids), D, generator=generator)))
+        store.write(ids, score.embed(torch.randn(len(ids), D, generator=generator)))
     queries = score.embed(torch.randn(B, D, generator=generator))
     positives = torch.randint(0, num_items, (B,), generator=generator)
     exclude = Exclusion.from_pairs(torch.arange(B), positives, B)
-    return CachedSoftmax(cache, DRAWS), Request(queries, score, positives, exclude)
+    return CachedSoftmax(store, DRAWS), Request(queries, score, positives, exclude)
+
+
+def embeddings(sampler: CachedSoftmax) -> torch.Tensor:
+    """The rows of its store, as one tensor."""
+    assert isinstance(sampler.store, DenseCache)
+    return sampler.store.table.embeddings
 
 
 def gumbel_pass(queries: torch.Tensor, items: torch.Tensor, generator: torch.Generator) -> None:
@@ -58,18 +67,18 @@ def measure(num_items: int, repeats: int) -> dict[str, float]:
     sampler, request = problem(num_items, torch.float32)
     half, _ = problem(num_items, torch.bfloat16)
     generator = torch.Generator().manual_seed(1)
-    scaled, items = request.queries * request.score.scale, sampler.cache.table  # type: ignore[attr-defined]
+    scaled, items = request.queries * request.score.scale, embeddings(sampler)
     scores = torch.empty(B, num_items)
-    scaled_half, items_half = scaled.bfloat16(), half.cache.table  # type: ignore[attr-defined]
+    scaled_half, items_half = scaled.bfloat16(), embeddings(half)
     scores_half = torch.empty(B, num_items, dtype=torch.bfloat16)
     return interleaved(
         {
             "matmul": partial(torch.mm, scaled, items.T, out=scores),
-            "draw": partial(sampler.draw, request, generator),
+            "draw": partial(draw, sampler, request, generator),
             "gumbel": partial(gumbel_pass, scaled, items, generator),
             "gumbel_in_place": partial(gumbel_in_place, scaled, items, generator),
             "matmul_bf16": partial(torch.mm, scaled_half, items_half.T, out=scores_half),
-            "draw_bf16": partial(half.draw, request, generator),
+            "draw_bf16": partial(draw, half, request, generator),
         },
         repeats,
     )
@@ -78,11 +87,11 @@ def measure(num_items: int, repeats: int) -> dict[str, float]:
 def extra_memory(num_items: int) -> None:
     """Child process: print how far one draw raises the peak RSS, in bytes."""
     sampler, request = problem(num_items, torch.float32)
-    torch.mm(request.queries, sampler.cache.rows(torch.arange(512)).T)  # thread pools and the like
+    torch.mm(request.queries, sampler.store.rows(torch.arange(512)).T)  # thread pools and the like
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is held now
     before = peak_rss()
     for seed in range(3):
-        sampler.draw(request, torch.Generator().manual_seed(seed))
+        draw(sampler, request, torch.Generator().manual_seed(seed))
     print(peak_rss() - before)
 
 

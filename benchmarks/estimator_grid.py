@@ -32,30 +32,42 @@ Build = Callable[[nc.DenseCache, int], tuple[Sampler, Estimator]]
 
 
 def _shared(sampler: Callable[[nc.DenseCache, int], Sampler]) -> Build:
-    return lambda cache, m: (nc.SharedDraws(sampler(cache, m // QUERIES)), nc.log_q_corrected)
+    return lambda store, m: (nc.SharedDraws(sampler(store, m // QUERIES)), nc.log_q_corrected)
 
 
-def _mixed(cache: nc.DenseCache, m: int) -> tuple[Sampler, Estimator]:
+def _mixed(store: nc.DenseCache, m: int) -> tuple[Sampler, Estimator]:
     each = max(m // QUERIES // 2, 1)
-    parts = nc.CachedSoftmax(cache, each), nc.Uniform(cache, each)
+    parts = nc.CachedSoftmax(store, each), nc.Uniform(store, each)
     return nc.SharedDraws(nc.Mixture(*parts)), nc.log_q_corrected
 
 
 METHODS: dict[str, Build] = {
-    "uniform": lambda cache, m: (nc.Uniform(cache, m), nc.log_q_corrected),
-    "cached_corrected": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.log_q_corrected),
-    "cached_pinned": lambda cache, m: (nc.CachedSoftmax(cache, m), nc.cached_partition),
-    "flat_half": lambda cache, m: (nc.CachedSoftmax(cache, m, power=0.5), nc.log_q_corrected),
-    "scored_quarter": lambda cache, m: (nc.CachedSoftmax(cache, m, scored=0.25), nc.log_q_corrected),
-    "head_tail_corrected": lambda cache, m: (nc.samplers.HeadTail(cache, m // 2, m // 2), nc.log_q_corrected),
-    "head_tail_pinned": lambda cache, m: (nc.samplers.HeadTail(cache, m // 2, m // 2), nc.cached_partition),
-    "hard_top": lambda cache, m: (nc.samplers.HeadTail(cache, m, 0), nc.log_q_corrected),
-    "distinct_corrected": lambda cache, m: (nc.samplers.CachedDistinct(cache, m), nc.log_q_corrected),
-    "distinct_pinned": lambda cache, m: (nc.samplers.CachedDistinct(cache, m), nc.cached_partition),
+    "uniform": lambda store, m: (nc.Uniform(store, m), nc.log_q_corrected),
+    "cached_corrected": lambda store, m: (nc.CachedSoftmax(store, m), nc.log_q_corrected),
+    "cached_pinned": lambda store, m: (nc.CachedSoftmax(store, m), nc.cached_partition),
+    "flat_half": lambda store, m: (nc.CachedSoftmax(store, m, power=0.5), nc.log_q_corrected),
+    "scored_quarter": lambda store, m: (
+        nc.CachedSoftmax(store, m, scored=0.25),
+        nc.log_q_corrected,
+    ),
+    "head_tail_corrected": lambda store, m: (
+        nc.samplers.HeadTail(store, m // 2, m // 2),
+        nc.log_q_corrected,
+    ),
+    "head_tail_pinned": lambda store, m: (
+        nc.samplers.HeadTail(store, m // 2, m // 2),
+        nc.cached_partition,
+    ),
+    "hard_top": lambda store, m: (nc.samplers.HeadTail(store, m, 0), nc.log_q_corrected),
+    "distinct_corrected": lambda store, m: (
+        nc.samplers.CachedDistinct(store, m),
+        nc.log_q_corrected,
+    ),
+    "distinct_pinned": lambda store, m: (nc.samplers.CachedDistinct(store, m), nc.cached_partition),
     "shared_uniform": _shared(nc.Uniform),
     "shared_cached": _shared(nc.CachedSoftmax),
     "shared_mixture": _mixed,
-    "rest": lambda cache, m: (nc.CachedRest(cache, m), nc.log_q_corrected),
+    "rest": lambda store, m: (nc.CachedRest(store, m), nc.log_q_corrected),
 }
 
 
@@ -64,7 +76,7 @@ def embedded(num_queries: int = QUERIES) -> tuple[torch.Tensor, Request]:
     problem = static(fetched("go"))
     run = Run(
         problem,
-        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
+        lambda store, task: (nc.SharedDraws(nc.CachedSoftmax(store, 1)), nc.log_q_corrected),
         3e-3,
         seed=0,
     )
@@ -87,16 +99,16 @@ def cells(items: torch.Tensor, request: Request) -> Iterator[dict[str, Any]]:
         asked = dataclasses.replace(request, score=score)
         for stale in STALENESS:
             noise = torch.randn(items.shape, generator=torch.Generator().manual_seed(2))
-            cache = nc.DenseCache(NUM_ITEMS, items.shape[1], dtype=torch.float64)
+            store = nc.DenseCache(NUM_ITEMS, items.shape[1], dtype=torch.float64)
             drifted = items + stale * noise.double() / items.shape[1] ** 0.5
-            cache.write(torch.arange(NUM_ITEMS), score.embed(drifted))
+            store.write(torch.arange(NUM_ITEMS), score.embed(drifted))
             for draws in DRAWS:
                 for method, build in METHODS.items():
                     key = (method, str(draws), str(stale), str(scale))
                     if key in done or (method.startswith("distinct") and draws > 128):
                         continue
                     repeats = REPEATS if not method.startswith("distinct") else REPEATS // 2
-                    found = errors(*build(cache, draws), asked, items, repeats)
+                    found = errors(*build(store, draws), asked, items, repeats)
                     head = dict(zip(("method", "draws", "staleness", "scale"), key, strict=True))
                     yield head | {k: f"{v:.4g}" for k, v in found.items()} | {"repeats": repeats}
 

@@ -33,13 +33,16 @@ NAME, TUNING = "first_comparison", "first_comparison_tuning"
 
 Build = Callable[[nc.DenseCache, Task], tuple[Sampler, Estimator]]
 METHODS: dict[str, Build] = {
-    "in_batch": lambda cache, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
-    "in_batch_plain": lambda cache, task: (nc.InBatch(), nc.log_q_corrected),
-    "uniform": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 1)), nc.log_q_corrected),
-    "uniform_2x": lambda cache, task: (nc.SharedDraws(nc.Uniform(cache, 2)), nc.log_q_corrected),
-    "cached_per_query": lambda cache, task: (nc.CachedSoftmax(cache, 1), nc.cached_partition),
-    "cached_shared": lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
-    "full": lambda cache, task: (nc.FullSoftmax(cache), nc.log_q_corrected),
+    "in_batch": lambda store, task: (nc.InBatch(log_popularity(task)), nc.log_q_corrected),
+    "in_batch_plain": lambda store, task: (nc.InBatch(), nc.log_q_corrected),
+    "uniform": lambda store, task: (nc.SharedDraws(nc.Uniform(store, 1)), nc.log_q_corrected),
+    "uniform_2x": lambda store, task: (nc.SharedDraws(nc.Uniform(store, 2)), nc.log_q_corrected),
+    "cached_per_query": lambda store, task: (nc.CachedSoftmax(store, 1), nc.cached_partition),
+    "cached_shared": lambda store, task: (
+        nc.SharedDraws(nc.CachedSoftmax(store, 1)),
+        nc.log_q_corrected,
+    ),
+    "full": lambda store, task: (nc.FullSoftmax(store), nc.log_q_corrected),
 }
 
 
@@ -57,8 +60,8 @@ class Run:
         torch.manual_seed(seed)
         self.task, self.score = task, nc.DotScore(0.05)
         self.tower = nc.towers.StaticTower(task.vocab_size, DIM, WIDTH)
-        cache = nc.DenseCache(len(task.corpus), DIM, refresh=REFRESHED / len(task.corpus))
-        sampler, estimator = METHODS[method](cache, task)
+        store = nc.DenseCache(len(task.corpus), DIM, refresh=REFRESHED / len(task.corpus))
+        sampler, estimator = METHODS[method](store, task)
         self.loss = nc.SoftmaxLoss(
             self.tower, task.corpus, sampler, self.score, estimator=estimator,
             known_positives=task.known_positives("train"), seed=seed,

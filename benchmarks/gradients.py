@@ -5,9 +5,11 @@ from typing import NamedTuple
 import torch
 
 import negcache as nc
-from negcache.samplers.rest import item_grad_scale, rest_term
+from negcache.draws import draw
+from negcache.estimators import softmax_loss
 from negcache.interfaces import Estimator, Sampler
 from negcache.messages import Request
+from negcache.ops.rest import item_grad_scale, linear_term
 from negcache.shapes import Float, Tensor
 
 
@@ -21,7 +23,9 @@ class Gradient(NamedTuple):
 
 def exact(request: Request, items: Float[Tensor, "N D"]) -> Gradient:
     """Of the softmax over all items that may stand for each query."""
-    return _differentiate(nc.FullSoftmax(items), nc.log_q_corrected, request, items, torch.Generator())
+    return _differentiate(
+        nc.FullSoftmax(items), nc.log_q_corrected, request, items, torch.Generator()
+    )
 
 
 def errors(
@@ -38,7 +42,7 @@ def errors(
     ``||mean - exact||^2 - variance / repeats``, 0 where that is negative.
 
     Args:
-        sampler: over a cache as stale as it may be.
+        sampler: over a store as stale as it may be.
         estimator: of its draws.
         request: queries, float64.
         items: fresh embeddings of all items, float64.
@@ -74,18 +78,18 @@ def _differentiate(
     """One draw's loss as ``SoftmaxLoss`` makes it, over free embeddings."""
     queries = request.queries.clone().requires_grad_()
     items, score = items.clone().requires_grad_(), request.score
-    draw = sampler.draw(request, generator)
-    drawn = items[draw.ids]
-    if draw.rest is not None:
-        drawn = item_grad_scale(drawn, draw.rest.inclusion)
-    if draw.columns is None:
-        logits = score(queries, drawn)
+    drawn = draw(sampler, request, generator)
+    rows, rest = items[drawn.ids], drawn.rest
+    if rest is not None:
+        rows = item_grad_scale(rows, rest.inclusion)
+    if drawn.columns is None:
+        logits = score(queries, rows)
     else:
-        logits = score.paired(queries, drawn[draw.columns])
-    terms = [estimator(logits, draw)]
-    if draw.rest is not None:
-        terms.append(rest_term(queries, score, draw.rest))
+        logits = score.paired(queries, rows[drawn.columns])
+    terms = [estimator(logits, drawn)]
+    if rest is not None:
+        terms.append(linear_term(rest.log_mass, rest.mean, queries, score.scale))
     positive = score.paired(queries, items[request.positives][:, None])[:, 0]
-    loss = nc.estimators.softmax_loss(positive, torch.cat(terms, dim=1)).mean()
+    loss = softmax_loss(positive, torch.cat(terms, dim=1)).mean()
     by_query, by_item = torch.autograd.grad(loss, (queries, items))
     return Gradient(float(loss), by_query, by_item)

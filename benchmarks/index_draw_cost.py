@@ -4,16 +4,16 @@
 
 Clustered unit vectors: sqrt(N) centres of unequal weight, cosine 0.78 between an item and its own;
 D = 64, so that rows are their own coordinates; batch 256, 64 draws per query, scale 20. CPU seconds
-of one thread, medians of methods taken in turn after warm-up. Cells are those of k-means on a
+of one thread, medians of methods taken in turn after warm-up. Clusters are those of k-means on a
 sample, about 4 sqrt(N); at 10^7 of half the sample with 5 iterations in place of 10, and no tree.
 
 ``exact`` is ``CachedSoftmax``, a pass over all rows. ``index`` scores all centres for all queries,
-``two_level`` about 2 sqrt(G) coarse ones and the cells of the best 16; ``chain_s`` scores s items
-for each draw besides. ``resampled``: a shared pool of 16 proposals a query, of which each query
-draws one. ``tree``: cells of an SG tree in place of k-means. ``rejection`` (32 tries at most) is
-exact only where it finds something. ``build_s`` is for all cells; ``upkeep_ms`` for 1,000 rows that
-are written and the table that the next draw needs (``two_level`` makes its own besides). Bytes are
-those of the index, without the rows: the exact draw needs these on the device.
+``two_level`` about 2 sqrt(G) coarse ones and the clusters of the best 16; ``chain_s`` scores s
+items for each draw besides. ``resampled``: a shared pool of 16 proposals a query, of which each
+query draws one. ``tree``: clusters of an SG tree in place of k-means. ``rejection`` (32 tries at
+most) is exact only where it finds something. ``build_s`` is for all clusters; ``upkeep_ms`` for
+1,000 rows that are written and the table that the next draw needs (``two_level`` makes its own
+besides). Bytes are those of the index, without the rows: the exact draw needs these on the device.
 
 A cheap draw from a bad law is no bargain: at 10^5 items, for 32 queries, KL(P || Q) against the
 softmax, and the share of a draw that is effective, 1 / sum p^2 / q; laws are enumerated, those of
@@ -32,13 +32,15 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.draw_cost_vs_items import clock, in_turn
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from negcache.stores.gathered import bytes_of
+from negcache.draws import draw, propose
 from negcache.indexes.clusters import ClusterIndex, KMeansClusters
-from negcache.indexes.coordinates import as_coordinates
-from negcache.indexes.scored_clusters import ClusterProposal
+from negcache.indexes.scored_clusters import ClusterScorer
 from negcache.indexes.sg_tree.tree_clusters import TreeClusters
 from negcache.interfaces import DensitySampler, Sampler
+from negcache.messages import Request
+from negcache.samplers import DynamicIndexChain, DynamicIndexRejection
 from negcache.shapes import Float, Float64, Tensor
+from negcache.stores.gathered import bytes_of
 
 NAME, D, B, DRAWS, SCALE, EXPAND = "index_draw_cost", 64, 256, 64, 20.0, 16
 QUALITY = f"{NAME}_quality"
@@ -48,13 +50,13 @@ LARGE, TREE, REJECTION, MOVED, BLOCK = 10_000_000, (100_000, 1_000_000), 100_000
 
 Build = Callable[[nc.DenseCache, ClusterIndex], Sampler]
 METHODS: dict[str, Build] = {
-    "exact": lambda cache, _: nc.CachedSoftmax(cache, DRAWS),
-    "index": lambda cache, cells: nc.DynamicIndex(cache, DRAWS, index=cells),
-    "two_level": lambda cache, cells: nc.DynamicIndex(cache, DRAWS, index=cells, expand=EXPAND),
-    "chain_2": lambda cache, cells: nc.samplers.DynamicIndexChain(cache, DRAWS, chain=2, index=cells),
-    "chain_8": lambda cache, cells: nc.samplers.DynamicIndexChain(cache, DRAWS, chain=8, index=cells),
-    "resampled": lambda cache, cells: nc.Resampled(nc.DynamicIndex(cache, 16, index=cells), 1),
-    "rejection": lambda cache, cells: nc.samplers.DynamicIndexRejection(cache, DRAWS, rounds=4, index=cells),
+    "exact": lambda store, _: nc.CachedSoftmax(store, DRAWS),
+    "index": lambda store, index: nc.DynamicIndex(store, DRAWS, index=index),
+    "two_level": lambda store, index: nc.DynamicIndex(store, DRAWS, index=index, expand=EXPAND),
+    "chain_2": lambda store, index: DynamicIndexChain(store, DRAWS, chain=2, index=index),
+    "chain_8": lambda store, index: DynamicIndexChain(store, DRAWS, chain=8, index=index),
+    "resampled": lambda store, index: nc.Resampled(nc.DynamicIndex(store, 16, index=index), 1),
+    "rejection": lambda store, index: DynamicIndexRejection(store, DRAWS, rounds=4, index=index),
 }
 COLUMNS = ("items", "method", "draw_ms", "build_s", "upkeep_ms", "cells", "on_device", "in_memory")
 
@@ -70,20 +72,20 @@ def clustered(count: int, num_items: int, seed: int) -> Float[Tensor, "count D"]
 
 def corpus(num_items: int) -> nc.DenseCache:
     """All rows, written a block at a time."""
-    cache = nc.DenseCache(num_items, D)
+    store = nc.DenseCache(num_items, D)
     for first in range(0, num_items, BLOCK):
         ids = torch.arange(first, min(first + BLOCK, num_items))
-        cache.write(ids, clustered(len(ids), num_items, 2 + first))
-    return cache
+        store.write(ids, clustered(len(ids), num_items, 2 + first))
+    return store
 
 
-def asked(num_items: int, scale: float) -> nc.messages.Request:
+def asked(num_items: int, scale: float) -> Request:
     """A batch of queries, each with a random target."""
     random = torch.Generator().manual_seed(1)
     targets = torch.randint(0, num_items, (B,), generator=random)
     exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(B), targets, B)
     score = nc.DotScore(1 / scale).requires_grad_(False)
-    return nc.messages.Request(clustered(B, num_items, 1), score, targets, exclude)
+    return Request(clustered(B, num_items, 1), score, targets, exclude)
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -92,52 +94,51 @@ def timed(run: Callable[[], Any]) -> float:
     return clock() - start
 
 
-def build(index: ClusterIndex, cache: nc.DenseCache) -> int:
-    """Bring the cells up to date; how many there are."""
-    index.follow(as_coordinates(cache))
+def build(index: ClusterIndex, store: nc.DenseCache) -> int:
+    """Bring the clusters up to date; how many there are."""
+    index.update(store)
     return index.table.num_clusters
 
 
-def upkeep(index: ClusterIndex, cache: nc.DenseCache) -> float:
+def upkeep(index: ClusterIndex, store: nc.DenseCache) -> float:
     """Median seconds of writing some rows, a little moved, and of the table after it."""
-    cache.listeners.all[:] = [index]
     random, seconds = torch.Generator().manual_seed(3), []
     for _ in range(3):
-        ids = torch.randperm(len(cache), generator=random)[:MOVED]
-        moved = cache.table[ids] + 0.01 * torch.randn(len(ids), D, generator=random)
-        seconds.append(timed(lambda i=ids, m=moved: (cache.write(i, m), build(index, cache))))
+        ids = torch.randperm(len(store), generator=random)[:MOVED]
+        moved = store.table.embeddings[ids] + 0.01 * torch.randn(len(ids), D, generator=random)
+        seconds.append(timed(lambda i=ids, m=moved: (store.write(i, m), build(index, store))))
     return sorted(seconds)[1]
 
 
 def held(sampler: Sampler, index: ClusterIndex) -> tuple[int, int]:
     """Bytes of the index: on the device, in ordinary memory."""
     sampler = sampler.pool.sampler if isinstance(sampler, nc.Resampled) else sampler
-    proposal = getattr(sampler, "proposal", None)
-    if not isinstance(proposal, ClusterProposal):
+    scorer = getattr(sampler, "clusters", None)
+    if not isinstance(scorer, ClusterScorer):
         return 0, 0
     own = index.tree.state_dict() if isinstance(index, TreeClusters) else [index.labels]  # type: ignore[attr-defined]
-    tables = proposal.held
+    tables = scorer.held
     return tables.on_device, tables.in_memory + bytes_of(own)
 
 
 def measure(
-    cache: nc.DenseCache, samplers: dict[str, Sampler], index: ClusterIndex
+    store: nc.DenseCache, samplers: dict[str, Sampler], index: ClusterIndex
 ) -> list[dict[str, Any]]:
     """Building, draws in turn, bytes, upkeep; the index is not built yet."""
-    num_items, random = len(cache), torch.Generator().manual_seed(4)
+    num_items, random = len(store), torch.Generator().manual_seed(4)
     request = asked(num_items, SCALE)
-    build_s = timed(lambda: build(index, cache))
+    build_s = timed(lambda: build(index, store))
     print(num_items, "built in", build_s, flush=True)
-    runs = {name: partial(each.draw, request, random) for name, each in samplers.items()}
+    runs = {name: partial(draw, each, request, random) for name, each in samplers.items()}
     first = timed(runs["two_level"]) if "two_level" in runs else 0.0
     draw_s = in_turn(runs, 3 if num_items == LARGE else 7)
     bytes_held = {name: held(each, index) for name, each in samplers.items()}
-    cells, upkeep_ms = index.table.num_clusters, 1000 * upkeep(index, cache)
+    clusters, upkeep_ms = index.table.num_clusters, 1000 * upkeep(index, store)
     rows = []
     for name in samplers:
         no_index = name == "exact"
         nesting = first - draw_s[name] if name == "two_level" else 0.0
-        figures = ("", "", 0) if no_index else (build_s + nesting, upkeep_ms, cells)
+        figures = ("", "", 0) if no_index else (build_s + nesting, upkeep_ms, clusters)
         values = (num_items, name, 1000 * draw_s[name], *figures, *bytes_held[name])
         short = (f"{each:.4g}" if isinstance(each, float) else each for each in values)
         rows.append(dict(zip(COLUMNS, short, strict=True)) | hardware())
@@ -147,17 +148,17 @@ def measure(
 
 def costs(num_items: int) -> None:
     """All methods but the tree, at one size."""
-    cache, index = corpus(num_items), KMeansClusters()
+    store, index = corpus(num_items), KMeansClusters()
     if num_items == LARGE:
         index = KMeansClusters(sample=16 * round(4 * num_items**0.5), iterations=5)
     names = [name for name in METHODS if name != "rejection" or num_items <= REJECTION]
-    samplers = {name: METHODS[name](cache, index) for name in names}
-    append_rows(NAME, measure(cache, samplers, index))
+    samplers = {name: METHODS[name](store, index) for name in names}
+    append_rows(NAME, measure(store, samplers, index))
 
 
 def tree_costs(num_items: int) -> None:
-    cache, tree = corpus(num_items), TreeClusters()
-    append_rows(NAME, measure(cache, {"tree": METHODS["index"](cache, tree)}, tree))
+    store, tree = corpus(num_items), TreeClusters()
+    append_rows(NAME, measure(store, {"tree": METHODS["index"](store, tree)}, tree))
 
 
 def chain_law(
@@ -186,35 +187,35 @@ def distances(log_p: Float64[Tensor, "b N"], log_q: Float64[Tensor, "b N"]) -> d
 
 
 def z_error(
-    sampler: Sampler, request: nc.messages.Request, table: Float[Tensor, "N D"], log_z: Float64[Tensor, "B"]
+    sampler: Sampler, request: Request, table: Float[Tensor, "N D"], log_z: Float64[Tensor, "B"]
 ) -> dict[str, str]:
     """Relative error of the partition over some draws; the share of draws not found."""
     random, squares, missed = torch.Generator().manual_seed(5), [], 0.0
     for _ in range(ROUNDS):
-        draw = sampler.draw(request, random)
-        logits = request.score(request.queries, table[draw.ids])
-        logits = logits if draw.columns is None else logits.gather(1, draw.columns)
-        found = torch.logsumexp(logits.double() + draw.log_weight, dim=1)
+        drawn = draw(sampler, request, random)
+        logits = request.score(request.queries, table[drawn.ids])
+        logits = logits if drawn.columns is None else logits.gather(1, drawn.columns)
+        found = torch.logsumexp(logits.double() + drawn.log_weight, dim=1)
         squares.append(((found - log_z).exp() - 1).square().mean())
-        missed += draw.figures.get("not_found", 0.0) / ROUNDS
+        missed += drawn.metrics.get("not_found", 0.0) / ROUNDS
     error = float(torch.stack(squares).mean()) ** 0.5
     return {"z_error": f"{error:.4g}", "missed": f"{missed:.4g}"}
 
 
 def quality(scale: float) -> None:
     """Every law against the softmax of cached scores, which here are the fresh ones."""
-    cache, everyone = corpus(QUALITY_ITEMS), torch.arange(QUALITY_ITEMS)
-    request, index = asked(len(cache), scale), KMeansClusters()
+    store, everyone = corpus(QUALITY_ITEMS), torch.arange(QUALITY_ITEMS)
+    request, index, random = asked(len(store), scale), KMeansClusters(), torch.Generator()
     few = request.slice(0, QUALITY_QUERIES)
-    scores = request.score(request.queries, cache.table)
+    scores = request.score(request.queries, store.table.embeddings)
     scores = scores.masked_fill(request.exclude.mask(everyone), -torch.inf)
     log_z = torch.cat([torch.logsumexp(some.double(), dim=1) for some in scores.split(32)])
     log_p = torch.log_softmax(scores[:QUALITY_QUERIES].double(), dim=1)
-    samplers = {name: make(cache, index) for name, make in METHODS.items()}
-    by_tree, by_chance = METHODS["index"](cache, TreeClusters()), nc.Uniform(cache, DRAWS)
+    samplers = {name: make(store, index) for name, make in METHODS.items()}
+    by_tree, by_chance = METHODS["index"](store, TreeClusters()), nc.Uniform(store, DRAWS)
     samplers |= {"tree": by_tree, "uniform": by_chance}
     laws = {
-        name: torch.log_softmax(each.log_prob(few, everyone).double(), dim=1)
+        name: torch.log_softmax(propose(each, few, random).log_prob(everyone).double(), dim=1)
         for name, each in samplers.items()
         if isinstance(each, DensitySampler)
     }
@@ -222,7 +223,7 @@ def quality(scale: float) -> None:
     rows = []
     for name, sampler in samplers.items():
         far = distances(log_p, laws[name]) if name in laws else {"kl": "", "effective": ""}
-        found = far | z_error(sampler, request, cache.table, log_z)
+        found = far | z_error(sampler, request, store.table.embeddings, log_z)
         rows.append({"scale": scale, "method": name} | found | hardware())
         print(*list(rows[-1].values())[:6], flush=True)
     append_rows(QUALITY, rows)

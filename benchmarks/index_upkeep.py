@@ -13,12 +13,12 @@ of the stalest rows of a whole table, ``rho_low_rank`` is that table projected, 
 full pass of today. Nobody is given what a training step encodes anyway.
 
 *CPU seconds*, medians of runs taken in turn. All items are encoded against a sample and what the
-cache learns from it; an encoding is one layer of six here. Cells of the coordinates that the
+store learns from it; an encoding is one layer of six here. Clusters of the coordinates that the
 published refresh moves: built anew at each snapshot, or moved there from the one before. A tree
 inserts again what breaks an invariant (``exact``), what twice the 0.95 quantile of movements puts
-in doubt (``q95``; after the best rotation), or nothing (``sizes_only``). ``left_alone``: the cells
-of step 0; anchored coordinates do not move. ``spread``: mean distance of today's embeddings to
-their cell's mean. Resumable per task and part.
+in doubt (``q95``; after the best rotation), or nothing (``sizes_only``). ``left_alone``: the
+clusters of step 0; anchored coordinates do not move. ``spread``: mean distance of today's
+embeddings to their cluster's mean. Resumable per task and part.
 """
 
 import argparse
@@ -36,17 +36,16 @@ from benchmarks.costly_encoder import BATCH, METHODS, TASKS, tuned_rate
 from benchmarks.frozen import ITEMS, frozen
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA, Problem, Run
-from negcache.ops.lloyd import distance, nearest
-from negcache.ops.nystrom import mean_cosine
 from negcache.indexes.clusters import KMeansClusters
-from negcache.indexes.coordinates import as_coordinates
 from negcache.indexes.sg_tree import SGTree
 from negcache.interfaces import Reencoder, Store
-from negcache.stores.reencoders import Corrector, Identity, Ridge
+from negcache.ops.lloyd import distance, nearest
+from negcache.ops.nystrom import mean_cosine
 from negcache.run.evaluation import encode_all
 from negcache.shapes import Float, Int, Tensor
+from negcache.stores import Corrector, Identity, Ridge, reading
 
-NAME, SECONDS, CELLS = "index_upkeep", "index_upkeep_seconds", "index_upkeep_cells"
+NAME, SECONDS, CLUSTERS = "index_upkeep", "index_upkeep_seconds", "index_upkeep_cells"
 STEPS, EVERY, QUERIES, CHUNK, REPEATS = 500, 100, 256, 64, 5
 SAMPLES, SAMPLE, STARTS, SEEDS = (156, 312, 625, 1250), 625, (0, 200), (0, 1)
 REENCODERS: dict[str, Callable[[], Reencoder]] = {
@@ -90,18 +89,19 @@ def asked(problem: Problem) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
 
 
 def index(name: str, like: Tensor, *, sample: int = SAMPLE, seed: int = 0) -> nc.LowRankCache:
-    """An empty low-rank cache for items like these, refreshed at every tick."""
+    """An empty low-rank cache for items like these, refreshed at every step."""
     return nc.LowRankCache(
         *like.shape, every=1, sample=sample, reencoder=REENCODERS[name](), full_below=0, seed=seed
     )
 
 
-def see(cache: Cache, rows: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+def see(store: Store, rows: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     """Fill the cache from today's embeddings, or refresh it; then what it makes of every item."""
-    ids = missing if len(missing := cache.missing()) else cache.due()
-    cache.write(ids, rows[ids])
-    cache.tick()
-    return next(iter(cache.chunks(len(rows))))[1]
+    ids = missing if len(missing := store.missing()) else store.plan()
+    store.commit()
+    store.write(ids, rows[ids])
+    store.step()
+    return reading.embeddings(store, torch.arange(len(rows)))
 
 
 def approximations(tables: list[Tensor], sample: int, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -110,7 +110,7 @@ def approximations(tables: list[Tensor], sample: int, seed: int) -> Iterator[dic
     rates = {"stale_dense": 0.0, "rho_dense": sample / len(tables[0])}
     dense = {name: nc.DenseCache(*tables[0].shape, refresh=rate) for name, rate in rates.items()}
     for step, rows in enumerate(tables):
-        found = {name: see(cache, rows) for name, cache in (low | dense).items()}
+        found = {name: see(store, rows) for name, store in (low | dense).items()}
         basis = low["stale_low_rank"].basis
         found["rho_low_rank"] = found["rho_dense"] @ basis @ basis.T
         found["fresh_low_rank"] = see(index("stale_low_rank", rows, seed=seed + 100 * step), rows)
@@ -120,11 +120,11 @@ def approximations(tables: list[Tensor], sample: int, seed: int) -> Iterator[dic
 @torch.no_grad()
 def quality(task: str, problem: Problem, taken: list[Snapshot]) -> None:
     """Cosine and total variation of every index at every age."""
-    barred = problem.task.known_positives("train").exclusion(*asked(problem))
+    excluded = problem.task.known_positives("train").exclusion(*asked(problem))
 
     def law(now: int, items: Float[Tensor, "N D"]) -> Tensor:
         logits = nc.DotScore(0.05)(taken[now]["queries"], items).double()
-        logits[barred.rows, barred.ids] = -torch.inf
+        logits[excluded.rows, excluded.ids] = -torch.inf
         return logits.softmax(dim=1)
 
     truths, rows = [law(now, each["items"]) for now, each in enumerate(taken)], []
@@ -154,18 +154,18 @@ def medians(runs: dict[Any, Callable[[], Callable[[], Any]]]) -> dict[Any, float
 
 
 def reencoding(task: str, problem: Problem, taken: list[Snapshot]) -> None:
-    """Seconds to encode all items, and a sample; and of what a cache then learns from it."""
+    """Seconds to encode all items, and a sample; and of what a store then learns from it."""
     tower, (first, last) = problem.tower(), (each["items"] for each in taken[-2:])
     tower.load_state_dict(taken[-1]["tower"])
     order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))
     encode = partial(encode_all, tower, problem.items, nc.DotScore(0.05), chunk=CHUNK)
 
     def learn(name: str, sample: int) -> Callable[[], None]:
-        cache = index(name, first, sample=sample)
-        see(cache, first)
-        ids = cache.due()
-        cache.write(ids, last[ids])
-        return cache.tick
+        store = index(name, first, sample=sample)
+        see(store, first)
+        store.commit()
+        store.write(ids := store.plan(), last[ids])
+        return store.step
 
     runs = {("encode", s): partial(partial, encode, ids=order[:s]) for s in (*SAMPLES, ITEMS)}
     runs |= {(name, s): partial(learn, name, s) for name in [*REENCODERS][1:] for s in SAMPLES}
@@ -176,25 +176,25 @@ def reencoding(task: str, problem: Problem, taken: list[Snapshot]) -> None:
 
 def coordinates(tables: list[Tensor]) -> list[Tensor]:
     """Of all items, without the ones, as each refresh moves them."""
-    cache, every, found = index("ridge_compose", tables[0]), torch.arange(len(tables[0])), []
+    store, every, found = index("ridge_compose", tables[0]), torch.arange(len(tables[0])), []
     for rows in tables:
-        see(cache, rows)
-        found.append(cache.coordinates(every)[:, :-1].clone())
+        see(store, rows)
+        found.append(store.rows(every)[:, :-1].clone())
     return found
 
 
 def means(labels: Int[Tensor, "N"], rows: Float[Tensor, "N D"]) -> Float[Tensor, "G D"]:
-    """Of each cell."""
+    """Of each cluster."""
     sums = rows.new_zeros(int(labels.max()) + 1, rows.shape[1]).index_add_(0, labels, rows)
     return sums / torch.bincount(labels).clamp_min(1)[:, None]
 
 
 def clusters(rows: Float[Tensor, "N D"]) -> Int[Tensor, "N"]:
-    """The cell of each row by k-means."""
-    table, cells = nc.DenseCache(*rows.shape), KMeansClusters()
-    table.write(torch.arange(len(rows)), rows)
-    cells.follow(as_coordinates(table))
-    return cells.table.labels
+    """The cluster of each row by k-means."""
+    store, index = nc.DenseCache(*rows.shape), KMeansClusters()
+    store.write(torch.arange(len(rows)), rows)
+    index.update(store)
+    return index.table.labels
 
 
 def move(
@@ -224,8 +224,8 @@ def move(
 
 
 @torch.no_grad()
-def cells(task: str, problem: Problem, taken: list[Snapshot]) -> None:
-    """Each way to bring cells from one snapshot to the next: seconds, share moved, spread."""
+def upkeep(task: str, problem: Problem, taken: list[Snapshot]) -> None:
+    """Each way to bring clusters from one snapshot to the next: seconds, share moved, spread."""
     tables, rows = [each["items"] for each in taken], []
     places, trees = coordinates(tables), {way: SGTree() for way in TREES}
     for tree in trees.values():
@@ -247,7 +247,7 @@ def cells(task: str, problem: Problem, taken: list[Snapshot]) -> None:
             away = distance(today, means(labels, today), labels).mean()
             row |= {"moved": round(float(went.median()), 4), "spread": round(float(away), 4)}
             rows.append(row | hardware())
-    append_rows(CELLS, rows)
+    append_rows(CLUSTERS, rows)
 
 
 def middle(table: str, value: str, **keys: Any) -> float:
@@ -257,9 +257,9 @@ def middle(table: str, value: str, **keys: Any) -> float:
 
 
 def verdict(tasks: list[str]) -> dict[str, Any]:
-    """The two speeds; cells kept up in other ways; quality 500 steps after the full pass."""
-    seconds, cost = (partial(middle, table, "cpu_seconds") for table in (CELLS, SECONDS))
-    answer: dict[str, Any] = {"share_inserted_again": middle(CELLS, "share", way="tree exact")}
+    """The two speeds; clusters kept up in other ways; quality 500 steps after the full pass."""
+    seconds, cost = (partial(middle, table, "cpu_seconds") for table in (CLUSTERS, SECONDS))
+    answer: dict[str, Any] = {"share_inserted_again": middle(CLUSTERS, "share", way="tree exact")}
     for way in (*TREES[1:], "k-means reassign"):
         speed = seconds(way=f"{way.split()[0]} anew") / seconds(way=way)
         answer[f"{way.replace(' ', '_')}_speedup"] = round(speed, 2)
@@ -290,7 +290,7 @@ def main() -> None:
     for task in tasks:
         problem = frozen(task)
         taken = snapshots(task, problem)
-        for part, table in ((quality, NAME), (reencoding, SECONDS), (cells, CELLS)):
+        for part, table in ((quality, NAME), (reencoding, SECONDS), (upkeep, CLUSTERS)):
             if not any(r["task"] == task for r in read_rows(table)):
                 part(task, problem, taken)
     conclude(NAME, verdict(tasks))

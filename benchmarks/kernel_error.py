@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import DATA, fetched
-from negcache.ops.kernels import Fourier, Kernel, Positive, Quadratic
+from negcache.ops.kernels import Kernel, Quadratic, fourier, positive
 from negcache.shapes import Float, Tensor
 
 NAME, TEXTS, MAX_LENGTH = "kernel_error", 600, 32
@@ -29,12 +29,12 @@ TAUS, FREQUENCIES, SEEDS = (1.0, 4.0), (100, 1000, 10_000), range(5)
 
 Build = Callable[[int, int, float, int], Kernel]
 METHODS: dict[str, Build] = {  # (D, F, nu, seed) -> kernel
-    "fourier": lambda dim, size, nu, seed: Fourier(dim, size // 2, nu, seed=seed),
-    "orthogonal": lambda dim, size, nu, seed: Fourier(
+    "fourier": lambda dim, size, nu, seed: fourier(dim, size // 2, nu, seed=seed),
+    "orthogonal": lambda dim, size, nu, seed: fourier(
         dim, size // 2, nu, seed=seed, orthogonal=True
     ),
-    "positive": lambda dim, size, nu, seed: Positive(dim, size, nu, seed=seed),
-    "hyperbolic": lambda dim, size, nu, seed: Positive(
+    "positive": lambda dim, size, nu, seed: positive(dim, size, nu, seed=seed),
+    "hyperbolic": lambda dim, size, nu, seed: positive(
         dim, size // 2, nu, seed=seed, hyperbolic=True
     ),
 }

@@ -131,10 +131,10 @@ def check_rows_updated(run: Run) -> dict[str, int]:
     head = run.model.classes
     assert isinstance(head, nc.SoftmaxHead)
     before = head.table.weight.detach().clone()
-    head.loss.report()
+    head.report()
     run.step()
     moved = int((head.table.weight.detach() != before).any(dim=1).sum())
-    looked_up = head.loss.report().encoded_grad
+    looked_up = head.report().encoded_grad
     assert moved <= looked_up <= BATCH * (DRAWS + 1), (moved, looked_up)
     return {"rows_moved": moved, "targets_and_samples": looked_up}
 

@@ -11,15 +11,15 @@ towers of D = 192, batch 128, 128 shared negatives, 2,000 steps of Adam at 3e-3,
 stochastic negative mining, each query's hardest of a pool that is drawn and encoded anew every 20
 steps, shared, weight 0; ``*_uniform`` with as many uniform negatives beside them, as published.
 ``ance``: one of the best 200 of an exact index, encoded anew every 100 steps. ``index_L``: the
-dynamic index, L landmarks: proposals by 192 cells, 16 a query, resampled by low-rank coordinates
-that an anchored ridge follows every 10 steps; ``index_96_cells`` draws by the cells alone.
+dynamic index, L landmarks: proposals by 192 clusters, 16 a query, resampled by low-rank coordinates
+that an anchored ridge follows every 10 steps; ``index_96_cells`` draws by the clusters alone.
 
 ``device_rows`` counts vectors of items that the device must hold between steps and while it draws,
 in rows of D floats: cached rows, pools; for the index landmarks, sample, basis, map, centres, flags
 and the block of coordinates that is scored at a time. Rows that the loss encodes are common to all
-and left out. Coordinates of all items and the members of cells are in ordinary memory. The share is
-that of N rows. Three seeds for the methods that
-the answer compares, one for the others. Resumable per (method, seed).
+and left out. Coordinates of all items and the members of clusters are in ordinary memory. The share
+is that of N rows. Three seeds for the methods that the answer compares, one for the others.
+Resumable per (method, seed).
 """
 
 import argparse
@@ -33,6 +33,7 @@ import torch
 import negcache as nc
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Problem, Run, fetched, log_popularity, static
+from negcache.draws import draw
 from negcache.indexes.clusters import KMeansClusters
 from negcache.interfaces import Sampler, Store
 from negcache.messages import Draw, Request
@@ -40,13 +41,13 @@ from negcache.samplers.combinators import ROWS
 
 NAME, D, RATE, STEPS, QUERIES = "memory_vs_quality", 192, 3e-3, 2000, 2000
 CACHES, POOLS, LANDMARKS = (1, 3, 10, 30, 100), (1, 3, 10), (32, 64, 96, 128)
-CELLS, POOL, EVERY, SAMPLE = 192, 16, 10, 128
+CLUSTERS, POOL, EVERY, SAMPLE = 192, 16, 10, 128
 METRIC = "r1"
 SEEDED = ("uniform", "exhaustive", "snm_3", "snm_3_uniform", "index_64", "index_96", "index_128")
 """Methods that the answer compares; the place of the others is clear from one seed."""
 
-Made = tuple[Cache | None, Sampler, float]
-"""A cache, the sampler over it, and rows of D floats that the device holds for them."""
+Made = tuple[Store | None, Sampler, float]
+"""A store, the sampler over it, and rows of D floats that the device holds for them."""
 
 
 class Beside:
@@ -55,10 +56,10 @@ class Beside:
     has_density = False
 
     def __init__(self, first: Sampler, second: Sampler) -> None:
-        self.first, self.second, self.cache = first, second, first.cache
+        self.first, self.second, self.store = first, second, first.store
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        parts = [sampler.draw(request, generator) for sampler in (self.first, self.second)]
+        parts = [draw(sampler, request, generator) for sampler in (self.first, self.second)]
         ids, place = torch.unique(torch.cat([part.ids for part in parts]), return_inverse=True)
         weight = torch.full((len(request.queries), len(ids)), -torch.inf)
         for part, where in zip(parts, place.split([len(p.ids) for p in parts]), strict=True):
@@ -72,12 +73,12 @@ class Unweighted:
     has_density = False
 
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.cache = sampler, sampler.cache
+        self.sampler, self.store = sampler, sampler.store
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        draw = self.sampler.draw(request, generator)
-        weight = draw.log_weight.masked_fill(draw.log_weight > -torch.inf, 0.0)
-        return Draw(draw.ids, None, weight)
+        drawn = draw(self.sampler, request, generator)
+        weight = drawn.log_weight.masked_fill(drawn.log_weight > -torch.inf, 0.0)
+        return Draw(drawn.ids, None, weight)
 
 
 def _in_batch(problem: Problem, seed: int) -> Made:
@@ -92,8 +93,8 @@ def _cached(percent: int) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         size = len(problem.items) * percent // 100
         rho = min(1.0, 128 / size)
-        cache = nc.SubsetCache(len(problem.items), D, size, refresh=rho, seed=seed)
-        return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), size
+        store = nc.SubsetCache(len(problem.items), D, size, refresh=rho, seed=seed)
+        return store, nc.SharedDraws(nc.CachedSoftmax(store, 1)), size
 
     return build
 
@@ -102,41 +103,40 @@ def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         num_items = len(problem.items)
         size = num_items * percent // 100
-        pool = nc.SubsetCache(num_items, D, size, refresh=1.0, seed=seed)
-        cache = nc.SnapshotCache(pool, every=20)
-        sampler: Sampler = nc.samplers.StaleTopK(cache, 1, shared=True)
+        store = nc.SubsetCache(num_items, D, size, refresh=nc.stores.Snapshot(20), seed=seed)
+        sampler: Sampler = nc.samplers.StaleTopK(store, 1, shared=True)
         if uniform:
             sampler = Beside(sampler, Unweighted(nc.SharedDraws(nc.Uniform(problem.items, 1))))
-        return cache, sampler, size
+        return store, sampler, size
 
     return build
 
 
 def _ance(problem: Problem, seed: int) -> Made:
     num_items = len(problem.items)
-    cache = nc.nc.DenseCache(num_items, D, refresh=nc.stores.Snapshot(100))
-    return cache, nc.samplers.StaleTopK(cache, 1, depth=200, shared=True), num_items
+    store = nc.DenseCache(num_items, D, refresh=nc.stores.Snapshot(100))
+    return store, nc.samplers.StaleTopK(store, 1, depth=200, shared=True), num_items
 
 
 def _exhaustive(problem: Problem, seed: int) -> Made:
-    cache = nc.DenseCache(len(problem.items), D, refresh=1 / 20)
-    return cache, nc.SharedDraws(nc.CachedSoftmax(cache, 1)), len(problem.items)
+    store = nc.DenseCache(len(problem.items), D, refresh=1 / 20)
+    return store, nc.SharedDraws(nc.CachedSoftmax(store, 1)), len(problem.items)
 
 
 def _index(landmarks: int, resampled: bool = True) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         num_items = len(problem.items)
-        cache = nc.LowRankCache(
+        store = nc.LowRankCache(
             num_items, D, landmarks=landmarks, every=EVERY, sample=SAMPLE, seed=seed
         )
-        cells = KMeansClusters(CELLS, seed=seed)
-        floats = cache.held.on_device / 4 + CELLS * (landmarks + 4)
+        clusters = KMeansClusters(CLUSTERS, seed=seed)
+        floats = store.held.on_device / 4 + CLUSTERS * (landmarks + 4)
         if resampled:
-            sampler: Sampler = nc.Resampled(nc.DynamicIndex(cache, POOL, index=cells))
+            sampler: Sampler = nc.Resampled(nc.DynamicIndex(store, POOL, index=clusters))
             floats += ROWS * (landmarks + 1)
         else:
-            sampler = nc.SharedDraws(nc.DynamicIndex(cache, 1, index=cells))
-        return cache, sampler, floats / D
+            sampler = nc.SharedDraws(nc.DynamicIndex(store, 1, index=clusters))
+        return store, sampler, floats / D
 
     return build
 
@@ -175,9 +175,9 @@ def measured(problem: Problem, method: str, seed: int) -> None:
     """One run; a finished one is not run again."""
     if any((r["method"], r["seed"]) == (method, str(seed)) for r in finished()):
         return
-    cache, sampler, rows = METHODS[method](problem, seed)
-    unused = cache or nc.DenseCache(2, 1)  # a run wants one; this sampler asks for none
-    run = Run(problem, lambda cache, task: (sampler, nc.log_q_corrected), RATE, seed, cache=unused)
+    store, sampler, rows = METHODS[method](problem, seed)
+    unused = store or nc.DenseCache(2, 1)  # a run wants one; this sampler asks for none
+    run = Run(problem, lambda store, task: (sampler, nc.log_q_corrected), RATE, seed, store=unused)
     *_, figures = run.train(steps=STEPS)
     row: dict[str, Any] = {"method": method, "seed": seed, "device_rows": round(rows, 1)}
     row |= {"device_share": round(rows / len(problem.items), 5)} | figures

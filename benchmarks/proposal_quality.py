@@ -24,11 +24,12 @@ from benchmarks.estimator_grid import embedded
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import fetched, log_popularity
-from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
+from negcache.draws import draw, propose
 from negcache.interfaces import DensitySampler
 from negcache.messages import Request
-from negcache.shapes import Float64, Tensor
 from negcache.metrics import effective_sample_size
+from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
+from negcache.shapes import Float64, Tensor
 
 NAME, NUM_ITEMS, QUERIES, D = "proposal_quality", 20_000, 32, 64
 SCALES, DRAWS, REPEATS = (5, 11, 20), (8, 64, 512), 48
@@ -37,43 +38,44 @@ Build = Callable[[nc.DenseCache, int, Tensor], DensitySampler]
 
 
 def _kernel(kernel: Any, floor: float = 0.0) -> Build:
-    return lambda cache, m, _: nc.samplers.KernelSoftmax(cache, m, kernel, floor=floor)
+    return lambda store, m, _: nc.samplers.KernelSoftmax(store, m, kernel, floor=floor)
 
 
-def _log_uniform(cache: nc.DenseCache, m: int, log_share: Tensor) -> DensitySampler:
+def _log_uniform(store: nc.DenseCache, m: int, log_share: Tensor) -> DensitySampler:
     """Zipf's law over the items in the order of their training frequency."""
     rank = log_share.argsort(descending=True, stable=True).argsort().double()
     return nc.Popularity(torch.log1p(1 / (rank + 1)), m, power=1.0)
 
 
 METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
-    "uniform": lambda cache, m, _: nc.Uniform(cache, m),
+    "uniform": lambda store, m, _: nc.Uniform(store, m),
     "popularity": lambda _, m, log_share: nc.Popularity(log_share.exp(), m),
     "log_uniform": _log_uniform,
-    "cached_exact": lambda cache, m, _: nc.CachedSoftmax(cache, m),
+    "cached_exact": lambda store, m, _: nc.CachedSoftmax(store, m),
     "quadratic": _kernel(Quadratic(100.0)),
     "quadratic_floor": _kernel(Quadratic(100.0), 0.1),
     "quadratic_absolute": _kernel(Quadratic(100.0)),
-    "quartic": lambda cache, m, _: nc.samplers.ExactKernel(cache, m, Quartic()),
-    "rff_1": _kernel(Fourier(D, 1024, 1.0)),
-    "rff_1_floor": _kernel(Fourier(D, 1024, 1.0), 0.1),
-    "rff_4": _kernel(Fourier(D, 1024, 4.0)),
-    "rff_4_floor": _kernel(Fourier(D, 1024, 4.0), 0.1),
-    "rff_4_R4096": _kernel(Fourier(D, 4096, 4.0)),
-    "positive_4": _kernel(Positive(D, 1024, 4.0)),
-    "positive_4_floor": _kernel(Positive(D, 1024, 4.0), 0.1),
-    "positive_4_R4096": _kernel(Positive(D, 4096, 4.0)),
-    "exp_4": lambda cache, m, _: nc.samplers.ExactKernel(cache, m, Fourier(D, 1, 4.0)),
+    "quartic": lambda store, m, _: nc.samplers.ExactKernel(store, m, Quartic()),
+    "rff_1": _kernel(fourier(D, 1024, 1.0)),
+    "rff_1_floor": _kernel(fourier(D, 1024, 1.0), 0.1),
+    "rff_4": _kernel(fourier(D, 1024, 4.0)),
+    "rff_4_floor": _kernel(fourier(D, 1024, 4.0), 0.1),
+    "rff_4_R4096": _kernel(fourier(D, 4096, 4.0)),
+    "positive_4": _kernel(positive(D, 1024, 4.0)),
+    "positive_4_floor": _kernel(positive(D, 1024, 4.0), 0.1),
+    "positive_4_R4096": _kernel(positive(D, 4096, 4.0)),
+    "exp_4": lambda store, m, _: nc.samplers.ExactKernel(store, m, fourier(D, 1, 4.0)),
 }
 TABLE = ("uniform", "quadratic", "quartic", "rff_1", "rff_4_R4096", "positive_4_R4096", "exp_4")
 """The columns of the synthetic check, in its order."""
 
 
-def closeness(sampler: DensitySampler, request: Request, cache: nc.DenseCache) -> dict[str, float]:
+def closeness(sampler: DensitySampler, request: Request, store: nc.DenseCache) -> dict[str, float]:
     """KL(p || q), total variation and the largest p / q, p the softmax over the negatives."""
-    every = torch.arange(NUM_ITEMS)
-    log_p = nc.CachedSoftmax(cache, 1).log_prob(request, every)
-    log_q, p = sampler.log_prob(request, every), log_p.exp()
+    every, generator = torch.arange(NUM_ITEMS), torch.Generator().manual_seed(4)
+    softmax = nc.CachedSoftmax(store, 1)
+    log_p, log_q = (propose(s, request, generator).log_prob(every) for s in (softmax, sampler))
+    p = log_p.exp()
     gap = torch.where(p > 0, log_p - log_q, 0.0)
     return {
         "kl": float((p * gap).sum(dim=1).mean()),
@@ -88,10 +90,10 @@ def effective(
     """Mean effective sample size of a draw."""
     generator, sizes = torch.Generator().manual_seed(3), []
     for _ in range(repeats):
-        draw = sampler.draw(request, generator)
-        assert draw.columns is not None
-        logits = request.score.paired(request.queries, items[draw.ids[draw.columns]])
-        size = effective_sample_size(logits + draw.log_weight)
+        drawn = draw(sampler, request, generator)
+        assert drawn.columns is not None
+        logits = request.score.paired(request.queries, items[drawn.ids[drawn.columns]])
+        size = effective_sample_size(logits + drawn.log_weight)
         assert size is not None
         sizes.append(size.mean())
     return float(torch.stack(sizes).mean())
@@ -106,20 +108,19 @@ def cells() -> Iterator[dict[str, Any]]:
         return
     items, request = embedded(QUERIES)
     log_share = log_popularity(fetched("go"))[:NUM_ITEMS]
-    cache = nc.DenseCache(NUM_ITEMS, D, dtype=torch.float64)
-    cache.write(torch.arange(NUM_ITEMS), items)
+    store = nc.DenseCache(NUM_ITEMS, D, dtype=torch.float64)
+    store.write(torch.arange(NUM_ITEMS), items)
     of, law = ("", ""), {}
     for name, scale, m in left:
         score = nc.DotScore(1 / float(scale), absolute=name.endswith("absolute")).double()
         here = replace(request, score=score.requires_grad_(False))
-        sampler = METHODS[name](cache, int(m), log_share)
+        sampler = METHODS[name](store, int(m), log_share)
         if (name, scale) != of:
-            law, of = closeness(sampler, here, cache), (name, scale)
+            law, of = closeness(sampler, here, store), (name, scale)
         found = law | {"ess": effective(sampler, here, items)}
         found |= errors(sampler, nc.log_q_corrected, here, items, REPEATS)
         row = {"method": name, "scale": scale, "m": m}
         yield row | {k: f"{v:.4g}" for k, v in found.items()} | {"repeats": REPEATS}
-        cache.listeners.all.clear()
 
 
 def figure(method: str, scale: int, column: str, m: int = 64) -> float:

@@ -18,7 +18,7 @@ from negcache.run.evaluation import Side, encode_all, evaluate
 DATA = Path(__file__).parent.parent / ".data"
 BATCH = 128
 
-Build = Callable[[Cache, Task], tuple[Sampler, Estimator]]
+Build = Callable[[Store, Task], tuple[Sampler, Estimator]]
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Run:
 
     Args:
         problem: what is trained.
-        build: the sampler and its estimator, over the cache.
+        build: the sampler and its estimator, over the store.
         rate: learning rate of Adam.
         seed: of everything.
-        cache: the cache; None: a dense one with ``refreshed`` rows looked at again each step.
+        store: rows remembered; None: dense, with ``refreshed`` rows looked at again each step.
         batch: queries of a step.
         refreshed: rows per step.
     """
@@ -85,15 +85,15 @@ class Run:
         rate: float,
         seed: int,
         *,
-        cache: Cache | None = None,
+        store: Store | None = None,
         batch: int = BATCH,
         refreshed: int = 128,
     ) -> None:
         torch.manual_seed(seed)
         self.problem, self.batch, self.score = problem, batch, nc.DotScore(0.05)
         self.tower, num_items = problem.tower(), len(problem.items)
-        self.cache = cache or nc.DenseCache(num_items, problem.dim, refresh=refreshed / num_items)
-        sampler, estimator = build(self.cache, problem.task)
+        self.store = store or nc.DenseCache(num_items, problem.dim, refresh=refreshed / num_items)
+        sampler, estimator = build(self.store, problem.task)
         self.loss = nc.SoftmaxLoss(
             self.tower, problem.items, sampler, self.score, estimator=estimator,
             known_positives=problem.task.known_positives("train"), seed=seed,
@@ -110,7 +110,7 @@ class Run:
     ) -> Iterator[dict[str, Any]]:
         """Train for so many steps or CPU seconds; figures after every ``every`` steps, and last.
 
-        ``seconds`` are those of this process, with the first fill of the cache and without what
+        ``seconds`` are those of this process, with the first fill of the store and without what
         the caller does between two figures.
         """
         for rows, items in self._batches():
@@ -144,7 +144,7 @@ class Run:
             self.grad + report.encoded_grad,
             self.nograd + report.encoded_nograd,
         )
-        if report.staleness == report.staleness:  # NaN without a cache
+        if report.staleness == report.staleness:  # NaN without a store
             self.staleness += (report.staleness - self.staleness) / min(self.step, 50)
         for stage, taken in report.seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + taken

@@ -31,7 +31,7 @@ STEPS = {"go": 1000, "debian": 300}
 
 
 class Frozen(nc.DenseCache):
-    """Takes each row once, when it is filled; a cache that nothing keeps."""
+    """Takes each row once, when it is filled; a store that nothing keeps."""
 
     def write(self, ids: torch.Tensor, rows: torch.Tensor) -> None:
         new = ~self.valid[ids]
@@ -48,13 +48,15 @@ def gradient_bias(run: Run) -> dict[str, float]:
     queries = encode_all(run.tower, problem.queries, run.score, ids=rows).double()
     exclude = problem.task.known_positives("train").exclusion(rows, positives)
     request = Request(queries, score, positives, exclude)
-    cache = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
-    cache.write(
-        torch.arange(len(items)), score.embed(run.cache.rows(torch.arange(len(items))).double())
+    store = nc.DenseCache(len(items), items.shape[1], dtype=torch.float64)
+    store.write(
+        torch.arange(len(items)), score.embed(run.store.rows(torch.arange(len(items))).double())
     )
-    shared = errors(nc.SharedDraws(nc.CachedSoftmax(cache, 2)), nc.log_q_corrected, request, items, 40)
-    pinned = errors(nc.CachedSoftmax(cache, 8), nc.cached_partition, request, items, 40)
-    distance = (cache.table - items).norm(dim=1)
+    shared = errors(
+        nc.SharedDraws(nc.CachedSoftmax(store, 2)), nc.log_q_corrected, request, items, 40
+    )
+    pinned = errors(nc.CachedSoftmax(store, 8), nc.cached_partition, request, items, 40)
+    distance = (store.table.embeddings - items).norm(dim=1)
     return {
         "mean_distance": round(float(distance.mean()), 5),
         "largest_distance": round(float(distance.max()), 4),
@@ -73,11 +75,11 @@ def measure(task: str, rho: str, seed: int, steps: int) -> None:
     problem = static(fetched(task))
     kind = Frozen if rho == "frozen" else nc.DenseCache
     fraction = float(rho) if rho[0].isdigit() else 0.0
-    cache = kind(len(problem.items), problem.dim, rho=fraction)
+    store = kind(len(problem.items), problem.dim, refresh=fraction)
     run = Run(
         problem,
-        lambda cache, task: (nc.SharedDraws(nc.CachedSoftmax(cache, 1)), nc.log_q_corrected),
-        RATE, seed, cache=cache,
+        lambda store, task: (nc.SharedDraws(nc.CachedSoftmax(store, 1)), nc.log_q_corrected),
+        RATE, seed, store=store,
     )  # fmt: skip
     *_, figures = run.train(steps=steps)
     row = {"task": task, "rho": rho, "seed": seed} | figures | run.test("test", QUERIES)

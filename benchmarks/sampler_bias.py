@@ -88,7 +88,7 @@ METHODS = {
     "full_normalized": Method(None, ALL, 1, UNIT),
     "rff": Method(lambda table, m, counts: nc.rf_softmax(table, m), FEW, 1, UNIT),
 }
-SLOW = (("exact", 128), ("exact", 512))  # CachedSoftmax scores a cell anew for each draw
+SLOW = (("exact", 128), ("exact", 512))  # CachedSoftmax scores a block anew for each draw
 YARDSTICK = dict.fromkeys(METHODS, "full") | {
     "quadratic_absolute": "full_absolute",
     "rff": "full_normalized",
@@ -126,7 +126,7 @@ def whole_loss(
     head: nc.SoftmaxHead, hidden: Float[Tensor, "B D"], target: Int[Tensor, "B"]
 ) -> Float[Tensor, ""]:
     """cross_entropy over the head's table, with its gradient."""
-    score, rows = head.loss.score, hidden
+    score, rows = head.score, hidden
     if head.bias is not None:
         rows = F.pad(rows, (0, 1), value=1.0)
     return F.cross_entropy(score(score.embed(rows), score.embed(head.table.weight)), target)

@@ -49,7 +49,7 @@ def grown(method: str, items: int) -> dict[str, int]:
     found["peak_draws"] = peak_rss() - before
     train(head, 4, rate=0.1)
     found["peak_updates"] = peak_rss() - before
-    sums = head.loss.sampler.sums  # type: ignore[attr-defined]
+    sums = head.sampler.sums  # type: ignore[attr-defined]
     tensors = {"counted_table": [head.table.weight], "counted_sums": [*sums.levels, *sums.counts]}
     return {name: sum(t.nbytes for t in some) for name, some in tensors.items()} | found
 

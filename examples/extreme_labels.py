@@ -10,7 +10,7 @@ import torch
 import negcache as nc
 from negcache.run.data import open_xc
 from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
-from negcache.towers import WeightedBagTower
+from negcache.towers import IdTable, WeightedBagTower
 
 parser = argparse.ArgumentParser(description="Ranks very many labels.")
 parser.add_argument("--folder", required=True, help="holds train.txt and test.txt")
@@ -23,13 +23,12 @@ labels = torch.arange(train.num_labels)  # a label is no more than its number
 
 torch.manual_seed(0)
 point_tower = WeightedBagTower(train.num_features, dim=128)
-label_tower = nc.towers.IdTable(train.num_labels, dim=128)
+label_tower = IdTable(train.num_labels, dim=128)
 cache = nc.DenseCache(len(labels), dim=128, refresh=0.01)
 sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 4))
 score = nc.DotScore(temperature=0.05)
 loss_fn = nc.SoftmaxLoss(label_tower, labels, sampler, score, known_positives=train.labels)
 optimizer = torch.optim.Adam([*point_tower.parameters(), *label_tower.parameters()], lr=3e-3)
-
 
 batch_size, generator = min(128, len(train.learnable())), torch.Generator().manual_seed(0)
 for _ in range(given.epochs):

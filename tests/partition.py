@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from negcache.draws import draw
+from negcache.draws import draw, propose
 from negcache.interfaces import Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.testing import reference
@@ -54,3 +54,8 @@ def table_of(store: Store, items: torch.Tensor) -> torch.Tensor:
     slots = store.valid.nonzero().squeeze(1)
     table[store.ids(slots)] = store.rows(slots)
     return table
+
+
+def log_prob(sampler: Sampler, request: Request, ids: torch.Tensor) -> torch.Tensor:
+    """log q of these items under a sampler whose law needs no noise [B, M]."""
+    return propose(sampler, request, torch.Generator()).log_prob(ids)

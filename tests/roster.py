@@ -9,9 +9,9 @@ import torch
 
 import negcache as nc
 import negcache.contrib
-from negcache.ops.kernels import Quartic
 from negcache.indexes.sg_tree import TreeClusters
 from negcache.interfaces import Sampler
+from negcache.ops.kernels import Quartic
 
 Table = nc.DenseCache | nc.SubsetCache
 
@@ -22,10 +22,10 @@ class Case:
 
     Args:
         name: of the case.
-        build: the sampler over a cache.
+        build: the sampler over a store.
         unbiased: whether its draw claims an unbiased partition.
-        by_rows: whether it claims that for the rows of the cache alone, each of which stands for
-            1 / coverage items; False: for all items, whatever the cache holds.
+        by_rows: whether it claims that for the rows of the store alone, each of which stands for
+            1 / coverage items; False: for all items, whatever the store holds.
         refuses: the settings that it does not take.
     """
 
@@ -42,92 +42,109 @@ def popularity(num_items: int) -> torch.Tensor:
     return 1 / (rank * (1 / rank).sum())
 
 
-def subset(cache: nc.DenseCache) -> nc.SubsetCache:
-    """Half of the items, with the rows that the dense cache has."""
-    half = nc.SubsetCache(len(cache), DIM, len(cache) // 2, dtype=torch.float64)
-    half.write(torch.arange(len(cache)), cache.table.embeddings)
+def subset(store: nc.DenseCache) -> nc.SubsetCache:
+    """Half of the items, with the rows that the dense store has."""
+    half = nc.SubsetCache(len(store), DIM, len(store) // 2, dtype=torch.float64)
+    half.write(torch.arange(len(store)), store.table.embeddings)
     return half
 
 
-def mixture(cache: Table, scored: float = 1.0, cached: int = 4) -> nc.Mixture:
-    return nc.Mixture(nc.CachedSoftmax(cache, cached, scored=scored), uniform(cache, 2))
+def mixture(store: Table, scored: float = 1.0, cached: int = 4) -> nc.Mixture:
+    return nc.Mixture(nc.CachedSoftmax(store, cached, scored=scored), uniform(store, 2))
 
 
-def uniform(cache: Table, num_negatives: int) -> nc.Uniform:
-    return nc.Uniform(range(cache.num_items), num_negatives)
+def uniform(store: Table, num_negatives: int) -> nc.Uniform:
+    return nc.Uniform(range(store.num_items), num_negatives)
 
 
 ROSTER = [
-    Case("uniform", lambda cache: uniform(cache, 6), by_rows=False),
-    Case("cached", lambda cache: nc.CachedSoftmax(cache, 6)),
-    Case("shared_uniform", lambda cache: nc.SharedDraws(uniform(cache, 6)), by_rows=False),
-    Case("shared_cached", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6))),
-    Case("flat", lambda cache: nc.CachedSoftmax(cache, 6, power=0.5)),
-    Case("scored", lambda cache: nc.CachedSoftmax(cache, 4, scored=0.67)),
-    Case("shared_scored", lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2, scored=0.34))),
-    Case("distinct", lambda cache: nc.samplers.CachedDistinct(cache, 6)),
-    Case("head_tail", lambda cache: nc.samplers.HeadTail(cache, 3, 3)),
-    Case("hard", lambda cache: nc.samplers.HeadTail(cache, 6, 0), unbiased=False),
-    Case("popularity", lambda cache: nc.Popularity(popularity(cache.num_items), 6), by_rows=False),
+    Case("uniform", lambda store: uniform(store, 6), by_rows=False),
+    Case("cached", lambda store: nc.CachedSoftmax(store, 6)),
+    Case("shared_uniform", lambda store: nc.SharedDraws(uniform(store, 6)), by_rows=False),
+    Case("shared_cached", lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 6))),
+    Case("flat", lambda store: nc.CachedSoftmax(store, 6, power=0.5)),
+    Case("scored", lambda store: nc.CachedSoftmax(store, 4, scored=0.67)),
+    Case("shared_scored", lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 2, scored=0.34))),
+    Case("distinct", lambda store: nc.samplers.CachedDistinct(store, 6)),
+    Case("head_tail", lambda store: nc.samplers.HeadTail(store, 3, 3)),
+    Case("hard", lambda store: nc.samplers.HeadTail(store, 6, 0), unbiased=False),
+    Case("popularity", lambda store: nc.Popularity(popularity(store.num_items), 6), by_rows=False),
     Case(
         "shared_popularity",
-        lambda cache: nc.SharedDraws(nc.Popularity(popularity(cache.num_items), 6)),
+        lambda store: nc.SharedDraws(nc.Popularity(popularity(store.num_items), 6)),
         by_rows=False,
     ),
     Case("mixture", mixture, by_rows=False),
-    Case("shared_mixture", lambda cache: nc.SharedDraws(mixture(cache)), by_rows=False),
+    Case("shared_mixture", lambda store: nc.SharedDraws(mixture(store)), by_rows=False),
     Case(
         "scored_mixture",
-        lambda cache: nc.SharedDraws(mixture(cache, scored=0.34, cached=2)),
+        lambda store: nc.SharedDraws(mixture(store, scored=0.34, cached=2)),
         by_rows=False,
     ),
     Case(
         "rest",
-        lambda cache: nc.CachedRest(cache, 20),
+        lambda store: nc.CachedRest(store, 20),
         unbiased=False,
         refuses=("half", "half_gaps"),
     ),
     Case(
         "thinned",
-        lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 6), num_encoded=10),
+        lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 6), num_encoded=10),
     ),
     Case(
         "joined",
-        lambda cache: nc.SharedDraws(
-            nc.CachedSoftmax(cache, 6), log_popularity=popularity(cache.num_items).log()
+        lambda store: nc.SharedDraws(
+            nc.CachedSoftmax(store, 6), log_popularity=popularity(store.num_items).log()
         ),
         unbiased=False,
     ),
-    Case("quadratic", lambda cache: nc.quadratic(cache, 6)),
-    Case("shared_quadratic", lambda cache: nc.SharedDraws(nc.quadratic(cache, 6))),
-    Case("rf_softmax", lambda cache: nc.rf_softmax(cache, 6, num_frequencies=8, nu=3.0)),
-    Case("quartic", lambda cache: nc.samplers.ExactKernel(cache, 6, Quartic())),
-    Case("log_uniform", lambda cache: nc.samplers.log_uniform(range(cache.num_items), 6), by_rows=False),
-    Case("stale_top_k", lambda cache: nc.samplers.StaleTopK(cache, 6, depth=20), unbiased=False),
-    Case("stale_top_k_tail", lambda cache: nc.samplers.StaleTopK(cache, 6, depth=20, tail=4)),
-    Case("dynamic_index", lambda cache: nc.DynamicIndex(cache, 6)),
-    Case("shared_dynamic_index", lambda cache: nc.SharedDraws(nc.DynamicIndex(cache, 6))),
-    Case("chain", lambda cache: nc.samplers.DynamicIndexChain(cache, 6, chain=3), unbiased=False),
-    Case("as_printed", lambda cache: nc.contrib.ChainAsPrinted(cache, 6), unbiased=False),
-    Case("index_miner", lambda cache: nc.contrib.DynamicIndexMiner(cache, 6), unbiased=False),
+    Case("quadratic", lambda store: nc.quadratic(store, 6)),
+    Case("shared_quadratic", lambda store: nc.SharedDraws(nc.quadratic(store, 6))),
+    Case("rf_softmax", lambda store: nc.rf_softmax(store, 6, num_frequencies=8, nu=3.0)),
+    Case("quartic", lambda store: nc.samplers.ExactKernel(store, 6, Quartic())),
     Case(
-        "index_rejection",
-        lambda cache: nc.samplers.DynamicIndexRejection(cache, 6, tries=64),
-        unbiased=False,
-    ),
-    Case("index_tree", lambda cache: nc.contrib.DynamicIndexTree(cache, 6, TreeClusters()), unbiased=False),
-    Case("resampled", lambda cache: nc.Resampled(nc.DynamicIndex(cache, 9), 3)),
-    Case(
-        "resampled_uniform",
-        lambda cache: nc.Resampled(uniform(cache, 9), 3, store=cache),
+        "log_uniform",
+        lambda store: nc.samplers.log_uniform(range(store.num_items), 6),
         by_rows=False,
     ),
-    Case("full", lambda cache: nc.FullSoftmax(range(cache.num_items)), by_rows=False),
-    Case("in_batch", lambda cache: nc.InBatch(popularity(cache.num_items).log()), unbiased=False),
-    Case("given", lambda cache: nc.samplers.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
+    Case("stale_top_k", lambda store: nc.samplers.StaleTopK(store, 6, depth=20), unbiased=False),
+    Case("stale_top_k_tail", lambda store: nc.samplers.StaleTopK(store, 6, depth=20, tail=4)),
+    Case("dynamic_index", lambda store: nc.DynamicIndex(store, 6)),
+    Case("shared_dynamic_index", lambda store: nc.SharedDraws(nc.DynamicIndex(store, 6))),
+    Case("chain", lambda store: nc.samplers.DynamicIndexChain(store, 6, chain=3), unbiased=False),
+    Case("as_printed", lambda store: nc.contrib.ChainAsPrinted(store, 6), unbiased=False),
+    Case("index_miner", lambda store: nc.contrib.DynamicIndexMiner(store, 6), unbiased=False),
+    Case(
+        "index_rejection",
+        lambda store: nc.samplers.DynamicIndexRejection(store, 6, tries=64),
+        unbiased=False,
+    ),
+    Case(
+        "index_tree",
+        lambda store: nc.contrib.DynamicIndexTree(store, 6, TreeClusters()),
+        unbiased=False,
+    ),
+    Case("resampled", lambda store: nc.Resampled(nc.DynamicIndex(store, 9), 3)),
+    Case(
+        "resampled_uniform",
+        lambda store: nc.Resampled(uniform(store, 9), 3, store=store),
+        by_rows=False,
+    ),
+    Case("full", lambda store: nc.FullSoftmax(range(store.num_items)), by_rows=False),
+    Case("in_batch", lambda store: nc.InBatch(popularity(store.num_items).log()), unbiased=False),
+    Case("given", lambda store: nc.samplers.Given(torch.tensor([[1, 2, -1]] * 5)), unbiased=False),
 ]
 
 NUM_ITEMS, DIM, ROWS = 300, 8, 5
+
+
+def forget(store: Table, slots: torch.Tensor) -> None:
+    """These rows were never written, but look like rows, as in places that items have left."""
+    state = store.state_dict()
+    written = state["written"].clone()
+    written[slots] = -1
+    store.load_state_dict(state | {"written": written})
+
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fresh": {},
@@ -137,7 +154,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "half_gaps": {"drift": 0.3, "half": True, "gaps": True},
     "large": {"drift": 0.3, "num_items": 3400},
     "large_gaps": {"drift": 0.3, "num_items": 3400, "gaps": True},
-    "barred": {"drift": 0.3, "barred": True},
+    "excluded": {"drift": 0.3, "excluded": True},
     "single": {"drift": 0.3, "dtype": torch.float32},
 }
 """What ``problem`` is asked for, by name."""
@@ -150,16 +167,16 @@ def problem(
     *,
     half: bool = False,
     gaps: bool = False,
-    barred: bool = False,
+    excluded: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[nc.messages.Request, torch.Tensor, Table]:
-    """(request, fresh items, cache): five queries, three with further positives.
+    """(request, fresh items, store): five queries, three with further positives.
 
     Args:
-        drift: relative noise between the fresh items and what the cache remembers.
-        half: the cache holds half of the items.
-        gaps: half of the cache's rows were never written.
-        barred: one of the queries may draw nothing.
+        drift: relative noise between the fresh items and what the store remembers.
+        half: the store holds half of the items.
+        gaps: half of the store's rows were never written.
+        excluded: one of the queries may draw nothing.
     """
     noise = torch.Generator().manual_seed(11)
     normal = partial(torch.randn, generator=noise, dtype=torch.float64)
@@ -167,18 +184,19 @@ def problem(
     items = score.embed(normal((num_items, DIM)))
     queries = score.embed(normal((ROWS, DIM)))
     stale = score.embed(items + drift * normal(items.shape) / DIM**0.5)
-    cache = (
+    store = (
         nc.SubsetCache(num_items, DIM, num_items // 2, dtype=dtype)
         if half
         else nc.DenseCache(num_items, DIM, dtype=dtype)
     )
-    seen = torch.randperm(num_items, generator=noise)[: num_items // 2 if gaps else num_items]
-    cache.write(seen, stale[seen].to(dtype))
+    store.write(torch.arange(num_items), stale.to(dtype))
+    if gaps:
+        forget(store, torch.randperm(store.num_rows, generator=noise)[: store.num_rows // 2])
     positives = torch.tensor([0, 1, 2, 1, num_items - 1])
     rows = torch.tensor([0, 1, 2, 3, 4, 0, 0, 2, 4])
     known = torch.cat([positives, torch.tensor([7, 8, num_items - 2, 5])])
     exclude = nc.exclusion.Exclusion.from_pairs(rows, known, ROWS)
-    if barred:
+    if excluded:
         everything = torch.arange(num_items)
         exclude = exclude.and_also(torch.full_like(everything, 3), everything)
-    return nc.messages.Request(queries.to(dtype), score, positives, exclude), items.to(dtype), cache
+    return nc.messages.Request(queries.to(dtype), score, positives, exclude), items.to(dtype), store

@@ -1,5 +1,6 @@
 """Known positives against sets."""
 
+import pickle
 import subprocess
 import sys
 
@@ -46,6 +47,18 @@ def test_saved_and_mapped_again(tmp_path):
     assert isinstance(again.items, np.memmap)
     assert np.array_equal(again.offsets, known.offsets)
     assert again.exclusion(torch.tensor([0]), torch.tensor([9])).ids.tolist() == [2, 7, 9]
+
+
+def test_a_save_replaces_the_one_before_or_leaves_it_whole(tmp_path):
+    path = tmp_path / "known"
+    table([(0, 7)]).save(path)
+    table([(0, 3)]).save(path)
+    assert KnownPositives.open(path).items.tolist() == [3]
+    half = KnownPositives(np.array([0, 1]), np.array([lambda: 0]))  # the second file cannot be
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        half.save(path)
+    assert KnownPositives.open(path).items.tolist() == [3]
+    assert [left.name for left in tmp_path.iterdir()] == ["known"]
 
 
 def test_a_query_that_the_table_does_not_have():

@@ -61,12 +61,14 @@ class ItemProposal:
 
         Sums to 1 over the items that the law reaches, less the chance of hits that are masked.
         """
-        masked, store = self.request.exclude.mask(ids), self.proposal.store
+        store, exclude = self.proposal.store, self.request.exclude
+        slots = ids if store is None else store.slots(ids)
+        log_q = self.proposal.log_prob(slots.clamp_min(0))
+        log_q = log_q.to(self.request.queries.dtype, copy=True)
+        log_q[exclude.among(ids)] = -torch.inf
         if store is not None:
-            ids = store.slots(ids)
-            masked |= ids < 0
-        log_q = self.proposal.log_prob(ids.clamp_min(0)).to(self.request.queries.dtype)
-        return log_q.masked_fill(masked, -torch.inf)
+            log_q[:, slots < 0] = -torch.inf
+        return log_q
 
     def draw_for_each(self, generator: torch.Generator) -> Draw:
         """Each query's draws stand for it alone: ``w = -log(m q coverage)``.
@@ -185,9 +187,10 @@ def share(
         log_expected: log of how often each was to be expected; per query where they differ.
         request: what was asked.
     """
-    masked = request.exclude.mask(ids) | (log_expected == -torch.inf)
-    weight = (seen.to(log_expected.dtype).log() - log_expected).expand(masked.shape)
-    weight = weight.masked_fill(masked, -torch.inf).to(request.queries.dtype)
+    weight = seen.to(log_expected.dtype).log() - log_expected
+    weight = weight.masked_fill_(log_expected == -torch.inf, -torch.inf)
+    weight = weight.expand(len(request.queries), -1).to(request.queries.dtype, copy=True)
+    weight[request.exclude.among(ids)] = -torch.inf
     return Draw(ids, None, weight, metrics=metrics or {})
 
 

@@ -106,15 +106,20 @@ class Exclusion:
         place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
         return keys[place] == wanted
 
-    def mask(self, ids: Int[Tensor, "M"]) -> Bool[Tensor, "B M"]:
-        """Every query against the same distinct ids: True where the item may not stand for it.
+    def among(self, ids: Int[Tensor, "M"]) -> tuple[Int[Tensor, "e"], Int[Tensor, "e"]]:
+        """The (query, column) pairs of distinct ids that may not stand for the query.
 
         Looks each excluded id up among ``ids``: E log M steps, not B M.
         """
-        masked = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
-        if len(ids):
-            ordered, order = ids.sort()
-            place = torch.searchsorted(ordered, self.ids).clamp_(max=len(ids) - 1)
-            found = ordered[place] == self.ids
-            masked[self.rows[found], order[place[found]]] = True
-        return masked
+        if not len(ids):
+            return self.ids[:0], self.ids[:0]
+        ordered, order = ids.sort()
+        place = torch.searchsorted(ordered, self.ids).clamp_(max=len(ids) - 1)
+        found = ordered[place] == self.ids
+        return self.rows[found], order[place[found]]
+
+    def mask(self, ids: Int[Tensor, "M"]) -> Bool[Tensor, "B M"]:
+        """Every query against the same distinct ids: True where the item may not stand for it."""
+        excluded = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
+        excluded[self.among(ids)] = True
+        return excluded

@@ -1,5 +1,6 @@
 """The one score of a program: shared by sampler, estimator, search and evaluation."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -107,3 +108,36 @@ class DotScore(nn.Module):
 
     def _bend(self, logits: Tensor) -> Tensor:
         return logits.abs() if self.absolute else logits
+
+
+class Reshaped:
+    """A function of another score's logits, as the score that a sampler draws by.
+
+    Args:
+        score: whose logits they are.
+        reshape: logits -> logits.
+    """
+
+    def __init__(self, score: Score, reshape: Callable[[Tensor], Tensor]) -> None:
+        self.score, self.reshape = score, reshape
+
+    @property
+    def scale(self) -> Tensor:
+        return self.score.scale
+
+    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        return self.score.embed(rows)
+
+    def __call__(
+        self,
+        queries: Float[Tensor, "B D"],
+        items: Float[Tensor, "M D"],
+        out: Float[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B M"]:
+        logits = self.reshape(self.score(queries, items, out=out))
+        return logits if out is None else out.copy_(logits)
+
+    def paired(
+        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
+    ) -> Float[Tensor, "B m"]:
+        return self.reshape(self.score.paired(queries, items))

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.datasets.__main__ import app
 from benchmarks.datasets.cities import cities_tables
 from benchmarks.datasets.debian import debian_tables
 from benchmarks.datasets.fetching import DEBIAN, Package, check_sha256, fetch
@@ -35,6 +37,16 @@ def test_no_debian_tools(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="the tools apt-get and dpkg-deb"):
         fetch(Package(DEBIAN, "nothing", "1", "0" * 64), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["go", "debian", "cities", "brown", "city-classes"])
+def test_the_command_refuses_a_full_folder_before_it_fetches(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "mine.txt").write_text("keep")
+    done = CliRunner().invoke(app, [name, str(tmp_path), "--cache-dir", str(tmp_path / "cache")])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Expected a new or empty folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_the_guide_in_python(home):
 @pytest.mark.slow
 def test_the_guide_on_the_command_line(home):
     (config,), (commands,) = blocks("toml"), blocks("bash")
-    small = config.replace("steps = 1000", "steps = 2").replace("rho = 0.001", "rho = 0.1")
+    small = config.replace("steps = 1000", "steps = 2").replace("refresh = 0.001", "refresh = 0.1")
     assert small != config
     (home / "text.toml").write_text(small)
     for line in commands.splitlines():

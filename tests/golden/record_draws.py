@@ -1,8 +1,8 @@
 """What every sampler drew, setting by setting, recorded: a change of structure changes no draw.
 
-``draws.npz`` is what version 0.1 drew. ``PYTHONPATH=src:tests python -m golden.record_draws`` writes
-``mended.npz``, the draws of the cases in ``DIFFERS`` alone. Do so only where draws are meant to
-differ, and say why there.
+``draws.npz`` is what version 0.1 drew. ``PYTHONPATH=src:tests python -m golden.record_draws``
+writes ``mended.npz``, the draws of the cases in ``DIFFERS`` alone. Do so only where draws are meant
+to differ, and say why there.
 """
 
 from itertools import product
@@ -46,8 +46,8 @@ KEYS = [
 
 def draw_once(case: Case, setting: str, seed: int) -> Draw:
     """The only place that asks a sampler."""
-    request, _, cache = problem(**SETTINGS[setting])
-    return draw(case.build(cache), request, torch.Generator().manual_seed(seed))
+    request, _, store = problem(**SETTINGS[setting])
+    return draw(case.build(store), request, torch.Generator().manual_seed(seed))
 
 
 def draws_of(case: Case, setting: str, seed: int) -> dict[str, np.ndarray]:

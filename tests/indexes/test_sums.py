@@ -9,7 +9,7 @@ import negcache as nc
 from negcache.draws import draw, propose
 from negcache.indexes import sums as sums_module
 from negcache.indexes.sums import KernelSums
-from negcache.ops.kernels import Fourier, Quadratic
+from negcache.ops.kernels import Quadratic, fourier
 
 N, D = 10_000, 8
 
@@ -42,7 +42,7 @@ def same(sums, store, atol, rtol=0.0):
         torch.testing.assert_close(ours, truth, atol=atol, rtol=rtol)
 
 
-KERNELS = [Quadratic(2.0), Fourier(D, 16, 2.0)]
+KERNELS = [Quadratic(2.0), fourier(D, 16, 2.0)]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=["quadratic", "fourier"])
@@ -183,10 +183,10 @@ def test_first_writes_and_rows_let_go_are_counted():
 
 def test_state_goes_with_the_store():
     """A resumed structure goes on bit by bit, its drift with it."""
-    store, sums, noise = build(Fourier(D, 16, 2.0), torch.float32)
+    store, sums, noise = build(fourier(D, 16, 2.0), torch.float32)
     store.write(torch.arange(50), unit((50, D), noise, torch.float32))
     state = copy.deepcopy(store.state_dict())
-    other_store, other, _ = build(Fourier(D, 16, 2.0, seed=5), torch.float32)
+    other_store, other, _ = build(fourier(D, 16, 2.0, seed=5), torch.float32)
     other_store.load_state_dict(state)
     rows = unit((50, D), noise, torch.float32)
     for one in (store, other_store):

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from negcache.exclusion import Exclusion
 from negcache.ops import bounds, metropolis, rejection
-from negcache.ops.cluster_draw import ClusterLaw, Cut
+from negcache.ops.cluster_draw import ClusterLaw, Partition
 
 F64 = torch.float64
 EXACT = {"atol": 1e-11, "rtol": 0}
 
 
-def cut_of(noise, shared, num_queries, num_items, spread):
-    """Random cells, some of them empty; each query's own where they are not shared."""
+def partition_of(noise, shared, num_queries, num_items, spread):
+    """Random clusters, some of them empty; each query's own where they are not shared."""
     width = int(torch.randint(1, num_items + 3, (), generator=noise))
     values = spread * torch.randn(num_queries, width, generator=noise, dtype=F64)
     ends = torch.randint(0, num_items + 1, (num_queries, width - 1), generator=noise).sort().values
@@ -22,17 +22,17 @@ def cut_of(noise, shared, num_queries, num_items, spread):
     first = torch.cat([torch.zeros(num_queries, 1).long(), ends[:, :-1]], dim=1)
     radius = torch.rand(num_queries, width, generator=noise, dtype=F64)
     fields = (first, ends - first, radius)
-    return Cut(values, *(f[:1].expand(num_queries, -1) if shared else f for f in fields))
+    return Partition(values, *(f[:1].expand(num_queries, -1) if shared else f for f in fields))
 
 
-def brute(cut, dead):
-    """The cell of every item, and its V; -inf where the query may not draw it."""
-    cells = [
-        torch.arange(cut.values.shape[1]).repeat_interleave(cut.size[row])
-        for row in range(len(dead))
+def brute(partition, masked):
+    """The cluster of every item, and its V; -inf where the query may not draw it."""
+    clusters = [
+        torch.arange(partition.values.shape[1]).repeat_interleave(partition.size[row])
+        for row in range(len(masked))
     ]
-    cells = torch.stack(cells)
-    return cells, cut.values.gather(1, cells).masked_fill(dead, -torch.inf)
+    clusters = torch.stack(clusters)
+    return clusters, partition.values.gather(1, clusters).masked_fill(masked, -torch.inf)
 
 
 @st.composite
@@ -41,28 +41,28 @@ def laws(draw):
     noise = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     num_queries, num_items = draw(st.integers(1, 4)), draw(st.integers(1, 9))
     share = draw(st.sampled_from([0.0, 0.2, 0.7, 1.0]))
-    cut = cut_of(
+    partition = partition_of(
         noise, draw(st.booleans()), num_queries, num_items, draw(st.sampled_from([1, 400]))
     )
-    dead = torch.rand(num_queries, num_items, generator=noise) < share
-    exclude = Exclusion.from_pairs(*dead.nonzero().T, num_rows=num_queries)
-    return ClusterLaw(cut, exclude), dead, *brute(cut, dead)
+    masked = torch.rand(num_queries, num_items, generator=noise) < share
+    exclude = Exclusion.from_pairs(*masked.nonzero().T, num_rows=num_queries)
+    return ClusterLaw(partition, exclude), masked, *brute(partition, masked)
 
 
 @settings(max_examples=300, deadline=None)
 @given(laws())
 def test_chances_and_masses_are_those_of_brute_force(case):
-    law, dead, cells, values = case
+    law, masked, clusters, values = case
     norm = torch.logsumexp(values, dim=1)
     torch.testing.assert_close(law.log_norm, norm, **EXACT)
-    assert torch.equal(law.barren, dead.all(dim=1))
-    chance = (values - norm[:, None]).masked_fill(dead, -torch.inf)
-    everyone = torch.arange(dead.shape[1])
+    assert torch.equal(law.empty, masked.all(dim=1))
+    chance = (values - norm[:, None]).masked_fill(masked, -torch.inf)
+    everyone = torch.arange(masked.shape[1])
     torch.testing.assert_close(law.log_chance(everyone), chance, **EXACT)
     none = torch.tensor([-1, 0, -1])
     assert (law.log_chance(none)[:, [0, 2]] == -torch.inf).all()
     torch.testing.assert_close(law.log_chance(none)[:, 1], chance[:, 0], **EXACT)
-    mass = torch.zeros_like(law.cut.values).scatter_add_(1, cells, chance.exp())
+    mass = torch.zeros_like(law.partition.values).scatter_add_(1, clusters, chance.exp())
     torch.testing.assert_close((law.log_masses - norm[:, None]).exp().nan_to_num(), mass, **EXACT)
 
 
@@ -70,32 +70,32 @@ def test_chances_and_masses_are_those_of_brute_force(case):
 @given(laws())
 def test_draws_are_the_law_uniform_by_uniform(case):
     """In the middle of each allowed item's share of the noise that item is drawn, and no other."""
-    law, dead, cells, values = case
+    law, masked, clusters, values = case
     share = torch.softmax(values, dim=1).nan_to_num()
-    by_cell = torch.zeros_like(law.cut.values).scatter_add_(1, cells, share)
-    before = by_cell.cumsum(1) - by_cell
+    by_cluster = torch.zeros_like(law.partition.values).scatter_add_(1, clusters, share)
+    before = by_cluster.cumsum(1) - by_cluster
     for row, item in (share > 1e-9).nonzero().tolist():
-        cell = cells[row, item]
-        mates = (~dead[row] & (cells[row] == cell)).nonzero().squeeze(1)
+        cluster = clusters[row, item]
+        mates = (~masked[row] & (clusters[row] == cluster)).nonzero().squeeze(1)
         inside = ((mates == item).nonzero().squeeze() + 0.5) / len(mates)
-        noise = torch.full((len(dead), 1, 2), 0.5, dtype=F64)
-        noise[row, 0] = torch.stack([before[row, cell] + by_cell[row, cell] / 2, inside])
+        noise = torch.full((len(masked), 1, 2), 0.5, dtype=F64)
+        noise[row, 0] = torch.stack([before[row, cluster] + by_cluster[row, cluster] / 2, inside])
         drawn = law.draw(noise)
-        assert (drawn.cells[row, 0], drawn.places[row, 0]) == (cell, item)
+        assert (drawn.clusters[row, 0], drawn.places[row, 0]) == (cluster, item)
 
 
 @settings(max_examples=200, deadline=None)
 @given(laws(), st.integers(0, 2**32))
 def test_what_is_drawn_is_allowed_and_stands_where_it_is(case, seed):
-    law, dead, cells, _ = case
-    noise = torch.rand(len(dead), 40, 2, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    law, masked, clusters, _ = case
+    noise = torch.rand(len(masked), 40, 2, generator=torch.Generator().manual_seed(seed), dtype=F64)
     noise[:, 0], noise[:, 1] = 0.0, 1 - 2**-53
     drawn = law.draw(noise)
-    assert ((drawn.places >= 0) & (drawn.places < dead.shape[1])).all()
-    able = ~dead.all(dim=1)
-    assert not dead.gather(1, drawn.places)[able].any()
-    assert torch.equal(cells.gather(1, drawn.places)[able], drawn.cells[able])
-    rows = torch.randperm(len(dead), generator=torch.Generator().manual_seed(seed))[:2]
+    assert ((drawn.places >= 0) & (drawn.places < masked.shape[1])).all()
+    able = ~masked.all(dim=1)
+    assert not masked.gather(1, drawn.places)[able].any()
+    assert torch.equal(clusters.gather(1, drawn.places)[able], drawn.clusters[able])
+    rows = torch.randperm(len(masked), generator=torch.Generator().manual_seed(seed))[:2]
     some = law.of(rows)
     torch.testing.assert_close(some.log_norm, law.log_norm[rows], **EXACT)
     assert torch.equal(some.draw(noise[rows]).places, drawn.places[rows])
@@ -103,15 +103,15 @@ def test_what_is_drawn_is_allowed_and_stands_where_it_is(case, seed):
 
 @settings(max_examples=200, deadline=None)
 @given(laws(), st.integers(1, 4))
-def test_the_best_cells_are_those_with_something_to_draw(case, count):
-    law, dead, cells, values = case
+def test_the_best_clusters_are_those_with_something_to_draw(case, count):
+    law, masked, clusters, values = case
     kept = law.best(count)
-    for row in range(len(dead)):
-        left = cells[row, ~dead[row]].unique()
-        best = left[law.cut.values[row, left].argsort(descending=True)][:count]
-        wanted = values[row].masked_fill(~torch.isin(cells[row], best), -torch.inf)
-        ours = torch.zeros_like(law.cut.values[row])
-        ours.scatter_add_(0, cells[row], torch.softmax(wanted, dim=0).nan_to_num())
+    for row in range(len(masked)):
+        left = clusters[row, ~masked[row]].unique()
+        best = left[law.partition.values[row, left].argsort(descending=True)][:count]
+        wanted = values[row].masked_fill(~torch.isin(clusters[row], best), -torch.inf)
+        ours = torch.zeros_like(law.partition.values[row])
+        ours.scatter_add_(0, clusters[row], torch.softmax(wanted, dim=0).nan_to_num())
         torch.testing.assert_close(kept.log_masses[row].softmax(0).nan_to_num(), ours, **EXACT)
 
 
@@ -119,43 +119,43 @@ def test_the_best_cells_are_those_with_something_to_draw(case, count):
 @given(laws())
 def test_gamma_never_exceeds_its_bound_and_is_infinite_of_nothing(case):
     """Items anywhere within the radius: the worst is one at its edge above all others."""
-    law, dead, cells, values = case
-    reach = torch.ones(len(dead), dtype=F64)
-    bound = bounds.log_gamma_bound(law, reach)
-    assert torch.equal(bound == torch.inf, dead.all(dim=1))
-    away = law.cut.radius.gather(1, cells)
-    for item in range(dead.shape[1]):
+    law, masked, clusters, values = case
+    lipschitz = torch.ones(len(masked), dtype=F64)
+    bound = bounds.log_gamma_bound(law, lipschitz)
+    assert torch.equal(bound == torch.inf, masked.all(dim=1))
+    away = law.partition.radius.gather(1, clusters)
+    for item in range(masked.shape[1]):
         scores = values - away
         scores[:, item] += 2 * away[:, item]
-        ratios = (scores - values).masked_fill(dead, -torch.inf)
-        gamma = bounds.enumerate_chain(ratios, law.log_chance(torch.arange(dead.shape[1])))
+        ratios = (scores - values).masked_fill(masked, -torch.inf)
+        gamma = bounds.enumerate_chain(ratios, law.log_chance(torch.arange(masked.shape[1])))
         assert (gamma.log_gamma <= bound + 1e-9).all()
 
 
 def dominated(seed):
-    """Eight cells of five: one of known positives alone, far ahead, and one of them in part."""
+    """Eight clusters of five: one of known positives alone, far ahead, and one of them in part."""
     noise = torch.Generator().manual_seed(seed)
     fields = (5 * torch.arange(8), torch.full((8,), 5), torch.rand(8, generator=noise, dtype=F64))
     values = torch.randn(3, 8, generator=noise, dtype=F64)
-    dead = torch.zeros(3, 40, dtype=torch.bool)
-    for row, cell in enumerate((2, 0, 7)):
-        values[row, cell] += 40
-        dead[row, 5 * cell : 5 * cell + 5] = True
-        dead[row, 15 + row : 17 + row] = True
-    cut = Cut(values, *(field.expand(3, -1) for field in fields))
-    cells, left = brute(cut, dead)
-    away = cut.radius.gather(1, cells)
+    masked = torch.zeros(3, 40, dtype=torch.bool)
+    for row, cluster in enumerate((2, 0, 7)):
+        values[row, cluster] += 40
+        masked[row, 5 * cluster : 5 * cluster + 5] = True
+        masked[row, 15 + row : 17 + row] = True
+    partition = Partition(values, *(field.expand(3, -1) for field in fields))
+    clusters, left = brute(partition, masked)
+    away = partition.radius.gather(1, clusters)
     scores = left + away * (2 * torch.rand(3, 40, generator=noise, dtype=F64) - 1)
-    law = ClusterLaw(cut, Exclusion.from_pairs(*dead.nonzero().T, num_rows=3))
-    return law, dead, left, scores
+    law = ClusterLaw(partition, Exclusion.from_pairs(*masked.nonzero().T, num_rows=3))
+    return law, masked, left, scores
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_chains_and_partitions_over_what_is_allowed(seed):
     """P K = P; TV below its bound; the mean of every single proposal's partition is Z-."""
-    law, dead, values, scores = dominated(seed)
+    law, masked, values, scores = dominated(seed)
     log_q, softmax = law.log_chance(torch.arange(40)), torch.softmax(scores, dim=1)
-    ratios = (scores - values).masked_fill(dead, -torch.inf)
+    ratios = (scores - values).masked_fill(masked, -torch.inf)
     gamma = bounds.enumerate_chain(ratios, log_q).log_gamma
     single = [metropolis.log_partition(ratios[:, [y]], law.log_norm) for y in range(40)]
     estimate = torch.logsumexp(log_q + torch.stack(single, dim=1), dim=1)
@@ -168,7 +168,7 @@ def test_chains_and_partitions_over_what_is_allowed(seed):
         torch.testing.assert_close(softmax[row] @ moves, softmax[row], **EXACT)
         state = log_q[row].exp()
         for length in range(1, 9):
-            assert state[dead[row]].sum() == 0
+            assert state[masked[row]].sum() == 0
             far = (state - softmax[row]).abs().sum() / 2
             assert far <= metropolis.total_variation_bound(gamma[row : row + 1], length) + 1e-12
             state = state @ moves
@@ -176,13 +176,13 @@ def test_chains_and_partitions_over_what_is_allowed(seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rejection_over_what_is_allowed_is_exact(seed):
-    law, dead, _, scores = dominated(seed)
-    law = ClusterLaw(law.cut.raised(torch.ones(3, dtype=F64)), law.exclude)
-    _, envelope = brute(law.cut, dead)
+    law, masked, _, scores = dominated(seed)
+    law = ClusterLaw(law.partition.envelope(torch.ones(3, dtype=F64)), law.exclude)
+    _, envelope = brute(law.partition, masked)
     kept = law.log_chance(torch.arange(40)) + rejection.log_keep(
-        (scores - envelope).masked_fill(dead, -torch.inf)
+        (scores - envelope).masked_fill(masked, -torch.inf)
     )
     torch.testing.assert_close(torch.softmax(kept, dim=1), torch.softmax(scores, dim=1), **EXACT)
     chance = torch.logsumexp(kept, dim=1)
     torch.testing.assert_close(chance, torch.logsumexp(scores, dim=1) - law.log_norm, **EXACT)
-    assert (chance > -2 * law.cut.radius.max()).all(), "positives cost no proposals"
+    assert (chance > -2 * law.partition.radius.max()).all(), "positives cost no proposals"

@@ -5,12 +5,13 @@ import torch
 from torch import tensor
 
 import negcache as nc
-from negcache.testing import reference
-from negcache.estimators import log_q_corrected, cached_partition, softmax_loss
+from negcache.estimators import cached_partition, log_q_corrected, softmax_loss
 from negcache.messages import Draw
+from negcache.metrics import Recorder
+from negcache.testing import reference
 
 F64 = torch.float64
-QUERIES, CACHE = tensor([-1.0, 1, 3], dtype=F64), tensor([1.0, -1], dtype=F64)
+QUERIES, STORED = tensor([-1.0, 1, 3], dtype=F64), tensor([1.0, -1], dtype=F64)
 POSITIVES, PICKS = tensor([2.0, 2, 1], dtype=F64), tensor([0, 1, 0])
 
 
@@ -21,36 +22,36 @@ def close(ours, theirs, atol=1e-6):
 @pytest.mark.parametrize("stretch", [1.0, 2.0])  # NC-3: embeddings times 2, scores times 1/4
 def test_values_and_surrogate(stretch):
     score = nc.DotScore(stretch**2, normalize=False).double()
-    queries, cache = stretch * QUERIES[:, None], stretch * CACHE[:, None]
+    queries, store = stretch * QUERIES[:, None], stretch * STORED[:, None]
     positive = score.paired(queries, stretch * POSITIVES[:, None, None])[:, 0]
-    log_z = torch.logsumexp(score(queries, cache), dim=1)
+    log_z = torch.logsumexp(score(queries, store), dim=1)
     close(torch.sigmoid(positive - log_z), [0.042010066, 0.705384513, 0.499381079])  # NC-1
     losses = softmax_loss(positive, log_z[:, None])
     close(losses, [3.169846020, 0.349012217, 0.694385789])
     close(losses.mean(), 1.404414675)
-    negative = score(queries, cache).gather(1, PICKS[:, None])
+    negative = score(queries, store).gather(1, PICKS[:, None])
     ours = reference.surrogate(positive, negative, log_z)
     close(ours, [0.957989934, -0.883846462, 0.0])  # NC-2
     close(ours.mean(), 0.024714491)
 
 
-def pinned_draw(log_z):
+def cached_draw(log_z):
     zeros = torch.zeros(3, 1, dtype=F64)
     return Draw(tensor([0, 1]), PICKS[:, None], zeros, log_z, zeros)
 
 
-def test_gradient_of_surrogate_and_pinned():
-    """NC-4: the pinned form has the surrogate's gradient, and the value of NC-1."""
-    for method in ("surrogate", "pinned"):
+def test_gradient_of_surrogate_and_cached_partition():
+    """NC-4: the cached partition has the surrogate's gradient, and the value of NC-1."""
+    for method in ("surrogate", "cached_partition"):
         u = torch.ones((), dtype=F64, requires_grad=True)
         v = torch.ones((), dtype=F64, requires_grad=True)
         positive = u * QUERIES * v * POSITIVES
-        fresh = (u * QUERIES * v * CACHE[PICKS])[:, None]
-        log_z = torch.logsumexp(torch.outer(QUERIES, CACHE), dim=1)
+        fresh = (u * QUERIES * v * STORED[PICKS])[:, None]
+        log_z = torch.logsumexp(torch.outer(QUERIES, STORED), dim=1)
         if method == "surrogate":
             loss = reference.surrogate(positive, fresh, log_z).mean()
         else:
-            loss = softmax_loss(positive, pinned(fresh, pinned_draw(log_z))).mean()
+            loss = softmax_loss(positive, cached_partition(fresh, cached_draw(log_z))).mean()
             close(loss.detach(), 1.404414675)
         loss.backward()
         close(u.grad, 0.024714491)
@@ -58,18 +59,18 @@ def test_gradient_of_surrogate_and_pinned():
 
 
 def test_staleness():
-    cached, fresh = CACHE[:, None], tensor([[2.0], [-3.0]], dtype=F64)
+    cached, fresh = STORED[:, None], tensor([[2.0], [-3.0]], dtype=F64)
     ours = reference.staleness(cached[PICKS * 1], fresh[PICKS])  # NC-7
     close(ours, [1 / 4, 4 / 9, 1 / 4])
     close(ours.mean(), 0.314814815)
 
 
-def test_trace_reports_the_same_staleness():
-    from negcache.metrics import Trace
-
-    trace = Trace()
-    trace.compare(CACHE[PICKS][:, None], tensor([2.0, -3, 2], dtype=F64)[:, None])
-    assert trace.report().staleness == pytest.approx(0.314814815, abs=1e-9)
+def test_the_recorder_reports_the_same_staleness():
+    """Items 0, 1 and 0 again: the report's mean is over the rows that it was given."""
+    store, recorder = nc.DenseCache(2, 1, dtype=F64), Recorder()
+    store.write(torch.arange(2), STORED[:, None])
+    recorder.record_staleness(store, PICKS, tensor([2.0, -3, 2], dtype=F64)[:, None])
+    assert recorder.report().staleness == pytest.approx(0.314814815, abs=1e-9)
 
 
 def test_argmax():
@@ -83,7 +84,7 @@ def test_argmax():
 
 
 def test_stale_cache():
-    """NC-15: corrected and pinned on a stale cache, two draws = items 3, 0."""
+    """NC-15: log-q corrected and cached partition on a stale store, two draws = items 3, 0."""
     positive = tensor([1.0], dtype=F64)
     stale = tensor([0.5, -0.5, 0, 1], dtype=F64)
     fresh = tensor([0.7, -0.4, 0.1, 0.6], dtype=F64)
@@ -95,7 +96,7 @@ def test_stale_cache():
     weight = share + log_z - stale[columns]
     draw = Draw(torch.arange(4), columns, weight, log_z[None], share)
     close(weight[0], [0.094191491, 0.594191491])
-    close(softmax_loss(positive, corrected(fresh[columns], draw)), [1.124464720])
-    close(softmax_loss(positive, pinned(fresh[columns], draw)), [1.162381846])
+    close(softmax_loss(positive, log_q_corrected(fresh[columns], draw)), [1.124464720])
+    close(softmax_loss(positive, cached_partition(fresh[columns], draw)), [1.162381846])
     close(draw.log_z + share[0] - fresh[columns][0], [0.494191491, 0.394191491])
     close(softmax_loss(positive, fresh[None]), [1.119820754])

@@ -1,4 +1,4 @@
-"""Alias table, mixtures, parts of a cache: expectations by enumeration."""
+"""Alias table, mixtures, parts of a store: expectations by enumeration."""
 
 import itertools
 import math
@@ -8,9 +8,13 @@ import torch
 from roster import mixture, problem
 
 import negcache as nc
-from negcache.testing import reference
+from negcache.draws import ItemProposal, propose
+from negcache.draws import draw as draw_from
 from negcache.ops.alias import build_alias
-from negcache.ops.views import CellView, some_cells
+from negcache.ops.views import BlockView, some_blocks
+from negcache.samplers.cached import in_view, propose_softmax
+from negcache.stores.reading import scored_rows
+from negcache.testing import reference
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100, 1000])
@@ -41,13 +45,14 @@ def test_bad_counts_are_refused(counts):
 @pytest.mark.parametrize("scored", [1.0, 0.34])
 def test_a_mixture_is_unbiased_at_any_staleness(scored):
     """Given the law that was drawn: sum_y q_mix(y) exp(s_y) / q_mix(y) = Z-, since q_mix > 0."""
-    request, _items, cache = problem(drift=0.5)
-    sampler = mixture(cache, scored)
+    request, _items, store = problem(drift=0.5)
+    sampler = mixture(store, scored)
     for seed in range(3):
-        draw = sampler.draw(request, torch.Generator().manual_seed(seed))
-        log_q = sampler.log_prob(request, torch.arange(300), draw.law)
-        barred = request.exclude.mask(torch.arange(300))
-        assert (log_q[~barred] > -torch.inf).all()
+        generator = torch.Generator().manual_seed(seed)
+        proposal = propose(sampler, request, generator)
+        draw, log_q = proposal.draw_for_each(generator), proposal.log_prob(torch.arange(300))
+        excluded = request.exclude.mask(torch.arange(300))
+        assert (log_q[~excluded] > -torch.inf).all()
         total = log_q.exp().sum(1)
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-10, rtol=0)
         drawn = log_q.gather(1, draw.ids[draw.columns])
@@ -58,50 +63,56 @@ def test_a_mixture_is_unbiased_at_any_staleness(scored):
 
 
 def test_mixtures_that_cannot_be_right_are_refused():
-    _, _, cache = problem()
-    part = nc.CachedSoftmax(cache, 2, scored=0.5)
+    _, _, store = problem()
+    part = nc.CachedSoftmax(store, 2, scored=0.5)
     with pytest.raises(nc.InputError, match="reaches every item"):
-        nc.Mixture(part, nc.CachedSoftmax(cache, 2, scored=0.5))
-    with pytest.raises(nc.InputError, match="over one cache"):
-        nc.Mixture(nc.CachedSoftmax(cache, 2), nc.CachedSoftmax(nc.DenseCache(300, 8), 2))
+        draw_from(nc.Mixture(part, part), problem()[0], torch.Generator())
+    with pytest.raises(nc.InputError, match="over one store"):
+        nc.Mixture(nc.CachedSoftmax(store, 2), nc.CachedSoftmax(nc.DenseCache(300, 8), 2))
     with pytest.raises(nc.InputError, match="has_density"):
-        nc.Mixture(nc.Uniform(cache, 2), nc.FullSoftmax(cache))
+        nc.Mixture(nc.Uniform(store, 2), nc.FullSoftmax(store))
 
 
-def test_every_cell_is_scored_with_the_same_chance():
-    """300 rows are three cells, the last of 44; two of three are scored."""
-    _, _, cache = problem()
-    counts = torch.zeros(3)
+def test_every_block_is_scored_with_the_same_chance():
+    """300 rows are three blocks, the last of 44; two of three are scored."""
+    request, _, store = problem()
+    whole, counts = scored_rows(request, store), torch.zeros(3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3000):
-        cells = some_cells(cache, 0.67, generator)
-        view = CellView(cache, cells)
-        assert len(cells.unique()) == 2
-        assert view.num_rows == sum(128 if cell < 2 else 44 for cell in cells.tolist())
-        ids = view.ids(torch.arange(view.num_rows))
-        assert torch.equal(view.slots(ids), torch.arange(view.num_rows))
-        assert torch.equal(torch.cat([b for _, b in view.chunks(128)]), cache.table[ids])
-        counts[cells] += 1
+        view = some_blocks(300, 0.67, generator, torch.device("cpu"))
+        assert len(view.blocks.unique()) == 2
+        assert view.num_rows == sum(128 if block < 2 else 44 for block in view.blocks.tolist())
+        counts[view.blocks] += 1
     torch.testing.assert_close(counts / 3000, torch.full((3,), 2 / 3), atol=0.04, rtol=0)
+    for blocks in ([0, 1], [0, 2], [1, 2], [1]):
+        view = BlockView(300, torch.tensor(blocks))
+        every = torch.arange(view.num_rows)
+        rows, base = view.of(whole), view.to_base(every)
+        assert torch.equal(view.from_base(base), every)
+        outside = ~torch.isin(torch.arange(300), base)
+        assert (view.from_base(torch.arange(300))[outside] == -1).all()
+        assert torch.equal(torch.cat([b for _, b in rows.chunks(128)]), whole.rows(base))
+        assert torch.equal(rows.rows(every), whole.rows(base))
 
 
-def test_a_scored_fraction_is_unbiased_over_cells_and_draws():
-    """Both stages enumerated: every pair of cells of three, every item of its law."""
-    request, items, cache = problem(drift=0.4)
-    sampler = nc.CachedSoftmax(cache, 1, scored=0.67)
-    fresh = request.score(request.queries, items)
+def test_a_scored_fraction_is_unbiased_over_blocks_and_draws():
+    """Both stages enumerated: every pair of blocks of three, every item of its law."""
+    request, items, store = problem(drift=0.4)
+    rows, fresh = scored_rows(request, store), request.score(request.queries, items)
     estimates = []
-    for cells in itertools.combinations(range(3), 2):
-        law = nc.protocols.Law(None, torch.tensor(cells))
-        log_q = sampler.log_prob(request, torch.arange(300), law)
-        weight = -log_q - math.log(sampler.coverage)
+    for blocks in itertools.combinations(range(3), 2):
+        view = BlockView(300, torch.tensor(blocks))
+        inside = propose_softmax(store, view.of(rows), 1, is_softmax=True)
+        proposal = ItemProposal(in_view(inside, view), request, 1)
+        log_q = proposal.log_prob(torch.arange(300))
+        weight = -log_q - proposal.log_coverage
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
     truth = reference.log_partition(request, items)
     torch.testing.assert_close(torch.stack(estimates).mean(0).log(), truth, atol=1e-10, rtol=0)
 
 
-def test_a_tempered_draw_has_no_pinned_form():
-    request, _, cache = problem()
-    draw = nc.CachedSoftmax(cache, 2, power=0.5).draw(request, torch.Generator())
+def test_a_tempered_draw_has_no_partition_of_its_own():
+    request, _, store = problem()
+    draw = draw_from(nc.CachedSoftmax(store, 2, power=0.5), request, torch.Generator())
     with pytest.raises(nc.InputError, match="log_z"):
         nc.cached_partition(torch.zeros(5, 2, dtype=torch.float64), draw)

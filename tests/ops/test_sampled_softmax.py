@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from partition import log_prob
 
 import negcache as nc
 from negcache.ops.kernels import Quadratic
@@ -14,13 +15,15 @@ N = 5
 def setting():
     """A query, five items, the first the positive; all float64."""
     noise = torch.Generator().manual_seed(0)
-    cache = nc.DenseCache(N, 3, dtype=torch.float64)
-    cache.write(torch.arange(N), torch.randn(N, 3, generator=noise, dtype=torch.float64))
+    store = nc.DenseCache(N, 3, dtype=torch.float64)
+    store.write(torch.arange(N), torch.randn(N, 3, generator=noise, dtype=torch.float64))
     query = torch.randn(1, 3, generator=noise, dtype=torch.float64)
     score = nc.DotScore(1.0, normalize=False).double().requires_grad_(False)
     zero = torch.zeros(1, dtype=torch.long)
-    request = nc.messages.Request(query, score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1))
-    return cache, request, score(query, cache.table)[0]
+    request = nc.messages.Request(
+        query, score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1)
+    )
+    return store, request, score(query, store.table.embeddings)[0]
 
 
 def expected_gradient(log_q, logits, m, keep_hits=False):
@@ -47,21 +50,21 @@ def error(log_q, m, **how):
 
 
 def law(sampler):
-    cache, request, _ = setting()
-    return sampler(cache).log_prob(request, torch.arange(N))[0]
+    store, request, _ = setting()
+    return log_prob(sampler(store), request, torch.arange(N))[0]
 
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_the_softmax_over_the_negatives_is_unbiased(m):
-    assert error(law(lambda cache: nc.CachedSoftmax(cache, 1)), m) < 1e-12
+    assert error(law(lambda store: nc.CachedSoftmax(store, 1)), m) < 1e-12
 
 
 @pytest.mark.parametrize(
     "sampler",
     [
-        lambda cache: nc.Uniform(cache, 1),
-        lambda cache: nc.quadratic(cache, 1),
-        lambda cache: nc.samplers.ExactKernel(cache, 1, Quadratic(1.0)),
+        lambda store: nc.Uniform(store, 1),
+        lambda store: nc.quadratic(store, 1),
+        lambda store: nc.samplers.ExactKernel(store, 1, Quadratic(1.0)),
     ],
     ids=["uniform", "quadratic", "flat_quadratic"],
 )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from negcache.testing.conformance import chi_square_p
 from negcache.exclusion import Exclusion
-from negcache.ops.tree_draw import Frontier, draw_from_tree, tree_law
 from negcache.indexes.sg_tree import SGTree
+from negcache.ops.tree_draw import Frontier, draw_from_tree, tree_law
+from negcache.testing.conformance import chi_square_p
 
 BASES = [2.0, 1.3]
 SCALE = 2.0
@@ -47,8 +47,8 @@ def frontiers(tree):
     """At every level: subtrees of the level, and the items above them alone."""
     levels = tree.nodes.level[tree.present.numpy()]
     for level in range(int(levels.min()) - 1, int(levels.max()) + 1):
-        cut = tree.cut(level)
-        yield Frontier(cut.heads, torch.from_numpy(tree.nodes.level)[cut.heads] <= level)
+        heads = tree.cut(level).heads
+        yield Frontier(heads, torch.from_numpy(tree.nodes.level)[heads] <= level)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -5,15 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from partition import log_prob
 from roster import problem
 
 import negcache as nc
-from negcache import door
-from negcache.testing.conformance import chi_square_p, tile
-from negcache.ops.kernels import Fourier, Positive, Quadratic, Quartic
-from negcache.ops.kernel_draw import draw_by_sums
+from negcache import validation
+from negcache.draws import draw as draw_from
 from negcache.indexes import sums as sums_module
+from negcache.ops.descent import Descent
+from negcache.ops.kernel_draw import draw_down
+from negcache.ops.kernel_law import log_prob_down
+from negcache.ops.kernels import fourier, positive, Quadratic, Quartic
 from negcache.samplers import kernel as kernel_module
+from negcache.stores.reading import scored_rows
+from negcache.testing.conformance import chi_square_p, tile
 
 
 @pytest.fixture(params=[2048, 8], ids=["flat", "tree"])
@@ -23,71 +28,74 @@ def top(request, monkeypatch):
     return request.param
 
 
-def law_of_kernel(request, cache, kernel):
+def law_of_kernel(request, store, kernel):
     """K / sum K over what each query may draw, float64."""
-    dots = request.queries @ cache.table.T
+    dots = request.queries @ store.table.embeddings.T
     mass = kernel.log_kernel(dots, request.score.scale).exp()
-    mass = mass.masked_fill(request.exclude.mask(torch.arange(len(cache))), 0.0)
+    mass = mass.masked_fill(request.exclude.mask(torch.arange(len(store))), 0.0)
     return mass / mass.sum(dim=1, keepdim=True)
 
 
 def golden():
     """K-1: four items, item 0 the positive or nothing excluded."""
     items = torch.tensor([[1, 0], [0, 1], [-1, 1], [0.5, -0.5]], dtype=torch.float64)
-    cache = nc.DenseCache(4, 2, dtype=torch.float64)
-    cache.write(torch.arange(4), items)
+    store = nc.DenseCache(4, 2, dtype=torch.float64)
+    store.write(torch.arange(4), items)
     score = nc.DotScore(1.0, normalize=False).double()
-    return cache, score, torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    return store, score, torch.tensor([[1.0, 0.5]], dtype=torch.float64)
 
 
 def test_golden_vector_k1():
-    cache, score, query = golden()
+    store, score, query = golden()
     nothing = torch.empty(0, dtype=torch.long)
-    free = nc.messages.Request(query, score, torch.tensor([0]), nc.exclusion.Exclusion.from_pairs(nothing, nothing, 1))
-    sampler = nc.quadratic(cache, 2)
-    q = sampler.log_prob(free, torch.arange(4)).exp()[0]
+    none = nc.exclusion.Exclusion.from_pairs(nothing, nothing, 1)
+    free = nc.messages.Request(query, score, torch.tensor([0]), none)
+    sampler = nc.quadratic(store, 2)
+    q = log_prob(sampler, free, torch.arange(4)).exp()[0]
     wanted = torch.tensor([0.630265211, 0.162246490, 0.162246490, 0.045241810], dtype=torch.float64)
     torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
     one = torch.zeros(1, dtype=torch.long)
     asked = nc.messages.Request(query, score, one, nc.exclusion.Exclusion.from_pairs(one, one, 1))
-    q = sampler.log_prob(asked, torch.arange(4)).exp()[0]
+    q = log_prob(sampler, asked, torch.arange(4)).exp()[0]
     wanted = torch.tensor([0, 0.438818565, 0.438818565, 0.122362869], dtype=torch.float64)
     torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
-    items = cache.table[torch.tensor([1, 3])]
+    items = store.table.embeddings[torch.tensor([1, 3])]
     terms = score(query, items) - (2 * q[[1, 3]]).log()
-    loss = nc.estimators.softmax_loss(score.paired(query, cache.table[None, :1])[:, 0], terms)
+    loss = nc.estimators.softmax_loss(
+        score.paired(query, store.table.embeddings[None, :1])[:, 0], terms
+    )
     assert abs(float(loss) - 1.286828244) < 1e-8
 
 
 @pytest.mark.parametrize("num_items", [300, 3000])
 def test_branches_multiply_to_the_closed_form(top, num_items):
     """Test 7: K / sum K, the positives taken away, whatever the depth."""
-    request, _, cache = problem(0.2, num_items)
-    log_q = nc.quadratic(cache, 6, alpha=3.0).log_prob(request, torch.arange(num_items))
-    wanted = law_of_kernel(request, cache, Quadratic(3.0))
+    request, _, store = problem(0.2, num_items)
+    log_q = log_prob(nc.quadratic(store, 6, alpha=3.0), request, torch.arange(num_items))
+    wanted = law_of_kernel(request, store, Quadratic(3.0))
     torch.testing.assert_close(log_q.exp(), wanted, atol=1e-12, rtol=1e-8)
 
 
 def test_the_exact_kernel_sampler_is_the_closed_form():
-    request, _, cache = problem(0.2)
-    log_q = nc.samplers.ExactKernel(cache, 6, Quartic()).log_prob(request, torch.arange(300))
-    wanted = law_of_kernel(request, cache, Quartic())
+    request, _, store = problem(0.2)
+    log_q = log_prob(nc.samplers.ExactKernel(store, 6, Quartic()), request, torch.arange(300))
+    wanted = law_of_kernel(request, store, Quartic())
     torch.testing.assert_close(log_q.exp(), wanted, atol=1e-12, rtol=1e-8)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_frequencies_after_a_thousand_moves(top, seed):
     """Test 14: draws follow K / sum K, with positives excluded, once rows have moved."""
-    request, _, cache = problem(0.0, 1100)
-    sampler = nc.quadratic(cache, 40, alpha=3.0)
-    sampler.draw(request, torch.Generator().manual_seed(seed))
+    request, _, store = problem(0.0, 1100)
+    sampler = nc.quadratic(store, 40, alpha=3.0)
+    draw_from(sampler, request, torch.Generator().manual_seed(seed))
     noise = torch.Generator().manual_seed(seed)
     for _ in range(100):
         ids = torch.randperm(1100, generator=noise)[:10]
-        cache.write(ids, torch.randn(10, 8, generator=noise, dtype=torch.float64))
-    drawn, law = [], law_of_kernel(request, cache, Quadratic(3.0))
+        store.write(ids, torch.randn(10, 8, generator=noise, dtype=torch.float64))
+    drawn, law = [], law_of_kernel(request, store, Quadratic(3.0))
     for _ in range(10):
-        draw = sampler.draw(tile(request, 50), noise)
+        draw = draw_from(sampler, tile(request, 50), noise)
         drawn.append(draw.ids[draw.columns].view(50, 5, -1).transpose(0, 1).flatten(1))
     for row, items in enumerate(torch.cat(drawn, dim=1)):
         counts = torch.bincount(items, minlength=1100)
@@ -97,17 +105,17 @@ def test_frequencies_after_a_thousand_moves(top, seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize("kind", [Fourier, Positive])
+@pytest.mark.parametrize("kind", [fourier, positive])
 def test_random_features_draw_what_they_report(top, kind, floor, seed):
     """Test 15: few frequencies, so that many node masses are negative and clipped."""
-    request, _, cache = problem(0.0, 1100)
+    request, _, store = problem(0.0, 1100)
     kernel = kind(8, 8, 2.0, seed=seed)
-    sampler = nc.samplers.KernelSoftmax(cache, 40, kernel, floor=floor)
-    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    sampler = nc.samplers.KernelSoftmax(store, 40, kernel, floor=floor)
+    law = log_prob(sampler, request, torch.arange(1100)).exp()
     torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-9, rtol=0)
     noise, counts = torch.Generator().manual_seed(seed), torch.zeros(5, 1100, dtype=torch.long)
     for _ in range(10):
-        draw = sampler.draw(tile(request, 50), noise)
+        draw = draw_from(sampler, tile(request, 50), noise)
         items = draw.ids[draw.columns].view(50, 5, -1)
         for row in range(5):
             counts[row] += torch.bincount(items[:, row].flatten(), minlength=1100)
@@ -120,18 +128,18 @@ def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
     """The uppermost product in bfloat16: each weight is that of the draw made, and log_prob's."""
     monkeypatch.setattr(sums_module, "_fast", lambda table: True)
     request, items, _ = problem(0.0, 1100)
-    cache = nc.DenseCache(1100, 8)
-    cache.write(torch.arange(1100), items.float())
+    store = nc.DenseCache(1100, 8)
+    store.write(torch.arange(1100), items.float())
     asked = nc.messages.Request(
         request.queries.float(), nc.DotScore(1.0), request.positives, request.exclude
     )
-    sampler = nc.quadratic(cache, 40, alpha=3.0)
-    law = sampler.log_prob(asked, torch.arange(1100)).double().exp()
+    sampler = nc.quadratic(store, 40, alpha=3.0)
+    law = log_prob(sampler, asked, torch.arange(1100)).double().exp()
     assert sampler.sums.rounded is not None
     torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-4, rtol=0)
     noise, counts = torch.Generator().manual_seed(seed), torch.zeros(5, 1100, dtype=torch.long)
     for _ in range(10):
-        draw = sampler.draw(tile(asked, 50), noise)
+        draw = draw_from(sampler, tile(asked, 50), noise)
         drawn = draw.ids[draw.columns].view(50, 5, -1)
         reported = (-draw.log_weight.double() - math.log(40)).exp().view(50, 5, -1)
         for row in range(5):
@@ -143,47 +151,47 @@ def test_rounded_masses_draw_what_they_report(top, seed, monkeypatch):
 
 def test_clipped_masses_leave_the_closed_form_and_the_report_with_them():
     """Negative masses occur here, and the law differs from exp(nu <h, e>): the product rule."""
-    request, _, cache = problem(0.0, 1100)
-    sampler = nc.samplers.KernelSoftmax(cache, 6, Fourier(8, 2, 3.0))
-    sampler.draw(request, torch.Generator().manual_seed(0))
+    request, _, store = problem(0.0, 1100)
+    sampler = nc.samplers.KernelSoftmax(store, 6, fourier(8, 2, 3.0))
+    draw_from(sampler, request, torch.Generator().manual_seed(0))
     features = sampler.kernel.query_features(request.queries, request.score.scale)
     assert ((features @ sampler.sums.levels[0].T) < 0).any()
-    law = sampler.log_prob(request, torch.arange(1100)).exp()
-    distance = 0.5 * (law - law_of_kernel(request, cache, sampler.kernel)).abs().sum(1)
+    law = log_prob(sampler, request, torch.arange(1100)).exp()
+    distance = 0.5 * (law - law_of_kernel(request, store, sampler.kernel)).abs().sum(1)
     assert (distance > 0.05).all()
 
 
 def test_the_floor_bounds_every_weight():
-    request, _, cache = problem(0.0, 1100)
-    sampler = nc.rf_softmax(cache, 6, num_frequencies=4, nu=3.0, floor=0.1)
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    request, _, store = problem(0.0, 1100)
+    sampler = nc.rf_softmax(store, 6, num_frequencies=4, nu=3.0, floor=0.1)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     assert (draw.log_weight <= math.log(1100 / (0.1 * 6))).all()
 
 
 def test_old_sums_keep_the_weights_honest():
-    """Cells weighed by old sums, rows by the kernel of today: the reported law is still drawn."""
-    request, items, cache = problem(0.0, 1100)
-    sampler = nc.quadratic(cache, 6, alpha=3.0, update_every=1000)
-    sampler.draw(request, torch.Generator().manual_seed(0))
-    cache.write(torch.arange(200), items[torch.arange(200, 400)])
-    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    """Blocks weighed by old sums, rows by the kernel of today: the reported law is still drawn."""
+    request, items, store = problem(0.0, 1100)
+    sampler = nc.quadratic(store, 6, alpha=3.0, update_every=1000)
+    draw_from(sampler, request, torch.Generator().manual_seed(0))
+    store.write(torch.arange(200), items[torch.arange(200, 400)])
+    law = log_prob(sampler, request, torch.arange(1100)).exp()
     torch.testing.assert_close(law.sum(1), torch.ones(5).double(), atol=1e-9, rtol=0)
-    closed = law_of_kernel(request, cache, Quadratic(3.0))
+    closed = law_of_kernel(request, store, Quadratic(3.0))
     assert (0.5 * (law - closed).abs().sum(1) > 0.01).any(), "the sums are old"
-    logits = request.score(request.queries, cache.table)
+    logits = request.score(request.queries, store.table.embeddings)
     total = (law * (logits.exp() / law).nan_to_num(posinf=0.0, nan=0.0)).sum(1)
     allowed = ~request.exclude.mask(torch.arange(1100))
     torch.testing.assert_close(total, (logits.exp() * allowed).sum(1), atol=0, rtol=1e-9)
 
 
-def test_a_query_that_may_draw_nothing_in_a_cell_draws_elsewhere():
-    request, _, cache = problem(0.0, 300)
+def test_a_query_that_may_draw_nothing_in_a_block_draws_elsewhere():
+    request, _, store = problem(0.0, 300)
     rows = torch.arange(5).repeat_interleave(128)
-    barred = torch.arange(128).repeat(5)
+    excluded = torch.arange(128).repeat(5)
     asked = nc.messages.Request(
-        request.queries, request.score, request.positives, request.exclude.and_also(rows, barred)
+        request.queries, request.score, request.positives, request.exclude.and_also(rows, excluded)
     )
-    draw = nc.quadratic(cache, 50).draw(asked, torch.Generator().manual_seed(0))
+    draw = draw_from(nc.quadratic(store, 50), asked, torch.Generator().manual_seed(0))
     assert (draw.ids >= 128).all()
     everything = torch.arange(300).repeat(5), torch.arange(5).repeat_interleave(300)
     none = nc.messages.Request(
@@ -192,36 +200,36 @@ def test_a_query_that_may_draw_nothing_in_a_cell_draws_elsewhere():
         request.positives,
         nc.exclusion.Exclusion.from_pairs(everything[1], everything[0], 5),
     )
-    draw = nc.quadratic(cache, 50).draw(none, torch.Generator().manual_seed(0))
+    draw = draw_from(nc.quadratic(store, 50), none, torch.Generator().manual_seed(0))
     assert (draw.log_weight == -torch.inf).all()
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3])
 @pytest.mark.parametrize("num_items", [1152, 1300])
 def test_a_query_without_negatives_draws_nothing(top, num_items, floor):
-    """Nine cells and more: in a tree the uppermost level is padded with nodes that have none."""
-    request, _, cache = problem(num_items=num_items)
+    """Nine blocks and more: in a tree the uppermost level is padded with nodes that have none."""
+    request, _, store = problem(num_items=num_items)
     rows, ids = torch.zeros(num_items, dtype=torch.long), torch.arange(num_items)
     asked = replace(request, exclude=request.exclude.and_also(rows, ids))
-    sampler = nc.samplers.KernelSoftmax(cache, 6, Quadratic(), floor=floor)
-    draw = sampler.draw(asked, torch.Generator().manual_seed(0))
+    sampler = nc.samplers.KernelSoftmax(store, 6, Quadratic(), floor=floor)
+    draw = draw_from(sampler, asked, torch.Generator().manual_seed(0))
     assert (draw.log_weight[0] == -torch.inf).all()
-    assert (sampler.log_prob(asked, ids)[0] == -torch.inf).all()
-    alone = sampler.draw(request, torch.Generator().manual_seed(0))
+    assert (log_prob(sampler, asked, ids)[0] == -torch.inf).all()
+    alone = draw_from(sampler, request, torch.Generator().manual_seed(0))
     assert torch.equal(draw.ids[draw.columns][1:], alone.ids[alone.columns][1:])
     assert draw.log_weight[1:].isfinite().all()
 
 
 def test_rows_never_written_are_never_drawn():
     request, items, full = problem(0.0, 300)
-    cache = nc.DenseCache(300, 8, dtype=torch.float64)
+    store = nc.DenseCache(300, 8, dtype=torch.float64)
     written = torch.arange(0, 300, 2)
-    cache.write(written, full.table[written])
-    sampler = nc.quadratic(cache, 50)
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    store.write(written, full.table.embeddings[written])
+    sampler = nc.quadratic(store, 50)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     assert (draw.ids % 2 == 0).all()
-    cache.write(torch.tensor([1]), items[1:2])
-    log_q = sampler.log_prob(request, torch.arange(300))
+    store.write(torch.tensor([1]), items[1:2])
+    log_q = log_prob(sampler, request, torch.arange(300))
     assert log_q[0, 1] > -torch.inf
     assert (log_q[:, 3] == -torch.inf).all()
 
@@ -233,62 +241,65 @@ def test_no_draws_are_refused(num_negatives):
 
 
 def test_rows_that_are_not_normalised_are_refused():
-    request, items, cache = problem()
-    cache.write(torch.arange(300), 3 * items)
+    request, items, store = problem()
+    store.write(torch.arange(300), 3 * items)
     with pytest.raises(nc.InputError, match="norm"):
-        nc.rf_softmax(cache, 4, nu=2.0).draw(request, torch.Generator())
+        draw_from(nc.rf_softmax(store, 4, nu=2.0), request, torch.Generator())
 
 
 def test_a_kernel_sharper_than_the_score_is_refused():
-    request, _, cache = problem(temperature=0.5)
+    request, _, store = problem(temperature=0.5)
     with pytest.raises(nc.InputError, match="nu"):
-        nc.rf_softmax(cache, 4, nu=4.0).draw(request, torch.Generator())
+        draw_from(nc.rf_softmax(store, 4, nu=4.0), request, torch.Generator())
 
 
 def test_rows_that_are_not_finite_are_refused():
-    request, items, cache = problem()
-    cache.write(torch.arange(300), items.masked_fill(torch.eye(300, 8).bool(), torch.nan))
+    request, items, store = problem()
+    store.write(torch.arange(300), items.masked_fill(torch.eye(300, 8).bool(), torch.nan))
     with pytest.raises(nc.InputError, match="finite"):
-        nc.quadratic(cache, 4).draw(request, torch.Generator())
+        draw_from(nc.quadratic(store, 4), request, torch.Generator())
 
 
 def test_sums_larger_than_memory_are_refused_with_their_size(monkeypatch):
-    request, _, cache = problem()
+    request, _, store = problem()
     with pytest.raises(nc.InputError, match=r"frequencies within(.|\n)*GiB"):
-        nc.rf_softmax(cache, 4, num_frequencies=10**12, nu=1.0)
-    sampler = nc.rf_softmax(cache, 4, nu=1.0)
-    monkeypatch.setattr(door.os, "sysconf", lambda name: 2 if name == "SC_PHYS_PAGES" else 4096)
+        nc.rf_softmax(store, 4, num_frequencies=10**12, nu=1.0)
+    sampler = nc.rf_softmax(store, 4, nu=1.0)
+    monkeypatch.setattr(
+        validation.os, "sysconf", lambda name: 2 if name == "SC_PHYS_PAGES" else 4096
+    )
     with pytest.raises(nc.InputError, match=r"3 sums of 2048 features within(.|\n)*GiB"):
-        sampler.draw(request, torch.Generator())
+        draw_from(sampler, request, torch.Generator())
 
 
 def test_wanted_rows_are_not_drawn():
     """Asking for chances and drawing go the same way down."""
-    request, _, cache = problem(0.0, 1100)
-    sampler = nc.quadratic(cache, 6)
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    request, _, store = problem(0.0, 1100)
+    sampler = nc.quadratic(store, 6)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     noise = torch.rand(5, 6, 4, dtype=torch.float64)
-    again = draw_by_sums(
-        request, cache, sampler.sums, sampler.kernel, noise, draw.ids[draw.columns]
-    )
-    assert torch.equal(again.slots, draw.ids[draw.columns])
-    weight = -(again.log_chance + math.log(6))
-    torch.testing.assert_close(draw.log_weight, weight, atol=1e-12, rtol=0)
+    drawn = draw.ids[draw.columns]
+    descent = Descent.begin(scored_rows(request, store), sampler.sums, sampler.kernel)
+    slots, log_q = draw_down(descent, noise, drawn)
+    assert torch.equal(slots, drawn)
+    torch.testing.assert_close(draw.log_weight, -(log_q + math.log(6)), atol=1e-12, rtol=0)
+    by_all_ways = log_prob_down(descent, torch.arange(1100)).gather(1, drawn)
+    torch.testing.assert_close(by_all_ways, log_q, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
-def test_validity_is_that_of_each_cell(top, floor):
-    """Rows are missing at different places of different cells, a barred one among them."""
+def test_validity_is_that_of_each_block(top, floor):
+    """Rows are missing at different places of different blocks, an excluded one among them."""
     request, _, full = problem(0.0, 1100)
-    cache = nc.DenseCache(1100, 8, dtype=torch.float64)
+    store = nc.DenseCache(1100, 8, dtype=torch.float64)
     written = torch.randperm(1100, generator=torch.Generator().manual_seed(0))[:600]
     written = written[written != 7]  # known to be a positive of query 0
-    cache.write(written, full.table[written])
-    sampler = nc.rf_softmax(cache, 40, num_frequencies=64, nu=2.0, floor=floor)
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    store.write(written, full.table.embeddings[written])
+    sampler = nc.rf_softmax(store, 40, num_frequencies=64, nu=2.0, floor=floor)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     alive = draw.ids[draw.columns][draw.log_weight > -torch.inf]
     assert torch.isin(alive, written).all()
-    law = sampler.log_prob(request, torch.arange(1100)).exp()
+    law = log_prob(sampler, request, torch.arange(1100)).exp()
     missing = ~torch.isin(torch.arange(1100), written)
     assert (law[:, missing] == 0).all()
     allowed = ~missing & ~request.exclude.mask(torch.arange(1100))
@@ -299,8 +310,8 @@ def test_validity_is_that_of_each_cell(top, floor):
 
 
 def test_log_uniform_is_zipfs_law():
-    request, _, cache = problem()
-    law = nc.samplers.log_uniform(cache, 4).log_prob(request, torch.arange(300)).exp()
+    request, _, store = problem()
+    law = log_prob(nc.samplers.log_uniform(store, 4), request, torch.arange(300)).exp()
     rank = torch.arange(300, dtype=torch.float64)
     wanted = ((rank + 2) / (rank + 1)).log() / torch.tensor(301.0).double().log()
     allowed = ~request.exclude.mask(torch.arange(300))
@@ -310,13 +321,13 @@ def test_log_uniform_is_zipfs_law():
 
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 def test_few_queries_at_a_time_draw_what_all_at_once_draw(floor, monkeypatch):
-    request, _, cache = problem()
-    sampler = nc.samplers.KernelSoftmax(cache, 7, Quadratic(), floor=floor)
+    request, _, store = problem()
+    sampler = nc.samplers.KernelSoftmax(store, 7, Quadratic(), floor=floor)
     draws, laws = [], []
     for pairs in (1 << 15, 15):  # all five queries, or two of them
         monkeypatch.setattr(kernel_module, "PAIRS", pairs)
-        draws.append(sampler.draw(request, torch.Generator().manual_seed(0)))
-        laws.append(sampler.log_prob(request, torch.arange(len(cache))))
+        draws.append(draw_from(sampler, request, torch.Generator().manual_seed(0)))
+        laws.append(log_prob(sampler, request, torch.arange(len(store))))
     assert torch.equal(draws[0].ids, draws[1].ids)
     assert torch.equal(draws[0].columns, draws[1].columns)
     torch.testing.assert_close(draws[0].log_weight, draws[1].log_weight)

@@ -9,6 +9,7 @@ from roster import NUM_ITEMS, popularity, problem
 from torch import nn
 
 import negcache as nc
+from negcache.draws import draw as draw_from
 
 SAMPLERS = {
     "in_batch": nc.InBatch,
@@ -59,7 +60,7 @@ def test_in_batch_items_that_are_never_positives_stand_for_no_query():
     """Finite loss and weights; all other weights are as if they were alone."""
     request, items, _ = problem()
     log_pi = never_a_positive()
-    draw = nc.InBatch(log_pi).draw(request, torch.Generator())
+    draw = draw_from(nc.InBatch(log_pi), request, torch.Generator())
     assert (draw.log_weight[:, draw.ids == 1] == -torch.inf).all()
     others = draw.ids[draw.ids != 1]
     wanted = (-log_pi[others] - torch.tensor(4.0).log()).expand(5, -1)
@@ -70,16 +71,16 @@ def test_in_batch_items_that_are_never_positives_stand_for_no_query():
 
 
 def test_a_target_that_neither_the_pool_nor_the_batch_reaches_stands_for_no_query():
-    """Item 1 has no row in the partial cache, and never was a positive."""
+    """Item 1 has no row in the partial store, and never was a positive."""
     request, items, _ = problem()
     request = replace(
         request, exclude=nc.exclusion.Exclusion.from_pairs(torch.arange(5), request.positives, 5)
     )
-    cache = nc.SubsetCache(NUM_ITEMS, 8, 150, dtype=torch.float64, seed=3)
-    cache.write(torch.arange(NUM_ITEMS), items)
-    assert int(cache.slots(torch.tensor([1]))) == -1
-    sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 4), log_popularity=never_a_positive())
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
+    store = nc.SubsetCache(NUM_ITEMS, 8, 150, dtype=torch.float64, seed=3)
+    store.write(torch.arange(NUM_ITEMS), items)
+    assert int(store.slots(torch.tensor([1]))) == -1
+    sampler = nc.SharedDraws(nc.CachedSoftmax(store, 4), log_popularity=never_a_positive())
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     assert (draw.log_weight < torch.inf).all()
     assert (draw.log_weight[:, draw.ids == 1] == -torch.inf).all()
 
@@ -94,4 +95,4 @@ def test_a_batch_of_one_query_is_warned_of_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss(request.queries[:1], request.positives[:1])
-        nc.InBatch().draw(request, torch.Generator())
+        draw_from(nc.InBatch(), request, torch.Generator())

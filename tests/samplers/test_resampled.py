@@ -4,26 +4,28 @@ import math
 
 import pytest
 import torch
-from dynamic import EVERY, cells, low_rank, refresh
+from dynamic import EVERY, clusters, low_rank, refresh
+from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache.testing import reference
-from negcache.stores import LowRankCache
-from negcache.testing.conformance import check_sampler, tile
+from negcache.draws import draw as draw_from
 from negcache.draws import use_columns
+from negcache.stores import LowRankCache
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, tile
 
 POOLS = {
-    "index": lambda cache: nc.DynamicIndex(cache, 9, index=cells()),
-    "two_levels": lambda cache: nc.DynamicIndex(cache, 9, index=cells(60), expand=3),
-    "uniform": lambda cache: nc.Uniform(cache, 9),
-    "cached": lambda cache: nc.CachedSoftmax(cache, 9),
+    "index": lambda store: nc.DynamicIndex(store, 9, index=clusters()),
+    "two_levels": lambda store: nc.DynamicIndex(store, 9, index=clusters(60), expand=3),
+    "uniform": lambda store: nc.Uniform(store, 9),
+    "cached": lambda store: nc.CachedSoftmax(store, 9),
 }
 
 
-def resampled(cache, name="index", count=3):
-    return nc.Resampled(POOLS[name](cache), count, cache=cache)
+def resampled(store, name="index", count=3):
+    return nc.Resampled(POOLS[name](store), count, store=store)
 
 
 class Everything:
@@ -31,13 +33,13 @@ class Everything:
 
     has_density, coverage, num_negatives = True, 1.0, NUM_ITEMS
 
-    def __init__(self, cache):
-        self.cache = cache
+    def __init__(self, store):
+        self.store = store
 
     def draw(self, request, generator):
         drawn = EVERY.expand(len(request.queries), -1)
-        barred = request.exclude.mask(EVERY)
-        return use_columns(drawn, torch.zeros(drawn.shape).double().masked_fill(barred, -torch.inf))
+        excluded = request.exclude.mask(EVERY)
+        return use_columns(drawn, torch.zeros(drawn.shape).double().masked_fill(excluded, -torch.inf))
 
     def log_prob(self, request, ids, law=None):
         shape = (len(request.queries), len(ids))
@@ -48,29 +50,29 @@ class Everything:
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 @pytest.mark.parametrize("name", POOLS)
 def test_laws(name, drift):
-    request, items, cache = problem(drift)
-    check_sampler(resampled(cache, name), request, items, rounds=50)
+    request, items, store = problem(drift)
+    check_sampler(resampled(store, name), request, items, rounds=50)
 
 
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("moving", [False, True], ids=["dense", "low_rank"])
-def test_the_partition_is_unbiased_though_cells_and_rows_are_stale(moving, count):
-    request, items, cache = problem(drift=0.5)
-    cache = low_rank(items) if moving else cache
-    sampler = resampled(cache, count=count)
-    sampler.draw(request, torch.Generator())  # cells are built before anything moves
+def test_the_partition_is_unbiased_though_clusters_and_rows_are_stale(moving, count):
+    request, items, store = problem(drift=0.5)
+    store = low_rank(items) if moving else store
+    sampler = resampled(store, count=count)
+    draw_from(sampler, request, torch.Generator())  # clusters are built before anything moves
     noise = torch.Generator().manual_seed(3)
     moved = items + 0.3 * torch.randn(items.shape, generator=noise, dtype=items.dtype)
     if moving:
-        refresh(cache, moved)
+        refresh(store, moved)
     else:
         some = torch.randperm(NUM_ITEMS, generator=noise)[:100]
-        cache.write(some, moved[some])
+        store.write(some, moved[some])
     request = tile(request, 16)
     truth = reference.log_partition(request, moved)
     generator, ratios = torch.Generator().manual_seed(0), []
     for _ in range(300):
-        draw = sampler.draw(request, generator)
+        draw = draw_from(sampler, request, generator)
         terms = request.score(request.queries, moved[draw.ids]) + draw.log_weight
         ratios.append((torch.logsumexp(terms, dim=1) - truth).exp())
     error = torch.stack(ratios) - 1
@@ -82,22 +84,22 @@ def test_the_partition_is_unbiased_though_cells_and_rows_are_stale(moving, count
 def counts_of(draw, request, law, count):
     """How often each item was drawn, if weights are those of shared draws by this law."""
     log_expected = torch.logsumexp(law[:, draw.ids], dim=0) + math.log(count)
-    barred = request.exclude.mask(draw.ids)
+    excluded = request.exclude.mask(draw.ids)
     seen = (draw.log_weight + log_expected).exp()
-    assert torch.equal(seen == 0, barred)
+    assert torch.equal(seen == 0, excluded)
     own = seen.amax(dim=0)
-    torch.testing.assert_close(seen, own.expand_as(seen).masked_fill(barred, 0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(seen, own.expand_as(seen).masked_fill(excluded, 0), rtol=1e-9, atol=0)
     torch.testing.assert_close(own, own.round(), rtol=1e-9, atol=0)
     return torch.zeros(NUM_ITEMS).double().index_add_(0, draw.ids, own)
 
 
 def test_where_the_pool_is_everything_it_draws_from_the_cached_softmax():
     """Weights and counts are those of ``SharedDraws(CachedSoftmax)``, the latter by chi-square."""
-    request, _, cache = problem(drift=0.5)
+    request, _, store = problem(drift=0.5)
     request = tile(request, 600)
-    sampler = nc.Resampled(Everything(cache), 8)
-    draw = sampler.draw(request, torch.Generator().manual_seed(0))
-    law = nc.CachedSoftmax(cache, 8).log_prob(request, EVERY)
+    sampler = nc.Resampled(Everything(store), 8)
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
+    law = log_prob(nc.CachedSoftmax(store, 8), request, EVERY)
     counts = counts_of(draw, request, law, 8)
     assert counts.sum() == 600 * ROWS * 8
     chi_square(counts, 8 * law.exp())
@@ -117,16 +119,16 @@ def chi_square(counts, expected_by_query):
 
 def test_a_pool_of_everything_gives_the_weights_of_one_query():
     """One query, one draw: log weight = log Z~ - s~, so that the cached partition is exact."""
-    request, _, cache = problem(drift=0.5)
+    request, _, store = problem(drift=0.5)
     alone = request.slice(2, 3)
-    draw = nc.Resampled(Everything(cache), 1).draw(alone, torch.Generator().manual_seed(1))
+    draw = draw_from(nc.Resampled(Everything(store), 1), alone, torch.Generator().manual_seed(1))
     assert len(draw.ids) == 1
-    found = request.score(alone.queries, cache.table[draw.ids]) + draw.log_weight
-    torch.testing.assert_close(found[:, 0], reference.log_partition(alone, cache.table))
+    found = request.score(alone.queries, store.table.embeddings[draw.ids]) + draw.log_weight
+    torch.testing.assert_close(found[:, 0], reference.log_partition(alone, store.table.embeddings))
 
 
-def with_barred(request, rows):
-    """The request, with every item barred for these queries."""
+def with_excluded(request, rows):
+    """The request, with every item excluded for these queries."""
     rows = torch.tensor(rows).repeat_interleave(NUM_ITEMS)
     exclude = request.exclude.and_also(rows, EVERY.repeat(len(rows) // NUM_ITEMS))
     return nc.messages.Request(request.queries, request.score, request.positives, exclude)
@@ -134,66 +136,66 @@ def with_barred(request, rows):
 
 @pytest.mark.parametrize("name", POOLS)
 def test_a_query_whose_items_are_all_barred_has_nothing(name):
-    request, items, cache = problem()
-    draw = resampled(cache, name).draw(with_barred(request, [0, 3]), torch.Generator())
+    request, items, store = problem()
+    draw = draw_from(resampled(store, name), with_excluded(request, [0, 3]), torch.Generator())
     assert (draw.log_weight[[0, 3]] == -torch.inf).all()
     assert draw.log_weight[[1, 2, 4]].isfinite().any(dim=1).all()
-    check_sampler(resampled(cache, name), with_barred(request, [0]), items, rounds=50)
+    check_sampler(resampled(store, name), with_excluded(request, [0]), items, rounds=50)
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_where_nobody_may_draw_anything_the_draw_is_empty(name):
-    request, _, cache = problem()
-    draw = resampled(cache, name).draw(
-        with_barred(request, [0, 1, 2, 3, 4]), torch.Generator().manual_seed(0)
+    request, _, store = problem()
+    draw = draw_from(resampled(store, name), 
+        with_excluded(request, [0, 1, 2, 3, 4]), torch.Generator().manual_seed(0)
     )
     assert draw.log_weight.shape == (ROWS, 0)
     assert draw.ids.shape == (0,)
 
 
 def test_items_without_cached_rows_are_still_drawn():
-    """What proposes reaches items that the cache of scores does not hold: these score 0."""
-    request, items, cache = problem()
-    sampler = nc.Resampled(nc.Uniform(cache, 9), 3, cache=subset(cache))
+    """What proposes reaches items that the store of scores does not hold: these score 0."""
+    request, items, store = problem()
+    sampler = nc.Resampled(nc.Uniform(store, 9), 3, store=subset(store))
     check_sampler(sampler, request, items, rounds=50)
     half = nc.DenseCache(NUM_ITEMS, items.shape[1], dtype=torch.float64)
-    half.write(torch.arange(150), cache.table[:150])
-    check_sampler(nc.Resampled(nc.Uniform(cache, 9), 3, cache=half), request, items, rounds=50)
+    half.write(torch.arange(150), store.table.embeddings[:150])
+    check_sampler(nc.Resampled(nc.Uniform(store, 9), 3, store=half), request, items, rounds=50)
 
 
 def test_items_that_are_not_held_are_chosen_as_if_they_scored_zero():
     request, _, full = problem()
-    request, cache = tile(request, 200), subset(full)
-    held = cache.slots(EVERY) >= 0
-    draw = nc.Resampled(Everything(cache), 8).draw(request, torch.Generator().manual_seed(0))
-    scores = request.score(request.queries, full.table).where(held, 0.0)
+    request, store = tile(request, 200), subset(full)
+    held = store.slots(EVERY) >= 0
+    draw = draw_from(nc.Resampled(Everything(store), 8), request, torch.Generator().manual_seed(0))
+    scores = request.score(request.queries, full.table.embeddings).where(held, 0.0)
     law = torch.log_softmax(scores.masked_fill(request.exclude.mask(EVERY), -torch.inf), dim=1)
     chi_square(counts_of(draw, request, law, 8), 8 * law.exp())
 
 
 def test_only_what_is_drawn_last_is_encoded():
-    request, _, cache = problem()
-    draw = nc.Resampled(nc.DynamicIndex(cache, 30, index=cells()), 2).draw(
+    request, _, store = problem()
+    draw = draw_from(nc.Resampled(nc.DynamicIndex(store, 30, index=clusters()), 2), 
         request, torch.Generator().manual_seed(0)
     )
     assert 1 < len(draw.ids) <= 2 * ROWS
 
 
 def test_settings_that_cannot_draw_are_refused():
-    _, _, cache = problem()
+    _, _, store = problem()
     with pytest.raises(nc.InputError, match="num_negatives"):
-        nc.Resampled(nc.DynamicIndex(cache, 9), 0)
-    with pytest.raises(nc.InputError, match="cache"):
+        nc.Resampled(nc.DynamicIndex(store, 9), 0)
+    with pytest.raises(nc.InputError, match="store"):
         nc.Resampled(nc.Popularity(torch.ones(NUM_ITEMS), 9))
     with pytest.raises(nc.InputError, match="has_density"):
-        nc.Resampled(nc.samplers.DynamicIndexChain(cache, 9))
+        nc.Resampled(nc.samplers.DynamicIndexChain(store, 9))
 
 
 @pytest.mark.parametrize("low", [True, False], ids=["low_rank", "dense"])
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(low):
     def start():
-        cache = LowRankCache(300, 8, landmarks=5, every=4, sample=40) if low else None
-        return Setting(lambda dense: resampled(cache or dense, count=2))
+        store = LowRankCache(300, 8, landmarks=5, every=4, sample=40) if low else None
+        return Setting(lambda dense: resampled(store or dense, count=2))
 
     one = start()
     for _ in range(7):

@@ -5,14 +5,15 @@ import itertools
 
 import pytest
 import torch
+from negcache.stores.snapshot import SnapshotCache
 from roster import DIM, NUM_ITEMS, ROWS, problem
 from setting import D, N, Setting
 
 import negcache as nc
-from negcache.testing import reference
-from negcache.stores.snapshot import SnapshotCache
-from negcache.testing.conformance import check_sampler, chi_square_p
+from negcache.draws import draw as draw_from
 from negcache.samplers.stale_ann import StaleTopK
+from negcache.testing import reference
+from negcache.testing.conformance import check_sampler, chi_square_p
 
 
 def drawn(draw):
@@ -22,13 +23,13 @@ def drawn(draw):
 
 def pool_of(items, size, seed=0):
     pool = nc.SubsetCache(len(items), DIM, size, dtype=torch.float64, refresh=1.0, seed=seed)
-    cache = SnapshotCache(pool, 5)
-    cache.write(torch.arange(len(items)), items)
-    return cache
+    store = SnapshotCache(pool, 5)
+    store.write(torch.arange(len(items)), items)
+    return store
 
 
 def log_partition(sampler, request, items, seed):
-    draw = sampler.draw(request, torch.Generator().manual_seed(seed))
+    draw = draw_from(sampler, request, torch.Generator().manual_seed(seed))
     logits = request.score(request.queries, items[draw.ids]).gather(1, draw.columns)
     return torch.logsumexp(logits + draw.log_weight, dim=1)
 
@@ -46,9 +47,9 @@ def log_partition(sampler, request, items, seed):
     ids=str,
 )
 def test_laws(settings):
-    request, items, cache = problem(0.3)
+    request, items, store = problem(0.3)
     for seed in (0, 1, 2):
-        sampler = StaleTopK(cache, 6, **settings)
+        sampler = StaleTopK(store, 6, **settings)
         check_sampler(sampler, request, items, unbiased="tail" in settings, seed=seed)
 
 
@@ -59,8 +60,8 @@ def test_laws_over_a_pool():
 
 
 def test_all_items_and_no_tail_are_full_softmax_over_the_snapshot():
-    request, items, cache = problem()
-    draw = StaleTopK(cache, NUM_ITEMS).draw(request, torch.Generator())
+    request, items, store = problem()
+    draw = draw_from(StaleTopK(store, NUM_ITEMS), request, torch.Generator())
     queries = request.queries.clone().requires_grad_()
     fresh = items.clone().requires_grad_()
     logits = request.score(queries, fresh)
@@ -78,54 +79,54 @@ def test_all_items_and_no_tail_are_full_softmax_over_the_snapshot():
 
 
 def test_without_depth_these_are_the_hardest_as_head_and_tail_finds_them():
-    request, _, cache = problem(0.3)
-    mine = StaleTopK(cache, 6).draw(request, torch.Generator())
-    theirs = nc.samplers.HeadTail(cache, 6, 0).draw(request, torch.Generator())
+    request, _, store = problem(0.3)
+    mine = draw_from(StaleTopK(store, 6), request, torch.Generator())
+    theirs = draw_from(nc.samplers.HeadTail(store, 6, 0), request, torch.Generator())
     assert torch.equal(drawn(mine).sort(1).values, drawn(theirs).sort(1).values)
     assert (mine.log_weight == 0).all()
 
 
 def test_known_positives_take_no_place_among_the_best():
-    """A query whose best item is barred gets as many negatives as any other."""
-    request, items, cache = problem()
+    """A query whose best item is excluded gets as many negatives as any other."""
+    request, items, store = problem()
     best = request.score(request.queries, items).topk(7, dim=1).indices
     rows = torch.arange(ROWS)[:, None].expand(-1, 3)
     request = nc.messages.Request(
         request.queries, request.score, best[:, 0],
         nc.exclusion.Exclusion.from_pairs(rows.flatten(), best[:, :3].flatten(), ROWS),
     )  # fmt: skip
-    found = drawn(StaleTopK(cache, 4).draw(request, torch.Generator()))
+    found = drawn(draw_from(StaleTopK(store, 4), request, torch.Generator()))
     assert torch.equal(found.sort(1).values, best[:, 3:].sort(1).values)
 
 
 def test_no_place_is_lost_where_fewer_are_left_than_the_depth():
-    """Six of eight items are barred: both others are drawn, whatever the noise."""
-    request, _, cache = problem(num_items=8)
+    """Six of eight items are excluded: both others are drawn, whatever the noise."""
+    request, _, store = problem(num_items=8)
     rows = torch.arange(ROWS).repeat_interleave(6)
     exclude = nc.exclusion.Exclusion.from_pairs(rows, torch.arange(6).repeat(ROWS), ROWS)
     request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
     for seed in range(20):
-        draw = StaleTopK(cache, 2, depth=8).draw(request, torch.Generator().manual_seed(seed))
+        draw = draw_from(StaleTopK(store, 2, depth=8), request, torch.Generator().manual_seed(seed))
         assert (drawn(draw).sort(1).values == torch.tensor([6, 7])).all()
 
 
 def test_rows_never_written_are_no_negatives():
     request, items, _ = problem()
-    cache = nc.DenseCache(NUM_ITEMS, DIM, dtype=torch.float64)
-    cache.write(torch.arange(0, NUM_ITEMS, 2), items[::2])
+    store = nc.DenseCache(NUM_ITEMS, DIM, dtype=torch.float64)
+    store.write(torch.arange(0, NUM_ITEMS, 2), items[::2])
     for tail in (0, 5):
-        found = drawn(StaleTopK(cache, 100, tail=tail).draw(request, torch.Generator()))
+        found = drawn(draw_from(StaleTopK(store, 100, tail=tail), request, torch.Generator()))
         assert (found[:, :100] >= 0).all()
         assert (found[found >= 0] % 2 == 0).all()
 
 
 def test_negatives_are_uniform_among_the_deepest():
-    request, _, cache = problem()
-    sampler, generator = StaleTopK(cache, 2, depth=8), torch.Generator().manual_seed(0)
-    best = drawn(StaleTopK(cache, 8).draw(request, generator)).sort(1).values
+    request, _, store = problem()
+    sampler, generator = StaleTopK(store, 2, depth=8), torch.Generator().manual_seed(0)
+    best = drawn(draw_from(StaleTopK(store, 8), request, generator)).sort(1).values
     counts = torch.zeros(ROWS, NUM_ITEMS, dtype=torch.long)
     for _ in range(400):
-        two = drawn(sampler.draw(request, generator))
+        two = drawn(draw_from(sampler, request, generator))
         assert (two[:, 0] != two[:, 1]).all()
         counts.scatter_add_(1, two, torch.ones_like(two))
     of_best = counts.gather(1, best)
@@ -137,19 +138,19 @@ def test_negatives_are_uniform_among_the_deepest():
 @pytest.mark.parametrize(("depth", "each"), [(2, 2), (3, 2), (3, 1)])
 def test_with_a_tail_the_mean_over_every_draw_is_the_partition_function(depth, each):
     """Every pair of (choice of the head, item of the tail) of 8 items; stale rows."""
-    request, items, cache = problem(0.5, num_items=8)
+    request, items, store = problem(0.5, num_items=8)
     one = nc.exclusion.Exclusion.from_pairs(torch.tensor([0, 0]), torch.tensor([0, 5]), 1)
     request = nc.messages.Request(request.queries[:1], request.score, torch.tensor([0]), one)
-    sampler = StaleTopK(cache, each, depth=depth, tail=1)
+    sampler = StaleTopK(store, each, depth=depth, tail=1)
     fresh = request.score(request.queries, items)[0]
     estimates, times = {}, collections.Counter()
     for seed in range(400):
-        draw = sampler.draw(request, torch.Generator().manual_seed(seed))
+        draw = draw_from(sampler, request, torch.Generator().manual_seed(seed))
         *head, tail = drawn(draw)[0].tolist()
         weighted = fresh[[*head, tail]] + draw.log_weight[0]
         estimates[frozenset(head), tail] = torch.logsumexp(weighted, 0).exp()
         times[frozenset(head), tail] += 1
-    best = drawn(StaleTopK(cache, depth).draw(request, torch.Generator()))[0].tolist()
+    best = drawn(draw_from(StaleTopK(store, depth), request, torch.Generator()))[0].tolist()
     rest = set(range(8)) - {0, 5} - set(best)
     wanted = itertools.product(map(frozenset, itertools.combinations(best, each)), rest)
     assert estimates.keys() == set(wanted)
@@ -173,12 +174,12 @@ def test_a_tail_over_a_pool_is_unbiased_over_pools():
 
 def test_mining_in_a_pool_draws_the_hardest_of_the_pool_with_weight_0():
     request, items, _ = problem()
-    cache = pool_of(items, 40)
-    draw = StaleTopK(cache, 3).draw(request, torch.Generator())
+    store = pool_of(items, 40)
+    draw = draw_from(StaleTopK(store, 3), request, torch.Generator())
     logits = request.score(request.queries, items)
     logits[request.exclude.rows, request.exclude.ids] = -torch.inf
     outside = torch.ones(NUM_ITEMS, dtype=torch.bool)
-    outside[cache.ids(torch.arange(40))] = False
+    outside[store.ids(torch.arange(40))] = False
     hardest = logits.masked_fill(outside, -torch.inf).topk(3, dim=1).indices
     assert torch.equal(drawn(draw).sort(1).values, hardest.sort(1).values)
     assert (draw.log_weight == 0).all()
@@ -187,21 +188,21 @@ def test_mining_in_a_pool_draws_the_hardest_of_the_pool_with_weight_0():
 @pytest.mark.parametrize("size", [150, NUM_ITEMS])
 def test_shared_negatives_are_everyones_but_where_they_are_positives(size):
     request, items, _ = problem()
-    cache = pool_of(items, size)
-    own = StaleTopK(cache, 6).draw(request, torch.Generator())
-    shared = StaleTopK(cache, 6, shared=True).draw(request, torch.Generator())
+    store = pool_of(items, size)
+    own = draw_from(StaleTopK(store, 6), request, torch.Generator())
+    shared = draw_from(StaleTopK(store, 6, shared=True), request, torch.Generator())
     assert torch.equal(shared.ids, own.ids)
-    barred = request.exclude.mask(shared.ids)
-    assert torch.equal(shared.log_weight == -torch.inf, barred)
-    assert (shared.log_weight[~barred] == 0).all()
+    excluded = request.exclude.mask(shared.ids)
+    assert torch.equal(shared.log_weight == -torch.inf, excluded)
+    assert (shared.log_weight[~excluded] == 0).all()
 
 
-def stale_corpus(cache):
-    return StaleTopK(SnapshotCache(cache, 3), 4, depth=20)
+def stale_corpus(store):
+    return StaleTopK(SnapshotCache(store, 3), 4, depth=20)
 
 
-def stale_corpus_with_tail(cache):
-    return StaleTopK(SnapshotCache(cache, 3), 4, tail=4)
+def stale_corpus_with_tail(store):
+    return StaleTopK(SnapshotCache(store, 3), 4, tail=4)
 
 
 def stale_pool(shared):
@@ -227,9 +228,9 @@ def test_a_resumed_run_is_the_run_that_never_stopped(build):
     resumed.load(whole.state())
     for _ in range(5):
         assert torch.equal(whole.step(), resumed.step())
-    everything = torch.arange(whole.loss.cache.num_rows)
+    everything = torch.arange(whole.loss.store.num_rows)
     for side in ("rows", "ids"):
-        ours, theirs = (getattr(each.loss.cache, side)(everything) for each in (whole, resumed))
+        ours, theirs = (getattr(each.loss.store, side)(everything) for each in (whole, resumed))
         assert torch.equal(ours, theirs)
 
 

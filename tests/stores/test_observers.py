@@ -97,9 +97,18 @@ def test_samplers_that_come_and_go_leave_nothing_behind(build, index):
     assert not any(each() for each in gone)
 
 
-def test_two_indexes_of_a_kind_have_names_of_their_own():
-    first, second = KMeansClusters(8), KMeansClusters(20)
-    store = observed((None, first), (None, second))
+def test_an_index_that_two_samplers_share_is_told_of_a_row_once():
+    store, index = filled(), KMeansClusters(4)
+    _samplers = (
+        nc.DynamicIndex(store, 2, index=index),
+        nc.samplers.DynamicIndexChain(store, 2, index=index),
+    )
+    index.update(store)
+    store.write(torch.arange(5), torch.zeros(5, D))
+    assert index.moved == 5
+    assert list(store.state_dict()["observers"]) == ["KMeansClusters"]
+    another = KMeansClusters(4)
+    store.observe(another)
     assert list(store.state_dict()["observers"]) == ["KMeansClusters", "KMeansClusters-2"]
 
 

@@ -60,7 +60,7 @@ def bar(what: str, done: int, total: int) -> Iterator[Callable[[float], None]]:
 def track(
     what: str, *, total: int | None = None, size: Callable[[Any], int] = lambda _: 1
 ) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    """Wraps an iterable in a bar that goes away when it is done.
+    """Wraps an iterable in a bar that goes away when it is done; on a terminal only.
 
     Args:
         what: is being counted.
@@ -69,7 +69,9 @@ def track(
     """
 
     def wrap(items: Iterable[Any]) -> Iterator[Any]:
-        with Progress(*columns(), console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        hidden = not console.is_terminal
+        with Progress(*columns(), console=console, transient=True, disable=hidden) as progress:
             known = len(items) if total is None and isinstance(items, Sequence) else total
             task = progress.add_task(what, total=known, note="")
             for item in items:

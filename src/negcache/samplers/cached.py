@@ -10,7 +10,7 @@ from negcache.messages import Request
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.two_stage import draw_rows, scan
 from negcache.ops.views import BlockView, some_blocks
-from negcache.score import Score
+from negcache.score import Reshaped
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import scored_rows
 
@@ -54,7 +54,7 @@ class CachedSoftmax:
     def propose(self, request: Request, generator: torch.Generator) -> Proposal:
         rows = scored_rows(request, self.store)
         if self.power != 1:
-            rows = rows.under(Tempered(rows.score, self.power))
+            rows = rows.under(Reshaped(rows.score, lambda logits: logits * self.power))
         if self.scored == 1:
             return propose_softmax(self.store, rows, self.num_negatives, self.power == 1)
         view = some_blocks(self.store.num_rows, self.scored, generator, rows.valid.device)
@@ -93,36 +93,3 @@ def in_view(inside: Proposal, view: BlockView) -> Proposal:
         return inside.log_prob(slots.clamp_min(0)).masked_fill(slots < 0, -torch.inf)
 
     return replace(inside, draw=draw, log_prob=log_prob, coverage=inside.coverage * view.share)
-
-
-class Tempered:
-    """A score times a power: what a sampler draws from when it draws flatter or sharper.
-
-    Args:
-        score: the score of the program.
-        power: below 1 flatter, above 1 sharper.
-    """
-
-    def __init__(self, score: Score, power: float) -> None:
-        self.score, self.power = score, power
-
-    @property
-    def scale(self) -> Tensor:
-        return self.score.scale * self.power
-
-    def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
-        return self.score.embed(rows)
-
-    def __call__(
-        self,
-        queries: Float[Tensor, "B D"],
-        items: Float[Tensor, "M D"],
-        out: Float[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B M"]:
-        logits = self.score(queries, items, out=out)
-        return logits * self.power if out is None else logits.mul_(self.power)
-
-    def paired(
-        self, queries: Float[Tensor, "B D"], items: Float[Tensor, "B m D"]
-    ) -> Float[Tensor, "B m"]:
-        return self.score.paired(queries, items) * self.power

@@ -12,7 +12,7 @@ from negcache.messages import Request
 from negcache.ops.descent import Descent
 from negcache.ops.kernel_draw import draw_down
 from negcache.ops.kernel_law import log_prob_down
-from negcache.ops.kernels import Fourier, Kernel, Quadratic
+from negcache.ops.kernels import Kernel, Quadratic, fourier
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.uniform import draw_allowed
 from negcache.shapes import Float64, Int, Tensor
@@ -137,5 +137,5 @@ def rf_softmax(
     that US patent 12,205,005 B2 covers RF-softmax.
     """
     dim = next(iter(store.chunks(1)))[1].shape[1]
-    kernel = Fourier(dim, num_frequencies, nu, seed=seed)
+    kernel = fourier(dim, num_frequencies, nu, seed=seed)
     return KernelSoftmax(store, num_negatives, kernel, floor=floor, update_every=update_every)

@@ -30,7 +30,9 @@ class Observers:
         return bool(self._by_name)
 
     def add(self, observer: Observer, name: str | None = None) -> None:
-        """Take a name; a second one of it gets a number."""
+        """Take a name; a second one of it gets a number. One that is here already keeps its own."""
+        if any(each is observer for each in self._by_name.values()):
+            return
         name = type(observer).__name__ if name is None else name
         taken, number = set(self._by_name), 2
         wanted = name

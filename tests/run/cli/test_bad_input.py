@@ -16,7 +16,7 @@ SETTINGS = {
     "sampler.num_negatives=241": "240|241",
     "cache.refresh_rows=241": "at most the 240 items|241",
     "batch_size=1000": "at most the 192 training pairs|batch_size = 1000",
-    "sampler.estimator=pinned": "sampler.shared false|corrected",
+    "sampler.estimator=cached_partition": "sampler.shared false|log_q_corrected",
     "data.source=/nowhere": "/nowhere",
     "steps": "--set key=value|--set steps",
     "steps.more=1": "steps.more",

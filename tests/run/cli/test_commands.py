@@ -1,6 +1,8 @@
 """The commands, one after the other, as a user types them."""
 
 import json
+import subprocess
+import sys
 
 import ir_measures
 import pytest
@@ -75,3 +77,12 @@ def test_damage_is_told_and_passed_over(call, refused, run):
 def test_help_names_every_command(call):
     text = call("--help").stdout
     assert all(word in text for word in ("train", "resume", "evaluate", "search", "data", "demo"))
+
+
+def test_as_a_module_it_is_the_same_command():
+    command = [sys.executable, "-m", "negcache", "train", "nowhere.toml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "Expected a TOML config file; got no file nowhere.toml. To fix this: check the path.\n"
+    )

@@ -5,8 +5,8 @@ import torch
 
 from negcache.errors import InputError
 from negcache.run.cli import runs
+from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
-from negcache.run.cli.planning.scene import scene_of
 from negcache.run.cli.planning.work import work_of
 from negcache.run.cli.sampling import PINNABLE, SAMPLERS
 from negcache.run.training import load_config
@@ -24,7 +24,7 @@ def test_a_word_trains_and_encodes_no_more_than_planned(small, tmp_path, word):
         small / "small.toml", [f"sampler.name={word}", "steps=2", *KEYS.get(word, [])]
     )
     run = runs.start(config, tmp_path / "run")
-    planned = work_of(scene_of(run.config, run.retriever.task, torch.device("cpu")))
+    planned = work_of(planned_run(run.config, run.retriever.task, torch.device("cpu")))
     assert run.trainer.run() is None
     loss = run.trainer.parts.loss_fn
     batch = run.trainer.parts.batch(torch.arange(config.batch_size), torch.device("cpu"))
@@ -38,10 +38,10 @@ def test_every_word_has_a_cost():
 
 
 @pytest.mark.parametrize("word", PINNABLE)
-def test_pinned_needs_draws_of_each_querys_own(small, tmp_path, word):
-    words = [f"sampler.name={word}", "sampler.estimator=pinned", "steps=1"]
+def test_cached_partition_needs_draws_of_each_querys_own(small, tmp_path, word):
+    words = [f"sampler.name={word}", "sampler.estimator=cached_partition", "steps=1"]
     if word == "cached":  # the others have no shared form
-        with pytest.raises(InputError, match="pinned"):
+        with pytest.raises(InputError, match="cached_partition"):
             runs.start(load_config(small / "small.toml", words), tmp_path / "shared")
     own = [*words, "sampler.shared=false"]
     assert (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from negcache import Bags
 from negcache.errors import InputError
-from negcache.protocols import Corpus
+from negcache.interfaces import Corpus
 from negcache.run.data import TokenFile, write_tokens
 
 TEXTS = [[5, 6, 7], [], [8], [9, 65535], []]

@@ -17,7 +17,7 @@ VARIANTS = {
     "uniform": {"sampler": {"name": "uniform"}, "optimizer": {"name": "sgd", "lr": 0.1}},
     "in_batch": {"sampler": {"name": "in_batch"}, "optimizer": {"name": "adamw"}},
     "full": {"sampler": {"name": "full"}, "tower": {"dim": 8, "width": 12, "shared": False}},
-    "half": {"mixed_precision": "bf16", "cache": {"dtype": "bfloat16", "rho": 0.05}},
+    "half": {"mixed_precision": "bf16", "cache": {"dtype": "bfloat16", "refresh": 0.05}},
     "accumulated": {"accumulation": 2, "score": {"learn_temperature": True}},
 }
 

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from negcache.errors import InputError
-from negcache.functional.estimators import corrected, pinned
+from negcache.estimators import cached_partition, log_q_corrected
+from negcache.interfaces import Corpus
 from negcache.losses import SoftmaxLoss
-from negcache.protocols import Corpus
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.sampling import build_sampler
 from negcache.run.data import Task, open_task
@@ -22,7 +22,7 @@ from negcache.score import DotScore
 from negcache.shapes import Tensor
 from negcache.towers import Bags, StaticTower
 
-ESTIMATORS = {"corrected": corrected, "pinned": pinned}
+ESTIMATORS = {"log_q_corrected": log_q_corrected, "cached_partition": cached_partition}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -58,20 +58,20 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         normalize=config.score.normalize,
     ).to(device)
     negatives = _negatives(config, task)
-    sides = TOWERS[config.tower.kind](config, task)
-    for tower in (sides.query_tower, sides.item_tower):
+    pair = TOWERS[config.tower.kind](config, task)
+    for tower in (pair.query_tower, pair.item_tower):
         tower.to(device)
     retriever = Retriever(
-        task, sides.query_tower, sides.item_tower, score, sides.queries, sides.items, sides.read
+        task, pair.query_tower, pair.item_tower, score, pair.queries, pair.items, pair.read
     )
-    loss_fn = _loss(config, retriever, sides.dim, device)
+    loss_fn = _loss(config, retriever, pair.dim, device)
     train = task.learnable("train")
     parts = Parts(
-        queries=sides.queries,
+        queries=pair.queries,
         pairs=(train.queries, train.items),
-        query_tower=sides.query_tower,
+        query_tower=pair.query_tower,
         loss_fn=loss_fn,
-        optimizer=_optimizer(config.optimizer, sides.query_tower, loss_fn),
+        optimizer=_optimizer(config.optimizer, pair.query_tower, loss_fn),
         fingerprint=_fingerprint(task, negatives),
         evaluate=(lambda: retriever.evaluate("dev").means) if "dev" in task.splits else None,
         negatives=negatives,
@@ -79,7 +79,7 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
     return parts, retriever
 
 
-class Sides(NamedTuple):
+class TowerPair(NamedTuple):
     """Two towers, what they read by row of the task, and how a text becomes what they read."""
 
     query_tower: nn.Module
@@ -90,7 +90,7 @@ class Sides(NamedTuple):
     dim: int
 
 
-def _static(config: Config, task: Task) -> Sides:
+def _static(config: Config, task: Task) -> TowerPair:
     def make() -> StaticTower:
         return StaticTower(task.vocab_size, config.tower.dim, config.tower.width)
 
@@ -100,10 +100,10 @@ def _static(config: Config, task: Task) -> Sides:
 
     query_tower = make()
     item_tower = query_tower if config.tower.shared else make()
-    return Sides(query_tower, item_tower, task.queries, task.corpus, read, config.tower.dim)
+    return TowerPair(query_tower, item_tower, task.queries, task.corpus, read, config.tower.dim)
 
 
-def _transformer(config: Config, task: Task) -> Sides:
+def _transformer(config: Config, task: Task) -> TowerPair:
     from negcache.towers.text_corpus import TextCorpus
 
     keys, load = config.tower, _transformer_tower().load
@@ -123,12 +123,12 @@ def _transformer(config: Config, task: Task) -> Sides:
     item_tower = query_tower if keys.shared else make(keys.item_prompt)
     queries = TextCorpus(task.query_text, query_tower, prompt=keys.query_prompt)
     items = TextCorpus(task.corpus_text, item_tower, prompt=keys.item_prompt)
-    return Sides(
+    return TowerPair(
         query_tower, item_tower, queries, items, lambda text: queries.tokens([text]), item_tower.dim
     )
 
 
-TOWERS: dict[str, Callable[[Config, Task], Sides]] = {
+TOWERS: dict[str, Callable[[Config, Task], TowerPair]] = {
     "static": _static,
     "transformer": _transformer,
 }

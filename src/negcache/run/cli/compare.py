@@ -25,7 +25,7 @@ from negcache.run.cli.comparing.runs import (
     read_run,
 )
 from negcache.run.cli.comparing.significance import CONFIDENCE
-from negcache.run.training.checkpoint import room_for
+from negcache.run.training.checkpoint import writing
 
 
 def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None) -> None:
@@ -65,7 +65,7 @@ def _write(out: Path, report: Report, runs: Sequence[Measured]) -> None:
         "comparison.html": page.encode(),
         "comparison.json": (json.dumps(figures, indent=2) + "\n").encode(),
     }
-    with room_for(out), ExitStack() as stack:
+    with writing(out), ExitStack() as stack:
         for name, content in files.items():
             stack.enter_context(atomic_write(out / name)).write_bytes(content)
 

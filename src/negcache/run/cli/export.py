@@ -5,7 +5,7 @@ from typing import Any
 
 from negcache.errors import InputError
 from negcache.run.cli.runs import Run
-from negcache.run.training.checkpoint import room_for
+from negcache.run.training.checkpoint import writing
 
 
 def export_run(run: Run, out: Path) -> list[Path]:
@@ -26,7 +26,7 @@ def export_run(run: Run, out: Path) -> list[Path]:
         raise InputError("a folder that does not exist yet", f"{out}", "choose another")
     query: Any = run.retriever.query_tower
     item: Any = run.retriever.item_tower
-    with room_for(out):
+    with writing(out):
         if keys.shared:
             prompts = {"query": keys.query_prompt, "document": keys.item_prompt}
             return [query.save(out, prompts=prompts)]

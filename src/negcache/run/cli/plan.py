@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from negcache.run.cli.build import build_task
+from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import Part, memory_parts
-from negcache.run.cli.planning.room import Room, check_fits, peak, room_there
+from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
-from negcache.run.cli.planning.scene import Scene, scene_of
 from negcache.run.cli.planning.work import Work, work_of
 from negcache.run.cli.sampling import check_word
 from negcache.run.training import Config
@@ -19,29 +19,29 @@ from negcache.run.training.trainer import make_accelerator
 
 
 def plan(
-    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] = room_there
+    config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] = capacity_here
 ) -> None:
     """Print bytes by part, encodings and flops; refuse, after that, what cannot fit here.
 
     Args:
         config: of the run.
         folder: where it would lie.
-        room: says how much memory and disk there is.
+        capacity: says how much memory and disk there is.
     """
     check_word(config.sampler.name)
     device = make_accelerator(config).device
-    scene = scene_of(config, build_task(config), device)
-    there = room(device, folder)
-    show(Console(), scene, there)
-    check_fits(memory_parts(scene), there)
+    planned = planned_run(config, build_task(config), device)
+    there = capacity(device, folder)
+    show(Console(), planned, there)
+    check_fits(memory_parts(planned), there)
 
 
-def show(console: Console, scene: Scene, room: Room) -> None:
+def show(console: Console, planned: PlannedRun, capacity: Capacity) -> None:
     """The tables of a plan."""
-    parts = [part for part in memory_parts(scene) if part.bytes]
-    console.print(_memory(parts, room))
-    console.print(_work(work_of(scene)))
-    for line in _notes(scene, room):
+    parts = [part for part in memory_parts(planned) if part.bytes]
+    console.print(_memory(parts, capacity))
+    console.print(_work(work_of(planned)))
+    for line in _notes(planned, capacity):
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -61,18 +61,18 @@ def readable(amount: float | int, unit: str = "B", base: int = 1024) -> str:
     return f"{amount:.{digits}f} {prefixes[power]}{infix}{unit}"
 
 
-def _memory(parts: list[Part], room: Room) -> Table:
+def _memory(parts: list[Part], capacity: Capacity) -> Table:
     table = Table(title="Memory and disk")
     for name in ("part", "where", "when"):
         table.add_column(name)
     table.add_column("bytes", justify="right")
-    on_gpu = room.device is not None
+    on_gpu = capacity.device is not None
     for part in parts:
         where = "host" if part.where == "device" and not on_gpu else part.where
         size = ("" if part.exact else "~ ") + readable(part.bytes)
         table.add_row(part.name, where, part.when, size)
     table.add_section()
-    for where, there in room.places():
+    for where, there in capacity.by_place():
         most = peak(parts, where, on_gpu=on_gpu)
         needed = f"{readable(most.bytes)} of {readable(there)}"
         table.add_row("at most at once, of what there is", where, most.when, needed)
@@ -97,16 +97,16 @@ def _work(work: Work) -> Table:
     return table
 
 
-def _notes(scene: Scene, room: Room) -> list[str]:
-    facts, word = scene.facts, scene.config.sampler.name
+def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
+    facts, word = planned.facts, planned.config.sampler.name
     counted = "" if word in SAMPLER_COSTS else f'Sampler "{word}" is counted as "cached". '
     return [
         f"{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, {facts.num_pairs:,} pairs, "
-        f"a vocabulary of {facts.vocab_size:,}, {scene.tower.parameters:,} parameters a tower.",
+        f"a vocabulary of {facts.vocab_size:,}, {planned.tower.parameters:,} parameters a tower.",
         f"{counted}An item met twice in a step is encoded once, so there are fewer encodings.",
         "~ marks estimates from below: tensors that are certainly held. Python and its libraries "
         "(about half a GiB) and what the allocator keeps come on top.",
         f"Tokens ({readable(facts.mapped_bytes)}) are mapped from disk and not counted.",
         '"later" is not counted at once: negcache evaluate and search after training.',
-        *([] if room.device is not None else ["There is no GPU here: everything is on the host."]),
+        *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),
     ]

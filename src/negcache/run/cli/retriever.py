@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from negcache.protocols import Corpus
+from negcache.interfaces import Corpus
 from negcache.run.data import Task
 from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
 from negcache.run.progress import track

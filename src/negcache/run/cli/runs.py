@@ -9,13 +9,13 @@ import torch
 
 from negcache.errors import InputError
 from negcache.run.cli.build import build, build_task
+from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits
 from negcache.run.cli.planning.memory import memory_parts
-from negcache.run.cli.planning.room import Room, check_fits, room_there
-from negcache.run.cli.planning.scene import scene_of
+from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
 from negcache.run.evaluation import write_run
 from negcache.run.training import Config, Trainer
-from negcache.run.training.checkpoint import room_for
+from negcache.run.training.checkpoint import writing
 from negcache.run.training.config import parse_config
 from negcache.run.training.trainer import make_accelerator
 
@@ -31,14 +31,14 @@ class Run:
 
 
 def start(
-    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] = room_there
+    config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] = capacity_here
 ) -> Run:
     """Make a new run folder; everything is checked before it exists.
 
     Args:
         config: of the run.
         folder: to be made.
-        room: says how much memory and disk there is; what cannot fit is not begun.
+        capacity: says how much memory and disk there is; what cannot fit is not begun.
     """
     if folder.exists():
         raise InputError(
@@ -47,8 +47,8 @@ def start(
             f"choose another --out, or go on with it: negcache resume {folder}",
         )
     config = _with_whole_paths(config)
-    run = _open(config, folder, room)
-    with room_for(folder):
+    run = _open(config, folder, capacity)
+    with writing(folder):
         folder.mkdir(parents=True)
         text = json.dumps(config.model_dump(), indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -93,7 +93,7 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     """Measure a split; writes ``evaluation/SPLIT.json`` and a TREC run file, ``SPLIT.trec``."""
     result = run.retriever.evaluate(split)
     out = run.folder / "evaluation"
-    with room_for(out):
+    with writing(out):
         out.mkdir(exist_ok=True)
         values = {"step": run.trainer.step, "split": split, **result.means}
         (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
@@ -119,11 +119,11 @@ def _whole(path: str | None) -> str | None:
 
 
 def _open(
-    config: Config, folder: Path, room: Callable[[torch.device, Path], Room] | None = None
+    config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] | None = None
 ) -> Run:
     accelerator, task = make_accelerator(config), build_task(config)
-    if room is not None:
-        scene = scene_of(config, task, accelerator.device)
-        check_fits(memory_parts(scene), room(accelerator.device, folder))
+    if capacity is not None:
+        planned = planned_run(config, task, accelerator.device)
+        check_fits(memory_parts(planned), capacity(accelerator.device, folder))
     parts, retriever = build(config, task, accelerator)
     return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)

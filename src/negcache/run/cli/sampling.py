@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from negcache.cache import DenseCache
 from negcache.errors import InputError
-from negcache.protocols import Sampler
+from negcache.interfaces import Sampler
 from negcache.run.data import Task
 from negcache.run.training import Config
 from negcache.run.training.config import CacheConfig, SamplerConfig
@@ -27,12 +26,13 @@ from negcache.samplers import (
     rf_softmax,
 )
 from negcache.shapes import Tensor
+from negcache.stores import DenseCache
 
 NU = 4.0
 """Sharpness of rf_softmax's kernel, the published one."""
 
 
-class Place(NamedTuple):
+class SamplerInputs(NamedTuple):
     """What a sampler is built for: a config, its data, the dimensions of an embedding."""
 
     config: Config
@@ -44,8 +44,13 @@ class Place(NamedTuple):
         """The cache that the config asks for, still empty."""
         num_items, config = len(self.task.corpus), self.config.cache
         dtype: torch.dtype = getattr(torch, config.dtype)
-        rho = _rho(config, num_items)
-        return DenseCache(num_items, self.dim, rho=rho, dtype=dtype, device=self.device)
+        return DenseCache(
+            num_items,
+            self.dim,
+            refresh=_refresh(config, num_items),
+            dtype=dtype,
+            device=self.device,
+        )
 
     def counts(self) -> Tensor:
         """Training positives of each item."""
@@ -72,15 +77,15 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
             "; ".join(f"sampler.{key} is for {' and '.join(USED_BY[key])}" for key in idle),
         )
     own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
-    if keys.estimator == "pinned" and (not own_draws or keys.power != 1):
+    if keys.estimator == "cached_partition" and (not own_draws or keys.power != 1):
         raise InputError(
-            'estimator "pinned" with draws of each query\'s own: sampler.name "cached" with '
-            'sampler.shared false and power 1, "distinct" or "head_tail"',
+            'estimator "cached_partition" with draws of each query\'s own: sampler.name "cached" '
+            'with sampler.shared false and power 1, "distinct" or "head_tail"',
             f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
-            'set sampler.estimator to "corrected"',
+            'set sampler.estimator to "log_q_corrected"',
         )
-    place = Place(config, task, dim, device)
-    return SAMPLERS[keys.name](place, keys)
+    inputs = SamplerInputs(config, task, dim, device)
+    return SAMPLERS[keys.name](inputs, keys)
 
 
 def _is_set(keys: SamplerConfig, key: str) -> bool:
@@ -98,9 +103,9 @@ def check_word(word: str) -> None:
         )
 
 
-def _rho(config: CacheConfig, num_items: int) -> float:
+def _refresh(config: CacheConfig, num_items: int) -> float:
     if config.refresh_rows is None:
-        return config.rho
+        return config.refresh
     if config.refresh_rows > num_items:
         raise InputError(
             f"cache.refresh_rows of at most the {num_items} items",
@@ -110,60 +115,60 @@ def _rho(config: CacheConfig, num_items: int) -> float:
     return config.refresh_rows / num_items
 
 
-def _cached(place: Place, keys: SamplerConfig) -> CachedSoftmax:
+def _cached(inputs: SamplerInputs, keys: SamplerConfig) -> CachedSoftmax:
     each = keys.num_negatives
-    return CachedSoftmax(place.cache(), each, power=keys.power, scored=keys.scored)
+    return CachedSoftmax(inputs.cache(), each, power=keys.power, scored=keys.scored)
 
 
 def _pooled(sampler: Sampler, keys: SamplerConfig) -> Sampler:
     return SharedDraws(sampler) if keys.shared else sampler
 
 
-def _uniform(place: Place, keys: SamplerConfig) -> Sampler:
-    return _pooled(Uniform(place.task.corpus, keys.num_negatives), keys)
+def _uniform(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    return _pooled(Uniform(inputs.task.corpus, keys.num_negatives), keys)
 
 
-def _popularity(place: Place, keys: SamplerConfig) -> Sampler:
-    return _pooled(Popularity(place.counts() + 1, keys.num_negatives), keys)
+def _popularity(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    return _pooled(Popularity(inputs.counts() + 1, keys.num_negatives), keys)
 
 
-def _mixture(place: Place, keys: SamplerConfig) -> Sampler:
-    return _pooled(Mixture(_cached(place, keys), Uniform(place.task.corpus, keys.uniform)), keys)
+def _mixture(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    return _pooled(Mixture(_cached(inputs, keys), Uniform(inputs.task.corpus, keys.uniform)), keys)
 
 
-def _rest(place: Place, keys: SamplerConfig) -> Sampler:
-    num_items = len(place.task.corpus)
-    wanted = min(keys.num_negatives * place.config.batch_size, num_items)
-    return CachedRest(place.cache(), wanted)
+def _rest(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    num_items = len(inputs.task.corpus)
+    wanted = min(keys.num_negatives * inputs.config.batch_size, num_items)
+    return CachedRest(inputs.cache(), wanted)
 
 
-def _in_batch(place: Place, keys: SamplerConfig) -> Sampler:
-    counts = place.counts()
+def _in_batch(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    counts = inputs.counts()
     return InBatch((counts / counts.sum()).log())
 
 
-def _rf_softmax(place: Place, keys: SamplerConfig) -> Sampler:
-    score = place.config.score
+def _rf_softmax(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    score = inputs.config.score
     if not score.normalize or score.temperature > 1 / NU:
         raise InputError(
             f"score.normalize true and score.temperature of at most {1 / NU} for rf_softmax",
             f"normalize {score.normalize}, temperature {score.temperature}".lower(),
             'sampler.name "quadratic" takes any score',
         )
-    return _pooled(rf_softmax(place.cache(), keys.num_negatives, nu=NU), keys)
+    return _pooled(rf_softmax(inputs.cache(), keys.num_negatives, nu=NU), keys)
 
 
-SAMPLERS: dict[str, Callable[[Place, SamplerConfig], Sampler]] = {
-    "cached": lambda place, keys: _pooled(_cached(place, keys), keys),
+SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
+    "cached": lambda inputs, keys: _pooled(_cached(inputs, keys), keys),
     "uniform": _uniform,
     "in_batch": _in_batch,
-    "full": lambda place, keys: FullSoftmax(place.task.corpus),
+    "full": lambda inputs, keys: FullSoftmax(inputs.task.corpus),
     "cached_rest": _rest,
     "mixture": _mixture,
     "popularity": _popularity,
-    "distinct": lambda place, keys: CachedDistinct(place.cache(), keys.num_negatives),
-    "head_tail": lambda place, keys: HeadTail(place.cache(), keys.head, keys.num_negatives),
-    "quadratic": lambda place, keys: _pooled(quadratic(place.cache(), keys.num_negatives), keys),
+    "distinct": lambda inputs, keys: CachedDistinct(inputs.cache(), keys.num_negatives),
+    "head_tail": lambda inputs, keys: HeadTail(inputs.cache(), keys.head, keys.num_negatives),
+    "quadratic": lambda inputs, keys: _pooled(quadratic(inputs.cache(), keys.num_negatives), keys),
     "rf_softmax": _rf_softmax,
 }
 """The words of ``sampler.name``; a new sampler adds one."""

@@ -14,7 +14,7 @@ from negcache.run.atomic import atomic_write
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.runs import Run
 from negcache.run.evaluation import top_k_of_all
-from negcache.run.training.checkpoint import room_for
+from negcache.run.training.checkpoint import writing
 from negcache.shapes import Float, Tensor
 
 
@@ -42,7 +42,7 @@ def open_searcher(run: Run) -> Searcher:
     rows = _load(path, fingerprint)
     if rows is None:
         rows = run.retriever.encode_items()
-        with room_for(path), atomic_write(path) as part:
+        with writing(path), atomic_write(path) as part:
             save_file({"rows": rows.cpu()}, part, metadata={"fingerprint": fingerprint})
     return Searcher(run.retriever, rows.to(run.retriever.score.scale.device))
 

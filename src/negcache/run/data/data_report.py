@@ -1,4 +1,4 @@
-"""What real folders get wrong: counted, told in one warning, refused when strict."""
+"""The data report: what real folders get wrong, in one warning, or refused when strict."""
 
 import warnings
 from collections import Counter
@@ -31,32 +31,32 @@ def judge(
 
     Pairs with an unknown id are left out; of a pair judged twice the highest grade is kept.
     """
-    splits, untidy = {}, Counter[str]()
+    splits, faults = {}, Counter[str]()
     judged = np.zeros(len(queries), bool)
     for split, table in tables.items():
         asked, item = queries.find(table["query-id"]), corpus.find(table["corpus-id"])
         grade = table["score"].to_numpy()
-        untidy["judgements of an unknown query (left out)"] += int((asked < 0).sum())
-        untidy["judgements of an unknown item (left out)"] += int((item < 0).sum())
-        untidy["judgements with a score of 0 or less (kept, no positives)"] += int(
+        faults["judgements of an unknown query (left out)"] += int((asked < 0).sum())
+        faults["judgements of an unknown item (left out)"] += int((item < 0).sum())
+        faults["judgements with a score of 0 or less (kept, no positives)"] += int(
             (grade <= 0).sum()
         )
         known = (asked >= 0) & (item >= 0)
         kept = _highest(asked[known], item[known], grade[known])
-        untidy["judgements of a pair judged before (left out)"] += int(known.sum()) - len(kept[0])
+        faults["judgements of a pair judged before (left out)"] += int(known.sum()) - len(kept[0])
         splits[split] = Judgements(*(torch.from_numpy(column) for column in kept))
         judged[kept[0]] = True
-    untidy["items without text (kept)"] = int(corpus.empty().sum())
-    untidy["queries without text (kept)"] = int(queries.empty().sum())
-    untidy["queries without judgements (kept)"] = int((~judged).sum())
-    return splits, +untidy
+    faults["items without text (kept)"] = int(corpus.empty().sum())
+    faults["queries without text (kept)"] = int(queries.empty().sum())
+    faults["queries without judgements (kept)"] = int((~judged).sum())
+    return splits, +faults
 
 
-def report(name: str, untidy: Mapping[str, int], *, strict: bool) -> None:
+def report_faults(name: str, faults: Mapping[str, int], *, strict: bool) -> None:
     """Say in one summary what is untidy; refuse it when strict."""
-    if not untidy:
+    if not faults:
         return
-    counts = "; ".join(f"{count:,} {what}" for what, count in untidy.items())
+    counts = "; ".join(f"{count:,} {what}" for what, count in faults.items())
     if strict:
         raise InputError(f"a tidy task {name}", counts, "clean the folder, or do without strict")
     warnings.warn(f"{name}: {counts}.", stacklevel=3)

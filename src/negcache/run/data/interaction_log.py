@@ -19,7 +19,7 @@ from negcache.run.data.columns import (
     time_column,
     weight_column,
 )
-from negcache.run.data.data_report import report
+from negcache.run.data.data_report import report_faults
 from negcache.run.data.entities import Entities, entities_of
 from negcache.run.data.interactions import Interactions
 from negcache.run.data.leave_last_out import first_of_each_pair, leave_last_out
@@ -55,21 +55,21 @@ def open_interactions(
         InputError: a file or column is missing, ids are null, repeated in a table or of a wrong
             type, times or weights are not finite, or nothing is left to train on.
     """
-    untidy = Counter[str]()
-    told = _read_log(Path(log), columns, least_weight, untidy)
+    faults = Counter[str]()
+    told = _read_log(Path(log), columns, least_weight, faults)
     everyone, without_user = entities_of(told.users, _path(users), columns.user, user_features)
     everything, without_item = entities_of(told.items, _path(items), columns.item, item_features)
-    untidy["users of the log that the user table lacks (kept, features unknown)"] = without_user
-    untidy["items of the log that the item table lacks (kept, features unknown)"] = without_item
-    user, item, times = told.by_row(everyone, everything, untidy)
+    faults["users of the log that the user table lacks (kept, features unknown)"] = without_user
+    faults["items of the log that the item table lacks (kept, features unknown)"] = without_item
+    user, item, times = told.by_row(everyone, everything, faults)
     _check_sizes(Path(log), len(user), len(everything))
-    untidy["users without an interaction (kept)"] = _absent(user, len(everyone))
-    untidy["items without an interaction (kept as candidates)"] = _absent(item, len(everything))
+    faults["users without an interaction (kept)"] = _absent(user, len(everyone))
+    faults["items without an interaction (kept as candidates)"] = _absent(item, len(everything))
     found = Interactions(everyone, everything, leave_last_out(user, item, times))
     if impressions is not None:
-        shown = _impressions(Path(impressions), columns, found, untidy)
+        shown = _impressions(Path(impressions), columns, found, faults)
         found = replace(found, impressions=shown)
-    report(Path(log).stem, +untidy, strict=strict)
+    report_faults(Path(log).stem, +faults, strict=strict)
     return found
 
 
@@ -82,22 +82,22 @@ class _Log(NamedTuple):
     keep: np.ndarray
 
     def by_row(
-        self, users: Entities, items: Entities, untidy: Counter[str]
+        self, users: Entities, items: Entities, faults: Counter[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """User row, item row and time of each interaction that counts, in the order of the log."""
         user, item = users.find(self.users)[self.keep], items.find(self.items)[self.keep]
         times = self.times[self.keep]
         first = first_of_each_pair(user, item, times)
-        untidy["interactions of a pair that came before (left out)"] = len(user) - len(first)
+        faults["interactions of a pair that came before (left out)"] = len(user) - len(first)
         return user[first], item[first], times[first]
 
 
-def _read_log(path: Path, names: Columns, least_weight: float | None, untidy: Counter[str]) -> _Log:
+def _read_log(path: Path, names: Columns, least_weight: float | None, faults: Counter[str]) -> _Log:
     table = read_columns(path, names.needed, (names.time, names.weight))
     weights = weight_column(path, table, names.weight)
     if least_weight is None:
         keep = weights > 0
-        untidy["interactions with a weight of 0 or less (left out)"] = int((~keep).sum())
+        faults["interactions with a weight of 0 or less (left out)"] = int((~keep).sum())
     else:
         keep = weights >= least_weight
     users, items = (id_column(path, table, name) for name in (names.user, names.item))
@@ -105,18 +105,18 @@ def _read_log(path: Path, names: Columns, least_weight: float | None, untidy: Co
 
 
 def _impressions(
-    path: Path, names: Columns, log: Interactions, untidy: Counter[str]
+    path: Path, names: Columns, log: Interactions, faults: Counter[str]
 ) -> KnownPositives:
     """What was shown to each user and not taken, without what the user took in training."""
     table = read_columns(path, [names.user, names.item])
     user = log.users.find(id_column(path, table, names.user))
     item = log.items.find(id_column(path, table, names.item))
-    untidy["impressions of an unknown user (left out)"] = int((user < 0).sum())
-    untidy["impressions of an unknown item (left out)"] = int(((item < 0) & (user >= 0)).sum())
+    faults["impressions of an unknown user (left out)"] = int((user < 0).sum())
+    faults["impressions of an unknown item (left out)"] = int(((item < 0) & (user >= 0)).sum())
     known = (user >= 0) & (item >= 0)
     users, items = torch.from_numpy(user[known]), torch.from_numpy(item[known])
     taken = log.seen_before("dev").contains(users, items)
-    untidy["impressions of an item that the user took in train (left out)"] = int(taken.sum())
+    faults["impressions of an item that the user took in train (left out)"] = int(taken.sum())
     return KnownPositives.from_pairs(users[~taken], items[~taken], len(log.users))
 
 

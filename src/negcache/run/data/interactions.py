@@ -9,7 +9,7 @@ import torch
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.known_positives import KnownPositives
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.run.data.entities import Entities
 from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.judgements import Judgements

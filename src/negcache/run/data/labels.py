@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from negcache.known_positives import KnownPositives
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.ragged import take_rows
 from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.padded import padded_rows
@@ -17,7 +17,7 @@ from negcache.towers import WeightedBags
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Rows of features and their values, compressed; a `protocols.Corpus` of `WeightedBags`.
+    """Rows of features and their values, compressed; an `interfaces.Corpus` of `WeightedBags`.
 
     Args:
         offsets: int64 [N + 1].

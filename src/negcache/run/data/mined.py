@@ -15,7 +15,7 @@ from pyarrow import csv, parquet
 from pyarrow import json as arrow_json
 
 from negcache.errors import InputError
-from negcache.run.data.data_report import report
+from negcache.run.data.data_report import report_faults
 from negcache.run.data.jsonl import encoding_fault, lines_of
 from negcache.run.data.task import Task
 from negcache.shapes import Int, Tensor
@@ -53,19 +53,19 @@ def read_mined_negatives(
     if "positive-id" in table.column_names:
         own = task.corpus_text.find(table["positive-id"])
     row, item = _negatives(table, task)
-    query, untidy = asked[row], Counter[str]()
-    untidy["rows of an unknown query (left out)"] = int((asked < 0).sum())
+    query, faults = asked[row], Counter[str]()
+    faults["rows of an unknown query (left out)"] = int((asked < 0).sum())
     if own is not None:
-        untidy["rows with an unknown positive (kept)"] = int((own < 0).sum())
-    untidy["negatives that are unknown items (left out)"] = int((item < 0).sum())
+        faults["rows with an unknown positive (kept)"] = int((own < 0).sum())
+    faults["negatives that are unknown items (left out)"] = int((item < 0).sum())
     known = (query >= 0) & (item >= 0)
     keys = query[known] * len(task.corpus) + item[known]
     right = np.isin(keys, _positives(task, asked, own))
-    untidy["negatives that are positives of their query (left out)"] = int(right.sum())
+    faults["negatives that are positives of their query (left out)"] = int(right.sum())
     keys, repeats = _once(keys[~right])
-    untidy["negatives named before for their query (left out)"] = repeats
-    report(path.name, +untidy, strict=strict)
-    return _table(keys, task, most, path), +untidy
+    faults["negatives named before for their query (left out)"] = repeats
+    report_faults(path.name, +faults, strict=strict)
+    return _table(keys, task, most, path), +faults
 
 
 def _read(path: Path) -> pa.Table:

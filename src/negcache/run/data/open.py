@@ -14,7 +14,7 @@ from negcache.known_positives import KnownPositives
 from negcache.run.atomic import atomic_write, remove
 from negcache.run.checksum import sha256_of
 from negcache.run.data.beir import beir_tables
-from negcache.run.data.data_report import report
+from negcache.run.data.data_report import report_faults
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.prepare import FORMAT, MANIFEST, Settings, prepare
@@ -55,7 +55,7 @@ def open_task(
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     if verify:
         _verify(manifest["sources"], folder)
-    report(tables.name, manifest["untidy"], strict=strict)
+    report_faults(tables.name, manifest["untidy"], strict=strict)
     return _load(folder, tables.name, manifest["fingerprint"])
 
 
@@ -67,7 +67,7 @@ def _tables(source: str | Path) -> Tables:
     raise InputError(
         f"a built-in task ({', '.join(BUILT_IN)}) or a BEIR folder",
         f"{str(source)!r}, which is neither",
-        "check the path; `go` and `debian` are first written to a folder with write_beir",
+        "check the path; `go`, `debian` and others: python -m benchmarks.datasets NAME OUT",
     )
 
 

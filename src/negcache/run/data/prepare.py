@@ -53,12 +53,12 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
             f"{len(corpus)} in {tables.files[0]}",
             "add items: with one there is nothing to tell apart",
         )
-    splits, untidy = data_report.judge(tables.splits(), queries, corpus)
+    splits, faults = data_report.judge(tables.splits(), queries, corpus)
     train = splits["train"].positives()
     if not len(train):
-        raise _no_positives(tables, untidy)
+        raise _no_positives(tables, faults)
     if strict:
-        data_report.report(tables.name, untidy, strict=True)
+        data_report.report_faults(tables.name, faults, strict=True)
     _write_judgements(folder, splits, len(queries))
     _write_tokens(folder, corpus, queries, train, settings)
     manifest = {
@@ -66,7 +66,7 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
         "name": tables.name,
         "settings": asdict(settings),
         "sources": sources,
-        "untidy": dict(untidy),
+        "untidy": dict(faults),
         "fingerprint": _fingerprint(folder, settings),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
@@ -112,8 +112,8 @@ def _fingerprint(folder: Path, settings: Settings) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _no_positives(tables: Tables, untidy: Mapping[str, int]) -> InputError:
-    counts = "; ".join(f"{count:,} {what}" for what, count in untidy.items()) or "no judgements"
+def _no_positives(tables: Tables, faults: Mapping[str, int]) -> InputError:
+    counts = "; ".join(f"{count:,} {what}" for what, count in faults.items()) or "no judgements"
     return InputError(
         f"training positives (score above 0) in qrels/train of {tables.name}",
         f"none; {counts}",

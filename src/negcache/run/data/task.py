@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.protocols import Batch
+from negcache.messages import Batch
 from negcache.run.data.epoch import shuffled_batches
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.texts import TextTable
@@ -21,7 +21,7 @@ class Task:
 
     Args:
         name: of the built-in task or the folder.
-        corpus: tokens of the items; a `protocols.Corpus`.
+        corpus: tokens of the items; an `interfaces.Corpus`.
         queries: tokens of the queries.
         corpus_text: ids and texts of the items.
         query_text: ids and texts of the queries.

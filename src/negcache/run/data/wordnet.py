@@ -3,7 +3,6 @@
 Made by scripts/build_wordnet.py; see assets/WORDNET_LICENSE.txt for Princeton's licence.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,15 +68,6 @@ BUILT_IN = {"wordnet-sense": sense_rows, "wordnet-reverse": reverse_rows}
 def wordnet_tables(name: str) -> Tables:
     """A built-in task by name; reads nothing yet."""
     return from_rows(name, (ASSET,), BUILT_IN[name])
-
-
-def how_lemmas_were_found() -> Counter[str]:
-    """How many examples show their lemma as it is written, inflected, or not at all."""
-    return Counter(
-        lemma_in_example(entry.lemmas, example).how
-        for entry in entries()
-        for example in entry.examples
-    )
 
 
 def _no_judgements() -> dict[str, list[tuple[str, str]]]:

@@ -1,20 +1,14 @@
 """From features to embeddings, a chunk at a time: no gradient, dropout off."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import torch
 from torch import nn
 
-from negcache.protocols import Corpus, Score
+from negcache.encoder import ItemEncoder, Progress
+from negcache.interfaces import Corpus
+from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
-from negcache.towers import finite, without_dropout
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Wraps an iterable to show how far it is; ``iter`` shows nothing."""
 
 
-@torch.no_grad()
 def encode_all(
     tower: nn.Module,
     features: Corpus,
@@ -34,11 +28,6 @@ def encode_all(
         chunk: rows per forward pass.
     """
     wanted = torch.arange(len(features)) if ids is None else ids
-    device = next(tower.parameters()).device
-    with without_dropout(tower):
-        return torch.cat(
-            [
-                finite(score.embed(tower(features[part].to(device))), part)
-                for part in progress(wanted.split(chunk))
-            ]
-        )
+    wanted = wanted.to(next(tower.parameters()).device)
+    parts = ItemEncoder(tower, features, score).encode_all(wanted, chunk, progress)
+    return torch.cat([rows for _, rows in parts])

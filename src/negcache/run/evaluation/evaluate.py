@@ -8,10 +8,11 @@ from torch import nn
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.protocols import Corpus, Score
+from negcache.interfaces import Corpus
 from negcache.run.evaluation.encode import Progress, encode_all
 from negcache.run.evaluation.metrics import DEPTH, MEASURES, Ranking, measure
 from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
+from negcache.score import Score
 from negcache.shapes import Int, Tensor
 
 

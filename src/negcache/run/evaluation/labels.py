@@ -9,8 +9,8 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.protocols import Score
 from negcache.run.evaluation.search import top_k_of_all
+from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
 AT = (1, 3, 5)

@@ -6,7 +6,7 @@ import torch
 
 from negcache.exclusion import Exclusion
 from negcache.indexes import top_k
-from negcache.protocols import Score
+from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
 BLOCK = 1024

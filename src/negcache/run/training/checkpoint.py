@@ -47,7 +47,7 @@ class Checkpoints:
         for left in self.folder.glob(".step-*"):  # of a process that was killed
             shutil.rmtree(left)
         tree, tensors = pack(state)
-        with room_for(target), atomic_write(target) as part:
+        with writing(target), atomic_write(target) as part:
             part.mkdir()
             save_file(tensors, part / TENSORS)
             (part / STATE).write_text(json.dumps(tree), encoding="utf-8")
@@ -90,7 +90,7 @@ class Checkpoints:
 
 
 @contextmanager
-def room_for(what: Path) -> Iterator[None]:
+def writing(what: Path) -> Iterator[None]:
     """A failing write, most often a full disk, becomes a clear error."""
     try:
         yield

@@ -93,7 +93,7 @@ class SamplerConfig(BaseModel):
     name: str = "cached"
     num_negatives: int = Field(default=1, ge=1)
     shared: bool = True
-    estimator: Literal["corrected", "pinned"] = "corrected"
+    estimator: Literal["log_q_corrected", "cached_partition"] = "log_q_corrected"
     power: float = Field(default=1.0, gt=0)
     scored: float = Field(default=1.0, gt=0, le=1)
     uniform: int = Field(default=1, ge=1)
@@ -101,10 +101,10 @@ class SamplerConfig(BaseModel):
 
 
 class CacheConfig(BaseModel):
-    """rho: share of the rows looked at again each step; refresh_rows: the same as a count."""
+    """refresh: share of the rows looked at again each step; refresh_rows: the same as a count."""
 
     model_config = STRICT
-    rho: float = Field(default=0.01, ge=0, le=1)
+    refresh: float = Field(default=0.01, ge=0, le=1)
     refresh_rows: int | None = Field(default=None, ge=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
 

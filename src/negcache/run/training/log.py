@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from torch.utils.tensorboard import SummaryWriter
 
 from negcache.errors import InputError
-from negcache.protocols import StepReport
-from negcache.run.training.checkpoint import room_for
+from negcache.messages import StepReport
+from negcache.run.training.checkpoint import writing
 
 FILES = ("metrics.jsonl", "timings.jsonl")
 MEANS = ("loss", "effective_sample_size", "staleness", "masked_hits")
@@ -38,7 +38,7 @@ class RunLog:
         state = state or {"bytes": {}, "step": 0, "window": {}, "totals": {}, "seconds": {}}
         self.folder, self.window = folder, Counter[str](state["window"])
         self.totals, self.seconds = Counter[str](state["totals"]), Counter[str](state["seconds"])
-        with room_for(folder):
+        with writing(folder):
             self._files = {
                 name: _open_cut(folder / name, state["bytes"].get(name, 0)) for name in FILES
             }
@@ -73,7 +73,7 @@ class RunLog:
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """All that a later process needs to go on with these files."""
-        with room_for(self.folder):
+        with writing(self.folder):
             for file in self._files.values():
                 file.flush()
                 os.fsync(file.fileno())
@@ -102,7 +102,7 @@ class RunLog:
         self, name: str, head: dict[str, int], values: Mapping[str, float | int], prefix: str = ""
     ) -> None:
         line = head | {key: _plain(value) for key, value in values.items()}
-        with room_for(self.folder / name):
+        with writing(self.folder / name):
             self._files[name].write(json.dumps(line).encode() + b"\n")
             self._files[name].flush()
             for key, value in values.items():

@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from negcache.protocols import Batch, Corpus, StepReport
+from negcache.interfaces import Corpus
+from negcache.messages import Batch, StepReport
 from negcache.shapes import Float, Int, Tensor
 
 

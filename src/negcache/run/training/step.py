@@ -1,4 +1,4 @@
-"""One training step: the one place where towers, loss, optimizer and cache meet."""
+"""One training step: the one place where towers, loss, optimizer and store meet."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from time import perf_counter
 from accelerate import Accelerator
 
 from negcache.errors import InputError
-from negcache.protocols import Batch, StepReport
+from negcache.messages import Batch, StepReport
 from negcache.run.training.parts import Parts
-from negcache.shapes import Float, Int, Tensor
+from negcache.validation import check_finite
 
 
 def train_step(
@@ -30,10 +30,11 @@ def train_step(
         with accelerator.accumulate():
             with timed(seconds, "query"), accelerator.autocast():
                 rows = parts.query_tower(batch.queries)
-                check_finite(rows, batch.query_ids, "queries", step)
+                with named(step):
+                    check_finite(rows, batch.query_ids, "embeddings of queries")
             with named(step), accelerator.autocast():
                 loss = parts.loss_fn(rows, batch.positives, batch.query_ids, batch.negatives)
-            check_finite(loss[None, None], batch.positives, "the loss of items", step)
+                check_finite(loss[None, None], batch.positives, "loss of items")
             with timed(seconds, "backward"):
                 accelerator.backward(loss)
             with timed(seconds, "optimizer"):
@@ -45,27 +46,6 @@ def train_step(
         report = parts.loss_fn.report()
         reports.append(replace(report, seconds=report.seconds | seconds))
     return reports
-
-
-def check_finite(
-    rows: Float[Tensor, "R D"], ids: Int[Tensor, "B"] | None, what: str, step: int
-) -> None:
-    """Stop before NaN or inf reaches the optimizer.
-
-    Args:
-        rows: values to check; one row per id, or one row for all of them.
-        ids, what, step: named in the error.
-    """
-    good = rows.detach().isfinite().all(dim=1)
-    if good.all():
-        return
-    bad = ids if ids is None or len(ids) != len(good) else ids[~good]
-    names = "" if bad is None else f", ids {bad[:8].tolist()}{' ...' if len(bad) > 8 else ''}"
-    raise InputError(
-        "finite numbers from the towers",
-        f"NaN or inf at step {step} in {what}{names}",
-        "lower optimizer.lr, or look at these texts; the last checkpoint is untouched",
-    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ TITLES = {"ndcg10": "nDCG@10", "mrr10": "MRR@10", "r1": "R@1", "r10": "R@10", "r
 ALPHA = 0.05
 """Below it a difference is said to be more than the choice of queries explains."""
 
-_ASIDE = {
+_LEFT_OUT = {
     "data.source",  # equal data may lie in two places
     "data.strict",
     "sampler.name",  # has a row of its own
@@ -97,7 +97,7 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "sampler.name", [run.found.config.sampler.name for run in runs]
     settings = [dict(leaves(run.found.config.model_dump())) for run in runs]
     for key in settings[0]:
-        if key not in _ASIDE and len({str(of[key]) for of in settings}) > 1:
+        if key not in _LEFT_OUT and len({str(of[key]) for of in settings}) > 1:
             yield key, [str(of[key]) for of in settings]
     for name, title in TITLES.items():
         yield title, [f"{run.means[name]:.4f}" for run in runs]

@@ -23,7 +23,7 @@ from negcache.run.training.checkpoint import STATE, Checkpoints
 
 @dataclass(frozen=True)
 class Found:
-    """A run folder at the door: nothing but its small files has been read.
+    """A run folder of which only the small files have been read.
 
     Args:
         name: of the run, distinct among those compared.

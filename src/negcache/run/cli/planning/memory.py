@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from negcache.functional.two_stage import ALL_SCORES, BLOCK_SCORES, CELL, GATHER, scores_all
 from negcache.indexes.sums import ARITY
-from negcache.run.cli.planning.scene import Scene
+from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
+from negcache.run.cli.planning.planned_run import PlannedRun
 
 FLOAT, INT = 4, 8
 
@@ -38,96 +38,96 @@ class Part(NamedTuple):
     lower: str
 
 
-def memory_parts(scene: Scene) -> list[Part]:
+def memory_parts(planned: PlannedRun) -> list[Part]:
     """All parts of a run, in the order they come to be."""
-    return [*_kept(scene), *_drawing(scene), *_encoding(scene), *_around(scene)]
+    return [*_kept(planned), *_drawing(planned), *_encoding(planned), *_around(planned)]
 
 
-def parameter_bytes(scene: Scene) -> int:
+def parameter_bytes(planned: PlannedRun) -> int:
     """Of the towers and the temperature; float32."""
-    return FLOAT * (scene.towers * scene.tower.parameters + 1)
+    return FLOAT * (planned.towers * planned.tower.parameters + 1)
 
 
-def gradient_bytes(scene: Scene) -> int:
+def gradient_bytes(planned: PlannedRun) -> int:
     """Of everything that is trained."""
-    learned = int(scene.config.score.learn_temperature)
-    return FLOAT * (scene.towers * scene.tower.trained + learned)
+    learned = int(planned.config.score.learn_temperature)
+    return FLOAT * (planned.towers * planned.tower.trained + learned)
 
 
-def optimizer_bytes(scene: Scene) -> int:
+def optimizer_bytes(planned: PlannedRun) -> int:
     """Two moments a trained number and a step count a tensor, for Adam; nothing for SGD."""
-    if scene.config.optimizer.name == "sgd":
+    if planned.config.optimizer.name == "sgd":
         return 0
-    learned = int(scene.config.score.learn_temperature)
-    return 2 * gradient_bytes(scene) + FLOAT * (scene.towers * scene.tower.tensors + learned)
+    learned = int(planned.config.score.learn_temperature)
+    return 2 * gradient_bytes(planned) + FLOAT * (planned.towers * planned.tower.tensors + learned)
 
 
-def cache_bytes(scene: Scene) -> int:
+def cache_bytes(planned: PlannedRun) -> int:
     """Rows in the cache's dtype, and the step of each row's last write."""
-    if not scene.cost.keeps_cache:
+    if not planned.cost.keeps_cache:
         return 0
-    dtype: torch.dtype = getattr(torch, scene.config.cache.dtype)
-    return scene.facts.num_items * (scene.tower.dim * dtype.itemsize + INT)
+    dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
+    return planned.facts.num_items * (planned.tower.dim * dtype.itemsize + INT)
 
 
-def sums_bytes(scene: Scene) -> int:
-    """Kernel features summed over cells of rows, and over nodes of cells."""
-    if scene.cost.features is None:
+def sums_bytes(planned: PlannedRun) -> int:
+    """Kernel features summed over blocks of rows, and over nodes of blocks."""
+    if planned.cost.features is None:
         return 0
-    cells = -(-scene.facts.num_items // CELL)
-    return FLOAT * cells * scene.cost.features(scene.tower.dim) * ARITY // (ARITY - 1)
+    blocks = -(-planned.facts.num_items // BLOCK)
+    return FLOAT * blocks * planned.cost.features(planned.tower.dim) * ARITY // (ARITY - 1)
 
 
-def checkpoint_bytes(scene: Scene) -> int:
+def checkpoint_bytes(planned: PlannedRun) -> int:
     """Tensors of one checkpoint: all of the above but gradients, and two generators."""
-    kept = cache_bytes(scene) + sums_bytes(scene)
+    kept = cache_bytes(planned) + sums_bytes(planned)
     generators = 2 * torch.Generator().get_state().nbytes
-    if scene.on_gpu:
+    if planned.on_gpu:
         generators += 16 * torch.cuda.device_count()
-    return parameter_bytes(scene) + optimizer_bytes(scene) + kept + generators
+    return parameter_bytes(planned) + optimizer_bytes(planned) + kept + generators
 
 
-def _kept(scene: Scene) -> Iterator[Part]:
+def _kept(planned: PlannedRun) -> Iterator[Part]:
     """What is there from the first step to the last."""
-    is_static = scene.config.tower.kind == "static"
-    tower = "tower.width, tower.dim or data.vocab_size" if is_static else _dim(scene)
-    yield Part("tower parameters", parameter_bytes(scene), "device", ALWAYS, True, tower)
-    yield Part("gradients", gradient_bytes(scene), "device", "backward", True, tower)
+    is_static = planned.config.tower.kind == "static"
+    tower = "tower.width, tower.dim or data.vocab_size" if is_static else _dim(planned)
+    yield Part("tower parameters", parameter_bytes(planned), "device", ALWAYS, True, tower)
+    yield Part("gradients", gradient_bytes(planned), "device", "backward", True, tower)
     state = f'{tower}, or optimizer.name="sgd"'
-    yield Part("optimizer state", optimizer_bytes(scene), "device", ALWAYS, True, state)
-    rows = f'{_smaller_rows(scene)}, or sampler.name="uniform"'
-    yield Part("cache", cache_bytes(scene), "device", ALWAYS, True, rows)
-    extra = scene.cost.bytes_per_item * scene.facts.num_items
+    yield Part("optimizer state", optimizer_bytes(planned), "device", ALWAYS, True, state)
+    rows = f'{_smaller_rows(planned)}, or sampler.name="uniform"'
+    yield Part("cache", cache_bytes(planned), "device", ALWAYS, True, rows)
+    extra = planned.cost.bytes_per_item * planned.facts.num_items
     yield Part("sampler's item table", extra, "device", ALWAYS, True, "sampler.name")
-    yield Part("sums of features", sums_bytes(scene), "device", ALWAYS, True, "sampler.name")
-    pairs = scene.facts.judgement_bytes + 3 * INT * scene.facts.num_pairs
+    yield Part("sums of features", sums_bytes(planned), "device", ALWAYS, True, "sampler.name")
+    pairs = planned.facts.judgement_bytes + 3 * INT * planned.facts.num_pairs
     yield Part("judgements and pairs", pairs, "host", ALWAYS, False, "the data")
 
 
-def _drawing(scene: Scene) -> Iterator[Part]:
-    """The exact draw: one block of scores, a mass for each cell, the rows of the drawn cells."""
-    if not scene.cost.passes:
+def _drawing(planned: PlannedRun) -> Iterator[Part]:
+    """The exact draw: one chunk of scores, a mass for each block, the rows of the drawn blocks."""
+    if not planned.cost.passes:
         return
-    batch, items, dim = scene.config.batch_size, scene.facts.num_items, scene.tower.dim
-    budget = BLOCK_SCORES["cuda" if scene.on_gpu else "cpu"]
-    cells = -(-items // CELL)
-    block = min(max(1, budget // (CELL * batch)), cells) * CELL * batch * FLOAT
-    masses = batch * cells * (3 * FLOAT + INT)  # blocks, joined; shifted; their float64 sums
+    batch, items, dim = planned.config.batch_size, planned.facts.num_items, planned.tower.dim
+    budget = CHUNK_SCORES["cuda" if planned.on_gpu else "cpu"]
+    blocks = -(-items // BLOCK)
+    chunk = min(max(1, budget // (BLOCK * batch)), blocks) * BLOCK * batch * FLOAT
+    masses = batch * blocks * (3 * FLOAT + INT)  # chunks, joined; shifted; their float64 sums
     lower = "batch_size"
-    yield Part("draw: cell masses", masses, "device", "draw", False, lower)
-    yield Part("draw: a block of scores", block, "device", "draw", False, lower)
-    if scores_all(scene.each, items):
+    yield Part("draw: block masses", masses, "device", "draw", False, lower)
+    yield Part("draw: a chunk of scores", chunk, "device", "draw", False, lower)
+    if scores_all(planned.each, items):
         scores = min(max(ALL_SCORES, items), batch * items) * FLOAT
         yield Part("draw: scores of all rows", scores, "device", "draw", False, lower)
     else:
-        rows = min(GATHER, batch * scene.each * CELL) * dim * FLOAT
-        yield Part("draw: rows of drawn cells", rows, "device", "draw", False, _dim(scene))
+        rows = min(GATHER, batch * planned.each * BLOCK) * dim * FLOAT
+        yield Part("draw: rows of drawn blocks", rows, "device", "draw", False, _dim(planned))
 
 
-def _encoding(scene: Scene) -> Iterator[Part]:
+def _encoding(planned: PlannedRun) -> Iterator[Part]:
     """What a forward pass leaves for the backward pass."""
-    config, facts, tower = scene.config, scene.facts, scene.tower
-    batch, dim, encoded = config.batch_size, tower.dim, scene.encoded
+    config, facts, tower = planned.config, planned.facts, planned.tower
+    batch, dim, encoded = config.batch_size, tower.dim, planned.encoded
     at_once = min(encoded, config.tower.mini_batch_size or encoded)
     queries = batch * tower.kept.of(facts.query_tokens)
     items = at_once * tower.kept.of(facts.item_tokens) + encoded * dim
@@ -136,39 +136,40 @@ def _encoding(scene: Scene) -> Iterator[Part]:
         lower = 'sampler.name="cached", or tower.mini_batch_size'
     activations = round(FLOAT * (queries + items))
     yield Part("activations", activations, "device", "backward", False, lower)
-    scores = batch * scene.table * 4  # logits, weights, terms, the gradient of one
-    gathered = batch * scene.columns * dim
-    lower = "batch_size, or sampler.name" if scene.is_pooled else "sampler.num_negatives"
+    scores = batch * planned.table * 4  # logits, weights, terms, the gradient of one
+    gathered = batch * planned.columns * dim
+    lower = "batch_size, or sampler.name" if planned.is_pooled else "sampler.num_negatives"
     yield Part("scores", FLOAT * (scores + gathered), "device", "backward", False, lower)
-    if scene.cost.keeps_cache:
+    if planned.cost.keeps_cache:
         ages = 3 * INT * facts.num_items
-        found = scene.refreshed * dim * FLOAT
-        lower = "cache.refresh_rows or cache.rho"
+        found = planned.refreshed * dim * FLOAT
+        lower = "cache.refresh_rows or cache.refresh"
         yield Part("refresh: ages and rows", ages + found, "device", "refresh", False, lower)
 
 
-def _around(scene: Scene) -> Iterator[Part]:
+def _around(planned: PlannedRun) -> Iterator[Part]:
     """Checkpoints, evaluation and search."""
-    config, state = scene.config, checkpoint_bytes(scene)
-    lower = f"{_smaller_rows(scene)} or keep_checkpoints"
-    if scene.on_gpu:
+    config, state = planned.config, checkpoint_bytes(planned)
+    lower = f"{_smaller_rows(planned)} or keep_checkpoints"
+    if planned.on_gpu:
         yield Part("checkpoint, copied", state, "host", "checkpoint", True, lower)
     kept = (config.keep_checkpoints + 1) * state
     yield Part(
         f"{config.keep_checkpoints} checkpoints and the next", kept, "disk", ALWAYS, True, lower
     )
-    rows = scene.facts.num_items * scene.tower.dim * FLOAT
+    rows = planned.facts.num_items * planned.tower.dim * FLOAT
     when = "evaluation" if config.eval_every else LATER
-    yield Part("evaluation: encoded corpus", 2 * rows, "device", when, False, _dim(scene))
-    yield Part("search index", rows, "disk", LATER, True, _dim(scene))
+    yield Part("evaluation: encoded corpus", 2 * rows, "device", when, False, _dim(planned))
+    yield Part("search index", rows, "disk", LATER, True, _dim(planned))
 
 
-def _dim(scene: Scene) -> str:
+def _dim(planned: PlannedRun) -> str:
     """The key that decides the dimensions."""
-    return "tower.dim" if scene.config.tower.kind == "static" else "tower.folder (a smaller model)"
+    is_static = planned.config.tower.kind == "static"
+    return "tower.dim" if is_static else "tower.folder (a smaller model)"
 
 
-def _smaller_rows(scene: Scene) -> str:
+def _smaller_rows(planned: PlannedRun) -> str:
     """The keys that decide the bytes of a cached row."""
-    halved = scene.config.cache.dtype == "bfloat16" or not scene.cost.keeps_cache
-    return _dim(scene) if halved else f'cache.dtype="bfloat16", {_dim(scene)}'
+    halved = planned.config.cache.dtype == "bfloat16" or not planned.cost.keeps_cache
+    return _dim(planned) if halved else f'cache.dtype="bfloat16", {_dim(planned)}'

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from negcache.functional.features import Quadratic
+from negcache.ops.kernels import Quadratic
 from negcache.run.training.config import SamplerConfig
 
 
@@ -22,7 +22,7 @@ class SamplerCost(NamedTuple):
             ``sampler.shared`` says so.
         scores_batch: whether the batch's positives are scored for every query.
         bytes_per_item: of anything else it holds.
-        features: dimensions -> numbers of a cell's sum of kernel features; None: there are no sums.
+        features: dimensions -> numbers of a block's sum of kernel features; None: no sums.
         each: draws per query, from the keys of the sampler.
     """
 

@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-from negcache.functional.two_stage import CELL
 from negcache.indexes.sums import TOP
-from negcache.run.cli.planning.scene import Scene
+from negcache.ops.two_stage import ALL_SCORES, BLOCK, scores_all
+from negcache.run.cli.planning.planned_run import PlannedRun
 
 
 class Work(NamedTuple):
@@ -30,52 +30,59 @@ class Work(NamedTuple):
     score_flops: int
 
 
-def work_of(scene: Scene) -> Work:
+def work_of(planned: PlannedRun) -> Work:
     """Two flops a multiply-add; a backward pass is twice a forward one."""
-    config, batches = scene.config, scene.config.accumulation
+    config, batches = planned.config, planned.config.accumulation
     return Work(
-        items_grad=batches * scene.encoded,
-        items_nograd=scene.refreshed,
-        fill=scene.facts.num_items if scene.cost.keeps_cache else 0,
+        items_grad=batches * planned.encoded,
+        items_nograd=planned.refreshed,
+        fill=planned.facts.num_items if planned.cost.keeps_cache else 0,
         queries=batches * config.batch_size,
-        tower_flops=round(batches * _encoding(scene) + _refresh(scene)),
-        draw_flops=batches * _draw(scene),
+        tower_flops=round(batches * _encoding(planned) + _refresh(planned)),
+        draw_flops=batches * _draw(planned),
         score_flops=batches
         * 3
         * 2
         * config.batch_size
-        * scene.tower.dim
-        * (scene.table + scene.columns),
+        * planned.tower.dim
+        * (planned.table + planned.columns),
     )
 
 
-def _encoding(scene: Scene) -> float:
+def _encoding(planned: PlannedRun) -> float:
     """Of a batch's queries and items, with gradient."""
-    tower, facts = scene.tower, scene.facts
+    tower, facts = planned.tower, planned.facts
     again = int(tower.recomputes)
-    chunked = int(0 < scene.config.tower.mini_batch_size < scene.encoded)  # done once more
+    chunked = int(0 < planned.config.tower.mini_batch_size < planned.encoded)  # done once more
 
     def flops(tokens: float, forwards: int) -> float:
         return 2 * forwards * tower.forward.of(tokens) + 4 * tower.trained_forward.of(tokens)
 
-    queries = scene.config.batch_size * flops(facts.query_tokens, 1 + again)
-    return queries + scene.encoded * flops(facts.item_tokens, 1 + again + chunked)
+    queries = planned.config.batch_size * flops(facts.query_tokens, 1 + again)
+    return queries + planned.encoded * flops(facts.item_tokens, 1 + again + chunked)
 
 
-def _refresh(scene: Scene) -> float:
-    return 2 * scene.refreshed * scene.tower.forward.of(scene.facts.item_tokens)
+def _refresh(planned: PlannedRun) -> float:
+    return 2 * planned.refreshed * planned.tower.forward.of(planned.facts.item_tokens)
 
 
-def _draw(scene: Scene) -> int:
-    """Passes over the cache, then the cells that were drawn, then the law of pooled draws."""
-    batch, cost = scene.config.batch_size, scene.cost
-    cells = scene.each * CELL
-    pooled = scene.drawn if scene.is_pooled else 0
+def _draw(planned: PlannedRun) -> int:
+    """Passes over the cache, then stage two, then the law of pooled draws."""
+    batch, cost = planned.config.batch_size, planned.cost
+    pooled = planned.drawn if planned.is_pooled else 0
     if cost.features is not None:
-        nodes = min(TOP, math.ceil(scene.facts.num_items / CELL))
-        features = cost.features(scene.tower.dim)
-        return 2 * batch * (nodes * features + scene.tower.dim * (1 + pooled) * cells)
+        nodes, rows = min(TOP, math.ceil(planned.facts.num_items / BLOCK)), planned.each * BLOCK
+        features = cost.features(planned.tower.dim)
+        return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * rows)
     if not cost.passes:
         return 0
-    passed = math.ceil(cost.passes * scene.facts.num_items * scene.config.sampler.scored)
-    return 2 * batch * scene.tower.dim * (passed + cells + pooled)
+    passed = math.ceil(cost.passes * planned.facts.num_items * planned.config.sampler.scored)
+    return 2 * batch * planned.tower.dim * (passed + _stage_two(planned) + pooled)
+
+
+def _stage_two(planned: PlannedRun) -> int:
+    """Rows that are scored once more for each query."""
+    items = planned.facts.num_items
+    if not scores_all(planned.each, items):
+        return planned.each * BLOCK
+    return 0 if planned.config.batch_size * items <= ALL_SCORES else items

@@ -1,4 +1,4 @@
-"""The rest form: exact on a fresh cache for every subset, item side exact in expectation."""
+"""The rest form: exact on a fresh store for every subset, item side exact in expectation."""
 
 import itertools
 
@@ -7,21 +7,18 @@ import torch
 from roster import problem
 
 import negcache as nc
+from negcache.draws import draw as draw_from
+from negcache.ops.rest import inclusion_chances, item_grad_scale, linear_term, systematic
+from negcache.samplers.rest import draw_with_rest
 from negcache.testing import reference
-from negcache.samplers.rest import (
-    draw_with_rest,
-    inclusion_chances,
-    item_grad_scale,
-    rest_term,
-    systematic,
-)
 
 
 def loss_of(draw, request, queries, items):
     """One draw's loss per query, as SoftmaxLoss computes it."""
     drawn = item_grad_scale(items[draw.ids], draw.rest.inclusion)
     terms = request.score(queries, drawn) + draw.log_weight
-    terms = torch.cat([terms, rest_term(queries, request.score, draw.rest)], 1)
+    rest = linear_term(draw.rest.log_mass, draw.rest.mean, queries, request.score.scale)
+    terms = torch.cat([terms, rest], 1)
     positive = request.score.paired(queries, items[request.positives][:, None])[:, 0]
     return nc.estimators.softmax_loss(positive, terms)
 
@@ -32,14 +29,14 @@ def uniform_of(value):
 
 @pytest.mark.parametrize("count", [1, 3, 20, 300])
 def test_fresh_cache_value_and_query_gradient_are_exact_for_every_draw(count):
-    request, items, cache = problem()
+    request, items, store = problem()
     queries = request.queries.clone().requires_grad_()
     truth = reference.full_softmax_losses(
         request.score(queries, items), request.positives, request.exclude
     )
     wanted = torch.autograd.grad(truth.sum(), queries)[0]
     for start in (0.0, 0.3, 0.99):
-        draw = draw_with_rest(request, cache, count, uniform_of(start))
+        draw = draw_with_rest(request, store, count, uniform_of(start))
         losses = loss_of(draw, request, queries, items)
         torch.testing.assert_close(losses, truth, atol=1e-10, rtol=0)
         found = torch.autograd.grad(losses.sum(), queries)[0]
@@ -49,11 +46,11 @@ def test_fresh_cache_value_and_query_gradient_are_exact_for_every_draw(count):
 @pytest.mark.parametrize("count", [200, 230])
 def test_a_small_rest_counts_in_float32(count):
     """A fraction of a percent of the sum is left out of what is encoded: far above rounding."""
-    request, items, cache = problem(dtype=torch.float32, temperature=0.1)
+    request, items, store = problem(dtype=torch.float32, temperature=0.1)
     truth = reference.full_softmax_losses(
         request.score(request.queries, items).double(), request.positives, request.exclude
     )
-    draw = draw_with_rest(request, cache, count, uniform_of(0.5))
+    draw = draw_with_rest(request, store, count, uniform_of(0.5))
     log_z = reference.log_partition(request, items)
     share = (draw.rest.log_mass - log_z).exp()
     assert (share > 1e-4).all()
@@ -64,22 +61,22 @@ def test_a_small_rest_counts_in_float32(count):
 
 def test_item_gradient_is_exact_in_expectation_over_all_starts():
     """8 items: the sample is piecewise constant in the start; midpoints of the pieces are exact."""
-    request, items, cache = problem(num_items=8)
+    request, items, store = problem(num_items=8)
     items = items.clone().requires_grad_()
     truth = reference.full_softmax_losses(
         request.score(request.queries, items), request.positives, request.exclude
     ).sum()
     wanted = torch.autograd.grad(truth, items, retain_graph=True)[0]
     targets = request.targets.unique()
-    everything = draw_with_rest(request, cache, 2, uniform_of(0.0))
+    everything = draw_with_rest(request, store, 2, uniform_of(0.0))
     demand = reference.softmax_law(request, items.detach()).sum(0)
     demand[targets] = 0
     ends = inclusion_chances(demand, 2).cumsum(0)
-    cuts = torch.cat([torch.zeros(1), (-ends).remainder(1.0), torch.ones(1)]).double().sort().values
+    ends = torch.cat([torch.zeros(1), (-ends).remainder(1.0), torch.ones(1)]).double().sort().values
     expected, subsets = torch.zeros_like(wanted), set()
-    for low, high in itertools.pairwise(cuts.tolist()):
+    for low, high in itertools.pairwise(ends.tolist()):
         if high - low > 1e-12:
-            draw = draw_with_rest(request, cache, 2, uniform_of((low + high) / 2))
+            draw = draw_with_rest(request, store, 2, uniform_of((low + high) / 2))
             subsets.add(tuple(draw.ids.tolist()))
             loss = loss_of(draw, request, request.queries, items).sum()
             expected += (high - low) * torch.autograd.grad(loss, items)[0]
@@ -89,13 +86,13 @@ def test_item_gradient_is_exact_in_expectation_over_all_starts():
 
 
 def test_a_learned_scale_gets_the_full_derivative():
-    request, items, cache = problem()
+    request, items, store = problem()
     score = nc.DotScore(0.3, learn_temperature=True).double()
     learned = nc.messages.Request(request.queries, score, request.positives, request.exclude)
     truth = reference.full_softmax_losses(
         score(request.queries, items), request.positives, request.exclude
     )
-    draw = draw_with_rest(learned, cache, 10, uniform_of(0.5))
+    draw = draw_with_rest(learned, store, 10, uniform_of(0.5))
     ours = loss_of(draw, learned, request.queries, items)
     found, wanted = (
         torch.autograd.grad(x.sum(), score.log_scale, retain_graph=True)[0] for x in (ours, truth)
@@ -105,14 +102,14 @@ def test_a_learned_scale_gets_the_full_derivative():
 
 def test_the_graph_of_the_rest_holds_no_row_of_the_cache():
     """What backward keeps of the rest is [B, D], not [B, N]."""
-    request, _items, cache = problem()
+    request, _items, store = problem()
     queries = request.queries.clone().requires_grad_()
-    draw = draw_with_rest(request, cache, 3, uniform_of(0.5))
+    draw = draw_with_rest(request, store, 3, uniform_of(0.5))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        rest_term(queries, request.score, draw.rest)
+        linear_term(draw.rest.log_mass, draw.rest.mean, queries, request.score.scale)
     assert max(kept) <= queries.numel()
 
 
@@ -161,12 +158,13 @@ def test_systematic_draws_each_row_with_its_chance():
 
 
 def test_a_partial_cache_and_an_absolute_score_are_refused():
-    request, _, cache = problem()
+    request, _, store = problem()
     with pytest.raises(nc.InputError, match="row for every item"):
         nc.CachedRest(nc.SubsetCache(300, 8, 20), 10)
     score = nc.DotScore(0.3, absolute=True).double()
     with pytest.raises(nc.InputError, match="linear"):
-        nc.CachedRest(cache, 10).draw(
+        draw_from(
+            nc.CachedRest(store, 10),
             nc.messages.Request(request.queries, score, request.positives, request.exclude),
             torch.Generator(),
         )

@@ -9,9 +9,10 @@ import torch
 from roster import problem
 
 import negcache as nc
+from negcache.draws import draw as draw_from
+from negcache.samplers.distinct import sum_and_sample_masses
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
-from negcache.samplers.distinct import sum_and_sample_shares
 
 
 def sequences(law, length):
@@ -27,7 +28,7 @@ def sequences(law, length):
 def shares(law, picks):
     """log-shares of an ordered draw, the last with the mass of all items not yet drawn."""
     left = law.log().index_fill(0, torch.tensor(picks[:-1]), -torch.inf).logsumexp(0)
-    return sum_and_sample_shares(law[picks].log()[None], left[None])[0]
+    return sum_and_sample_masses(law[picks].log()[None], left[None])[0]
 
 
 @pytest.mark.parametrize("draws", [2, 3])
@@ -54,9 +55,9 @@ def test_sum_and_sample_is_exact_in_expectation(draws):
 
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 def test_sum_and_sample_partition_is_unbiased_at_any_staleness(drift):
-    request, items, cache = problem(drift, num_items=7)
+    request, items, store = problem(drift, num_items=7)
     fresh = request.score(request.queries[:1], items)[0]
-    law = torch.softmax(request.score(request.queries[:1], cache.table)[0], 0)
+    law = torch.softmax(request.score(request.queries[:1], store.table.embeddings)[0], 0)
     total = 0.0
     for picks, chance in sequences(law, 3):
         omega = shares(law, picks)
@@ -72,15 +73,15 @@ def test_sum_and_sample_partition_is_unbiased_at_any_staleness(drift):
 )
 def test_in_float32_the_last_weight_is_that_of_float64(build, before, temperature):
     """The last draw stands for all that is left, however little the others leave of the mass."""
-    request, _, cache = problem(num_items=1000, temperature=temperature)
+    request, _, store = problem(num_items=1000, temperature=temperature)
     narrow = nc.DenseCache(1000, 8)
-    narrow.write(torch.arange(1000), cache.table.float())
+    narrow.write(torch.arange(1000), store.table.embeddings.float())
     asked = replace(
         request, queries=request.queries.float(), score=nc.DotScore(temperature).float()
     )
-    draw = build(narrow).draw(asked, torch.Generator().manual_seed(0))
+    draw = draw_from(build(narrow), asked, torch.Generator().manual_seed(0))
     drawn = draw.ids[draw.columns]
-    logits = request.score(asked.queries.double(), narrow.table.double())
+    logits = request.score(asked.queries.double(), narrow.table.embeddings.double())
     logits = logits.masked_fill(request.exclude.mask(torch.arange(1000)), -torch.inf)
     left = logits.scatter(1, drawn[:, :before], -torch.inf).logsumexp(1)
     last = drawn[:, -1:]
@@ -92,13 +93,15 @@ def test_in_float32_the_last_weight_is_that_of_float64(build, before, temperatur
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_distinct_draws_follow_the_sequential_law(seed):
     """Ordered pairs of 12 items, against p1 p2 / (1 - p1)."""
-    request, _, cache = problem(num_items=12, temperature=0.5)
-    law = reference.softmax_law(request, cache.table)[4]
+    request, _, store = problem(num_items=12, temperature=0.5)
+    law = reference.softmax_law(request, store.table.embeddings)[4]
     alone = nc.messages.Request(
         request.queries[4:], request.score, request.positives[4:], request.exclude.slice(4, 5)
     )
-    draw = nc.samplers.CachedDistinct(cache, 2).draw(
-        tile(alone, 20_000), torch.Generator().manual_seed(seed)
+    draw = draw_from(
+        nc.samplers.CachedDistinct(store, 2),
+        tile(alone, 20_000),
+        torch.Generator().manual_seed(seed),
     )
     drawn = draw.ids[draw.columns]
     assert (drawn[:, 0] != drawn[:, 1]).all()
@@ -109,17 +112,39 @@ def test_distinct_draws_follow_the_sequential_law(seed):
     assert chi_square_p(counts, expected) > 1e-4
 
 
+@pytest.mark.parametrize("num_items", [60, 1000])
+def test_no_item_is_drawn_twice(num_items):
+    """Few items have most of the mass: with replacement every query would meet one again."""
+    request, _, store = problem(num_items=num_items, temperature=0.03)
+    draw = draw_from(
+        nc.samplers.CachedDistinct(store, 8), tile(request, 20), torch.Generator().manual_seed(0)
+    )
+    assert (draw.log_weight > -torch.inf).all()
+    ordered = draw.ids[draw.columns].sort(dim=1).values
+    assert (ordered[:, 1:] != ordered[:, :-1]).all()
+
+
+def test_no_item_of_the_head_is_in_the_tail():
+    for num_items in (60, 4000):
+        request, _, store = problem(num_items=num_items, temperature=0.1)
+        draw = draw_from(
+            nc.samplers.HeadTail(store, 3, 5), tile(request, 20), torch.Generator().manual_seed(0)
+        )
+        drawn = draw.ids[draw.columns]
+        assert not (drawn[:, :3, None] == drawn[:, None, 3:]).any()
+
+
 def test_drawing_all_items_is_the_full_softmax():
     """m = the items left: nothing is left to chance, for distinct and for head draws."""
-    request, items, cache = problem(drift=0.4, num_items=12)
+    request, items, store = problem(drift=0.4, num_items=12)
     left = 12 - int(request.exclude.counts.max())
     truth = reference.log_partition(request, items)
     for sampler in (
-        nc.samplers.CachedDistinct(cache, 12),
-        nc.samplers.HeadTail(cache, 12, 0),
-        nc.samplers.HeadTail(cache, left, 3),
+        nc.samplers.CachedDistinct(store, 12),
+        nc.samplers.HeadTail(store, 12, 0),
+        nc.samplers.HeadTail(store, left, 3),
     ):
-        draw = sampler.draw(request, torch.Generator().manual_seed(0))
+        draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
         logits = request.score.paired(request.queries, items[draw.ids][draw.columns])
         drawn = torch.logsumexp(logits + draw.log_weight, 1)
         short = request.exclude.counts == 12 - left  # for these every item was drawn
@@ -128,13 +153,15 @@ def test_drawing_all_items_is_the_full_softmax():
 
 def test_head_and_tail_is_exact_in_expectation():
     """Head of 3 of 12 items plus the expectation of one draw from the rest is Z-, fresh or not."""
-    request, items, cache = problem(drift=0.5, num_items=12)
-    fresh, stale = (request.score(request.queries, x) for x in (items, cache.table))
-    barred = request.exclude.mask(torch.arange(12))
+    request, items, store = problem(drift=0.5, num_items=12)
+    fresh, stale = (request.score(request.queries, x) for x in (items, store.table.embeddings))
+    excluded = request.exclude.mask(torch.arange(12))
     for row in range(5):
-        allowed = (~barred[row]).nonzero()[:, 0]
+        allowed = (~excluded[row]).nonzero()[:, 0]
         best = allowed[stale[row, allowed].topk(3).indices]
-        draw = nc.samplers.HeadTail(cache, 3, 1).draw(request, torch.Generator().manual_seed(row))
+        draw = draw_from(
+            nc.samplers.HeadTail(store, 3, 1), request, torch.Generator().manual_seed(row)
+        )
         drawn = draw.ids[draw.columns[row]]
         assert set(drawn[:3].tolist()) == set(best.tolist())
         torch.testing.assert_close(draw.log_weight[row, :3], torch.zeros(3).double())
@@ -153,12 +180,12 @@ def test_head_and_tail_is_exact_in_expectation():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda cache: nc.samplers.CachedDistinct(cache, 0),
-        lambda cache: nc.samplers.HeadTail(cache, 0, 3),
-        lambda cache: nc.samplers.HeadTail(cache, 300, 1),
+        lambda store: nc.samplers.CachedDistinct(store, 0),
+        lambda store: nc.samplers.HeadTail(store, 0, 3),
+        lambda store: nc.samplers.HeadTail(store, 300, 1),
     ],
 )
 def test_bad_numbers_are_refused(build):
-    _, _, cache = problem()
+    _, _, store = problem()
     with pytest.raises(nc.InputError, match="Expected"):
-        build(cache)
+        build(store)

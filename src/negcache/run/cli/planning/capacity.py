@@ -13,7 +13,7 @@ from negcache.run.cli.planning.memory import ALWAYS, LATER, Part, Where
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """Bytes there are.
 
     Args:
@@ -26,7 +26,7 @@ class Room:
     host: int
     disk: int
 
-    def places(self) -> list[tuple[Where, int]]:
+    def by_place(self) -> list[tuple[Where, int]]:
         """Where there is anything, and how much."""
         every: list[tuple[Where, int | None]] = [
             ("device", self.device),
@@ -50,7 +50,7 @@ class Peak:
     parts: tuple[Part, ...]
 
 
-def room_there(device: torch.device, folder: Path) -> Room:
+def capacity_here(device: torch.device, folder: Path) -> Capacity:
     """What this machine has now.
 
     Args:
@@ -59,7 +59,7 @@ def room_there(device: torch.device, folder: Path) -> Room:
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     above = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
-    return Room(free, psutil.virtual_memory().total, shutil.disk_usage(above).free)
+    return Capacity(free, psutil.virtual_memory().total, shutil.disk_usage(above).free)
 
 
 def peak(parts: Iterable[Part], where: Where, *, on_gpu: bool) -> Peak:
@@ -78,15 +78,15 @@ def peak(parts: Iterable[Part], where: Where, *, on_gpu: bool) -> Peak:
     return Peak(_total(most), when, tuple(most))
 
 
-def check_fits(parts: Iterable[Part], room: Room) -> None:
+def check_fits(parts: Iterable[Part], capacity: Capacity) -> None:
     """Refuse what cannot fit.
 
     Raises:
         InputError: with the bytes needed, those there, and the keys to lower.
     """
-    parts, on_gpu = list(parts), room.device is not None
+    parts, on_gpu = list(parts), capacity.device is not None
     names = {"device": "memory of the device", "host": "memory", "disk": "free disk"}
-    for where, amount in room.places():
+    for where, amount in capacity.by_place():
         most = peak(parts, where, on_gpu=on_gpu)
         if most.bytes > amount:
             first = most.parts[0]

@@ -37,7 +37,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Scene:
+class PlannedRun:
     """A run that has not begun."""
 
     config: Config
@@ -82,7 +82,9 @@ class Scene:
         cache, items = self.config.cache, self.facts.num_items
         if not self.cost.keeps_cache:
             return 0
-        return math.ceil(cache.rho * items) if cache.refresh_rows is None else cache.refresh_rows
+        return (
+            math.ceil(cache.refresh * items) if cache.refresh_rows is None else cache.refresh_rows
+        )
 
     @property
     def is_pooled(self) -> bool:
@@ -101,10 +103,10 @@ class Scene:
         return 1 + self.mined + (0 if self.is_pooled else self.each)
 
 
-def scene_of(config: Config, task: Task, device: torch.device) -> Scene:
+def planned_run(config: Config, task: Task, device: torch.device) -> PlannedRun:
     """All that the arithmetic needs; nothing is allocated."""
     facts = facts_of(task, config.tower.max_length)
-    return Scene(config, facts, tower_size(config, facts.vocab_size), device.type == "cuda")
+    return PlannedRun(config, facts, tower_size(config, facts.vocab_size), device.type == "cuda")
 
 
 def facts_of(task: Task, most_tokens: int | None = None) -> Facts:
