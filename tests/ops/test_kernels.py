@@ -9,7 +9,7 @@ from torch import tensor
 import negcache as nc
 from negcache.draws import use_columns
 from negcache.estimators import log_q_corrected, softmax_loss
-from negcache.ops.kernels import fourier, Kernel, positive, Quadratic, Quartic
+from negcache.ops.kernels import Kernel, Quadratic, Quartic, fourier, positive
 from negcache.ops.kernels import kernel as kernel_file
 from negcache.ops.kernels import quadratic as quadratic_file
 

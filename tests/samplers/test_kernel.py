@@ -15,7 +15,7 @@ from negcache.indexes import sums as sums_module
 from negcache.ops.descent import Descent
 from negcache.ops.kernel_draw import draw_down
 from negcache.ops.kernel_law import log_prob_down
-from negcache.ops.kernels import fourier, positive, Quadratic, Quartic
+from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
 from negcache.samplers import kernel as kernel_module
 from negcache.stores.reading import scored_rows
 from negcache.testing.conformance import chi_square_p, tile

@@ -83,7 +83,7 @@ def forget_the_coverage(proposal, request):
     ("spoil", "law"),
     [
         (wrong_sign, r"w = -log\(m q\)"),
-        (propose_the_positive, "draws follow the reported law"),
+        (propose_the_positive, "probability 0 are never drawn"),
         (mix_the_rows, "w = -log"),
         (chances_of_other_draws, r"w = -log\(m q\)"),
         (chances_with_gradient, "no gradient"),
