@@ -21,7 +21,12 @@ loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore())
 mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
 for _ in range(3):
     loss_fn(queries[mine], positives[mine])
-torch.save([d.ids[d.columns] for d in sampler.draws], f"{folder}/drawn-{rank}-of-{world}.pt")
+torch.manual_seed(0)
+head = nc.SoftmaxHead(200, 4, lambda table, m: Watched(nc.Uniform(table, m)), 5)
+for _ in range(3):
+    head(queries[mine], positives[mine]).backward()
+drawn = [*sampler.draws, *head.sampler.draws]
+torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 if world > 1:
     store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4)
     kept = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.CachedSoftmax(store, 1), nc.DotScore())

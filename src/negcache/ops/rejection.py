@@ -93,7 +93,7 @@ def log_shares(
         log_z: the estimate of the partition; -inf: there is none, and no draw counts.
     """
     importance = log_ratios + (log_norm - log_z)[:, None]
-    dead = (log_ratios == -torch.inf) | (log_z == -torch.inf)[:, None]
-    unnormalised = importance.masked_fill(found, 0.0).masked_fill(dead, -torch.inf)
+    masked = (log_ratios == -torch.inf) | (log_z == -torch.inf)[:, None]
+    unnormalised = importance.masked_fill(found, 0.0).masked_fill(masked, -torch.inf)
     total = torch.logsumexp(unnormalised, dim=1, keepdim=True)
-    return (unnormalised - total).masked_fill(dead, -torch.inf)
+    return (unnormalised - total).masked_fill(masked, -torch.inf)
