@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import negcache as nc
+from negcache.draws import draw
 
 N, D, B = 300, 8, 16
 
@@ -21,6 +22,19 @@ class CountingTower(nn.Module):
     def forward(self, features):
         (self.with_gradient if torch.is_grad_enabled() else self.without).append(len(features))
         return self.net(features)
+
+
+class Watched:
+    """A sampler whose draws are kept, as the training step makes them."""
+
+    has_density = False
+
+    def __init__(self, sampler):
+        self.sampler, self.store, self.draws = sampler, sampler.store, []
+
+    def draw(self, request, generator):
+        self.draws.append(draw(self.sampler, request, generator))
+        return self.draws[-1]
 
 
 class Setting:

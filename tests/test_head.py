@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import negcache as nc
+from negcache.draws import draw
 from negcache.indexes.sums import KernelSums
 from negcache.ops.kernels import Quadratic
 
@@ -107,10 +108,10 @@ def test_the_partition_is_unbiased(sampler):
     own = logits[torch.arange(B), target]
     estimates = []
     for _ in range(400):
-        draw = head.loss.sampler.draw(_request(head, hidden, target), head.loss.generator)
-        chosen = logits[:, draw.ids]
-        columns = chosen if draw.columns is None else chosen.gather(1, draw.columns)
-        estimates.append((columns + draw.log_weight).exp().sum(1))
+        drawn = draw(head.sampler, _request(head, hidden, target), head.generators.training)
+        chosen = logits[:, drawn.ids]
+        columns = chosen if drawn.columns is None else chosen.gather(1, drawn.columns)
+        estimates.append((columns + drawn.log_weight).exp().sum(1))
     estimates = torch.stack(estimates)
     truth = logits.exp().sum(1) - own.exp()
     error = estimates.std(0) / len(estimates) ** 0.5 + 1e-9
@@ -119,7 +120,7 @@ def test_the_partition_is_unbiased(sampler):
 
 def _request(head, hidden, target):
     exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(B), target, B)
-    return nc.messages.Request(F.pad(hidden, (0, 1), value=1.0), head.loss.score, target, exclude)
+    return nc.messages.Request(F.pad(hidden, (0, 1), value=1.0), head.score, target, exclude)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -127,7 +128,7 @@ def test_only_touched_rows_move(sampler):
     head, hidden, target = build(sampler)
     before, step = head.table.weight.detach().clone(), optimizer(head)
     loss = head(hidden, target)
-    encoded = head.loss.report().encoded_grad
+    encoded = head.report().encoded_grad
     loss.backward()
     assert head.table.weight.grad.is_sparse
     touched = head.table.weight.grad.coalesce().indices()[0]
@@ -145,13 +146,13 @@ def test_sums_are_told_after_the_optimizer_step(accumulated):
     for _ in range(4):
         for part in range(accumulated):
             head(hidden.roll(part, 0), target.roll(part)).backward()
-        old = head.loss.sampler.sums.levels[0].clone()
+        old = head.sampler.sums.levels[0].clone()
         step.step()
         step.zero_grad()
         head(hidden, target)
         fresh = KernelSums(head.table, Quadratic())
         fresh.build(torch.zeros(1, D + 1, dtype=torch.float64), torch.tensor(1.0))
-        now = head.loss.sampler.sums.levels[0]
+        now = head.sampler.sums.levels[0]
         torch.testing.assert_close(now, fresh.levels[0], atol=1e-10, rtol=0)
         assert not torch.equal(now, old)
 
@@ -248,17 +249,21 @@ def test_weights_loaded_by_assignment_are_seen_by_every_part():
     state = {k: v.clone() if torch.is_tensor(v) else v for k, v in head.state_dict().items()}
     other, _, _ = build(seed=3)
     other.load_state_dict(state, assign=True)
-    assert other.table.weight is other.loss.item_tower.weight
+    assert other.table.weight is other.classes.weight
     other.eval()
     truth = F.cross_entropy(everything(head, hidden), target)
     torch.testing.assert_close(other(hidden, target), truth, atol=1e-10, rtol=0)
 
 
-def test_a_state_without_a_cache_is_refused_by_a_sampler_that_has_one():
-    uniform, _, _ = build(nc.samplers.log_uniform)
-    head, _, _ = build(nc.quadratic)
-    with pytest.raises(nc.InputError, match="a state saved with this sampler's cache"):
-        head.load_state_dict(uniform.state_dict())
+def test_sums_start_anew_from_the_state_of_a_sampler_that_had_none():
+    uniform, hidden, target = build(nc.samplers.log_uniform)
+    head, _, _ = build(nc.quadratic, seed=7)
+    steps(uniform, optimizer(uniform), 3)
+    head(hidden, target)
+    head.load_state_dict(uniform.state_dict())
+    assert head.sampler.sums.levels == []
+    assert torch.equal(head.table.weight, uniform.table.weight)
+    assert head(hidden, target).isfinite()
 
 
 def test_training_goes_on_after_a_call_in_inference_mode_and_in_another_dtype():

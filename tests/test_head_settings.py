@@ -27,12 +27,12 @@ def everything(head, hidden):
 def same_loss(head, hidden, target, ignored):
     """What the loss of all rows is, and that of the rows that count by themselves."""
     kept = torch.tensor([row not in ignored for row in range(B)])
-    start = head.loss.generator.get_state()
+    start = head.generators.training.get_state()
     rows = hidden.clone().requires_grad_()
     (grad,) = torch.autograd.grad(head(rows, target), rows) if head.training else (None,)
-    head.loss.generator.set_state(start)
+    head.generators.training.set_state(start)
     value = head(hidden, target)
-    head.loss.generator.set_state(start)
+    head.generators.training.set_state(start)
     torch.testing.assert_close(value, head(hidden[kept], target[kept]), atol=0, rtol=0)
     if grad is not None:
         assert (grad[~kept] == 0).all()
@@ -45,7 +45,7 @@ def test_ignored_rows_count_for_nothing(several):
     head, hidden, target = build()
     target[[1, 4]] = -100
     same_loss(head, hidden, target[:, None].expand(B, 2) if several else target, (1, 4))
-    looked_up = head.loss.report().encoded_grad
+    looked_up = head.report().encoded_grad
     assert looked_up <= 3 * (B - 2) * 9, "nothing is drawn for them"
     head.eval()
     value = same_loss(head, hidden, target, (1, 4))
@@ -85,8 +85,8 @@ def test_device_and_dtype_are_those_of_the_table():
 def test_the_default_draws_are_what_was_best_for_the_softmax_at_hand(absolute, wanted):
     """docs/classifiers.md: the softmax itself; an even kernel where the softmax is even too."""
     head, hidden, target = build(absolute=absolute)
-    assert type(head.loss.sampler) is wanted
-    assert head.loss.sampler.num_negatives == 8
+    assert type(head.sampler) is wanted
+    assert head.sampler.num_negatives == 8
     if not absolute:  # every draw gives the exact value
         truth = F.cross_entropy(everything(head, hidden), target)
         torch.testing.assert_close(head(hidden, target), truth, atol=1e-10, rtol=0)
@@ -107,7 +107,7 @@ def test_a_table_can_be_tied_to_an_embedding():
     head(hidden, target)
     fresh = KernelSums(head.table, Quadratic())
     fresh.build(torch.zeros(1, D, dtype=torch.float64), torch.tensor(1.0))
-    now = head.loss.sampler.sums.levels[0]
+    now = head.sampler.sums.levels[0]
     torch.testing.assert_close(now, fresh.levels[0], atol=1e-10, rtol=0)
     with pytest.raises(nc.InputError, match="bias=False"):
         build()[0].table.weight = embedding.weight

@@ -84,7 +84,8 @@ def test_the_light_half_needs_neither_pyarrow_nor_tokenizers():
     code = """
 import sys
 sys.modules.update(pyarrow=None, tokenizers=None, rich=None, platformdirs=None)
-from negcache import Bags, KnownPositives
+from negcache import KnownPositives
+from negcache.towers import Bags
 from negcache.run.data import Judgements, TokenFile
 """
     subprocess.run([sys.executable, "-c", code], check=True)

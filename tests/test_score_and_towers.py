@@ -53,8 +53,8 @@ def test_static_tower_is_the_mean_of_token_vectors_and_an_empty_text_is_the_bias
 def test_a_free_vector_per_item_trains():
     """Classes without features: the corpus is the ids themselves."""
     table = nc.towers.IdTable(50, 8)
-    cache = nc.DenseCache(50, 8, refresh=0.1)
-    sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 1))
+    store = nc.DenseCache(50, 8, refresh=0.1)
+    sampler = nc.SharedDraws(nc.CachedSoftmax(store, 1))
     loss_fn = nc.SoftmaxLoss(table, torch.arange(50), sampler, nc.DotScore(0.1))
     optimizer = torch.optim.Adam(table.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(0)

@@ -33,5 +33,6 @@ class Generators:
         return self.training.get_state()
 
     def set_state(self, state: Tensor) -> None:
+        """Go on from there; an evaluation under way too."""
         self.training.set_state(state.cpu())
         self._evaluation = None

@@ -96,10 +96,13 @@ class SoftmaxLoss(nn.Module):
                 weight 1 and are left out of the sampler's draw.
 
         Raises:
-            InputError: ids out of range, also known ones, or query_ids missing.
+            InputError: ids out of range, also known ones, query_ids missing, or a store among
+                several processes.
         """
         given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
+        if self.store is not None:
+            check_alone(Mesh.now().size)
         if not self._filled:
             self.fill_cache()
         queries = self.score.embed(queries)
@@ -165,11 +168,8 @@ class SoftmaxLoss(nn.Module):
 
     def _request(self, queries: Tensor, positives: Tensor, query_ids: Tensor | None) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""
-        mesh = Mesh.now()
-        if self.store is not None:
-            check_alone(mesh.size)
         exclude = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-        place = mesh.place(len(positives))
+        place = Mesh.now().place(len(positives))
         return Request(queries, self.score, positives, exclude, *place, len(self.corpus))
 
     def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:

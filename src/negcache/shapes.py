@@ -13,7 +13,7 @@ letter   meaning
 ``T``    tokens of a batch of texts, laid end to end
 ``p``    positives of a query
 ``F``    features of a kernel map; ``R`` of them random frequencies
-``G``    groups of rows (cells, nodes), each of ``c`` rows
+``G``    groups of rows (blocks, clusters, nodes), each of ``c`` rows
 ``k``    terms of a sampled partition function
 ======== =====================================================================
 """

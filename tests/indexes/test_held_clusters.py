@@ -1,4 +1,4 @@
-"""What tables of clusters hold, and that partitions shared by all queries are read like any others."""
+"""What tables of clusters hold, and that partitions shared by all queries read like any others."""
 
 import torch
 from dynamic import clusters

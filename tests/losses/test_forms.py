@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from setting import B, D, N, Setting
+from setting import B, D, N, Setting, Watched
 from torch import nn
 
 import negcache as nc
+from negcache.encoder import ItemEncoder
 
 
 def gradients(setting):
@@ -28,8 +29,8 @@ def test_several_positives_are_pick_all_labels():
     losses = []
     for row in range(B):
         mine = [p for p in positives[row].tolist() if p >= 0]
-        barred = {*mine, row, row + B, row + 2 * B}  # the known ones, and those of this batch
-        others = logits[row, [y for y in range(N) if y not in barred]]
+        excluded = {*mine, row, row + B, row + 2 * B}  # the known ones, and those of this batch
+        others = logits[row, [y for y in range(N) if y not in excluded]]
         each = [torch.logsumexp(torch.cat([logits[row, p][None], others]), 0) - logits[row, p]
                 for p in mine]  # fmt: skip
         losses.append(torch.stack(each).mean())
@@ -44,10 +45,10 @@ def test_several_positives_are_pick_all_labels():
 @pytest.mark.parametrize(
     "sampler",
     [
-        lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2)),
-        lambda cache: nc.CachedRest(cache, 20),
-        lambda cache: nc.InBatch(torch.full((N,), 1 / N).log()),
-        lambda cache: nc.SharedDraws(nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(cache, 1))),
+        lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 2)),
+        lambda store: nc.CachedRest(store, 20),
+        lambda store: nc.InBatch(torch.full((N,), 1 / N).log()),
+        lambda store: nc.SharedDraws(nc.Mixture(nc.CachedSoftmax(store, 1), nc.Uniform(store, 1))),
     ],
 )
 def test_one_positive_in_a_padded_row_is_that_positive(sampler):
@@ -61,7 +62,7 @@ def test_one_positive_in_a_padded_row_is_that_positive(sampler):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_mini_batches_give_the_same_gradient_and_encode_each_item_twice(size):
     """Dropout draws its masks anew in the backward pass: from the state it had in the forward."""
-    sampler = lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2))  # noqa: E731
+    sampler = lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 2))  # noqa: E731
     whole, parts = Setting(sampler), Setting(sampler, mini_batch_size=size)
     for setting in (whole, parts):
         setting.item_tower.with_gradient.clear()
@@ -83,10 +84,10 @@ def test_mini_batches_with_dropout_repeat_their_masks():
     assert all(any(torch.equal(a, b) for b in again) for a in first)
 
 
-def test_the_rest_keeps_value_and_query_gradient_exact_on_a_fresh_cache():
+def test_the_rest_keeps_value_and_query_gradient_exact_on_a_fresh_store():
     exact = Setting(nc.FullSoftmax)
-    rest = Setting(lambda cache: nc.CachedRest(cache, 10), rho=1.0)
-    for _ in range(3):  # rho 1: the cache is fresh at every step
+    rest = Setting(lambda store: nc.CachedRest(store, 10), refresh=1.0)
+    for _ in range(3):  # rho 1: the store is fresh at every step
         one, other = rest.forward(), exact.forward()
         torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
         ours, theirs = (
@@ -96,16 +97,16 @@ def test_the_rest_keeps_value_and_query_gradient_exact_on_a_fresh_cache():
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
-def test_the_item_side_of_the_rest_is_divided_by_the_chance_to_be_encoded_as_a_negative_only():
+def test_the_item_side_of_the_rest_is_divided_by_the_chance_to_be_encoded_as_a_negative_only(
+    monkeypatch,
+):
     """For the draw that was made: each item's gradient as SoftmaxLoss gives it, by hand."""
-    setting = Setting(lambda cache: nc.CachedRest(cache, 10))
-    draws, rows = [], []
-    own = setting.loss.sampler.draw
-    setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
-    encode = setting.loss._encode
-    setting.loss._encode = lambda ids: rows.append((ids, encode(ids))) or rows[-1][1]
+    setting = Setting(lambda store: Watched(nc.CachedRest(store, 10)))
+    rows, encode = [], ItemEncoder.encode
+    keep = lambda self, ids: rows.append((ids, encode(self, ids))) or rows[-1][1]  # noqa: E731
+    monkeypatch.setattr(ItemEncoder, "encode", keep)
     loss = setting.forward()
-    (ids, items), draw = rows[-1], draws[0]
+    (ids, items), draw = rows[-1], setting.loss.sampler.draws[0]
     found = torch.autograd.grad(loss, items)[0]
     chance = torch.ones(N).index_copy(0, draw.ids, draw.rest.inclusion)[ids]
     assert (chance < 1).any()
@@ -115,9 +116,9 @@ def test_the_item_side_of_the_rest_is_divided_by_the_chance_to_be_encoded_as_a_n
     queries = setting.loss.score.embed(
         setting.query_tower(torch.randn(B, D, generator=setting.data))
     ).detach()
-    scale, barred = setting.loss.score.scale.detach(), torch.isinf(draw.log_weight)
+    scale, excluded = setting.loss.score.scale.detach(), torch.isinf(draw.log_weight)
     place = torch.searchsorted(ids, draw.ids)
-    logits = (scale * queries @ items.detach()[place].T).masked_fill(barred, -torch.inf)
+    logits = (scale * queries @ items.detach()[place].T).masked_fill(excluded, -torch.inf)
     positive = (scale * queries * items.detach()[:B]).sum(1)
     everything = torch.cat([positive[:, None], logits, draw.rest.log_mass[:, None]], 1)
     share = torch.softmax(everything, 1) / B
@@ -128,16 +129,13 @@ def test_the_item_side_of_the_rest_is_divided_by_the_chance_to_be_encoded_as_a_n
 
 
 def test_the_draw_of_a_rest_is_the_same_under_autocast():
-    plain, other = (Setting(lambda cache: nc.CachedRest(cache, 10)) for _ in range(2))
-    draws = []
-    for setting in (plain, other):
-        own = setting.loss.sampler.draw
-        setting.loss.sampler.draw = lambda *args, own=own: draws.append(own(*args)) or draws[-1]
+    plain, other = (Setting(lambda store: Watched(nc.CachedRest(store, 10))) for _ in range(2))
     plain.forward()
     queries = other.query_tower(torch.randn(B, D, generator=other.data))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         other.loss(queries, torch.arange(B), torch.arange(B))
-    torch.testing.assert_close(draws[0].rest.mean, draws[1].rest.mean, atol=1e-5, rtol=0)
+    one, two = (setting.loss.sampler.draws[0].rest.mean for setting in (plain, other))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 
 
 def test_in_batch_knows_how_many_positives_the_others_have():

@@ -2,41 +2,39 @@
 
 import pytest
 import torch
-from setting import B, D, N, Setting
+from setting import B, D, N, Setting, Watched
 from torch import nn
 
 import negcache as nc
 
 
-def shared(cache):
-    return nc.SharedDraws(nc.CachedSoftmax(cache, 2))
+def shared(store):
+    return nc.SharedDraws(nc.CachedSoftmax(store, 2))
 
 
 SAMPLERS = {
     "shared": shared,
-    "cached": lambda cache: nc.CachedSoftmax(cache, 4),
-    "uniform": lambda cache: nc.SharedDraws(nc.Uniform(cache, 4)),
-    "in_batch": lambda cache: nc.InBatch(),
+    "cached": lambda store: nc.CachedSoftmax(store, 4),
+    "uniform": lambda store: nc.SharedDraws(nc.Uniform(store, 4)),
+    "in_batch": lambda store: nc.InBatch(),
     "full": nc.FullSoftmax,
-    "rest": lambda cache: nc.CachedRest(cache, 20),
-    "distinct": lambda cache: nc.samplers.CachedDistinct(cache, 3),
-    "head_tail": lambda cache: nc.samplers.HeadTail(cache, 2, 2),
-    "scored": lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2, scored=0.5)),
-    "popularity": lambda cache: nc.SharedDraws(nc.Popularity(torch.arange(1, N + 1), 2)),
-    "mixture": lambda cache: nc.SharedDraws(
-        nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(cache, 2))
+    "rest": lambda store: nc.CachedRest(store, 20),
+    "distinct": lambda store: nc.samplers.CachedDistinct(store, 3),
+    "head_tail": lambda store: nc.samplers.HeadTail(store, 2, 2),
+    "scored": lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 2, scored=0.5)),
+    "popularity": lambda store: nc.SharedDraws(nc.Popularity(torch.arange(1, N + 1), 2)),
+    "mixture": lambda store: nc.SharedDraws(
+        nc.Mixture(nc.CachedSoftmax(store, 1), nc.Uniform(store, 2))
     ),
 }
 
 
 def test_each_distinct_item_is_encoded_once_and_the_refresh_is_counted():
-    setting = Setting(shared)
+    setting = Setting(lambda store: Watched(shared(store)))
     setting.loss.report()
     setting.item_tower.with_gradient.clear()
     setting.item_tower.without.clear()
-    draws = []
-    own = setting.loss.sampler.draw
-    setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
+    draws = setting.loss.sampler.draws
     for _ in range(5):
         setting.step()
         distinct = len(torch.cat([torch.arange(B), draws[-1].ids]).unique())
@@ -47,36 +45,34 @@ def test_each_distinct_item_is_encoded_once_and_the_refresh_is_counted():
         assert not setting.item_tower.without
 
 
-def test_the_cache_is_filled_before_the_first_step():
+def test_the_store_is_filled_before_the_first_step():
     setting = Setting(shared, fill=False)
-    assert not setting.cache.valid.any()
+    assert not setting.store.valid.any()
     setting.step()
-    assert setting.cache.valid.all()
+    assert setting.store.valid.all()
     assert setting.loss.report().encoded_nograd == N + N * 0.1
 
 
-def test_a_sampler_without_cache_keeps_none():
+def test_a_sampler_without_store_keeps_none():
     setting = Setting(SAMPLERS["uniform"])
     setting.step()
     assert setting.item_tower.without == []
-    assert not setting.cache.valid.any()
+    assert not setting.store.valid.any()
 
 
 def test_every_encoded_row_is_written_back_in_the_step_that_encoded_it():
-    setting = Setting(shared, rho=0.0)
-    draws = []
-    own = setting.loss.sampler.draw
-    setting.loss.sampler.draw = lambda *args: draws.append(own(*args)) or draws[-1]
+    setting = Setting(lambda store: Watched(shared(store)), refresh=0.0)
+    draws = setting.loss.sampler.draws
     for clock in range(3):
-        before = setting.cache.table.clone()
+        before = setting.store.table.embeddings.clone()
         fresh = setting.loss.score.embed(setting.item_tower.net(setting.corpus)).detach()
         setting.step()
         encoded = torch.cat([torch.arange(B), draws[-1].ids]).unique()
         others = torch.ones(N, dtype=torch.bool)
         others[encoded] = False
-        torch.testing.assert_close(setting.cache.table[encoded], fresh[encoded])
-        assert torch.equal(setting.cache.table[others], before[others])
-        assert (setting.cache.written[encoded] == clock).all()
+        torch.testing.assert_close(setting.store.table.embeddings[encoded], fresh[encoded])
+        assert torch.equal(setting.store.table.embeddings[others], before[others])
+        assert (setting.store.table.written[encoded] == clock).all()
 
 
 def test_the_full_softmax_is_cross_entropy_with_its_gradient_to_the_temperature():
@@ -87,9 +83,9 @@ def test_the_full_softmax_is_cross_entropy_with_its_gradient_to_the_temperature(
     positives, rows = torch.arange(B), torch.arange(B)
     loss = setting.loss(queries, positives, rows)
     logits = score(score.embed(queries), score.embed(setting.item_tower(setting.corpus)))
-    barred = setting.known.exclusion(rows, positives).mask(torch.arange(N))
-    barred[rows, positives] = False  # other known positives are no negatives
-    truth = nn.functional.cross_entropy(logits.masked_fill(barred, -torch.inf), positives)
+    excluded = setting.known.exclusion(rows, positives).mask(torch.arange(N))
+    excluded[rows, positives] = False  # other known positives are no negatives
+    truth = nn.functional.cross_entropy(logits.masked_fill(excluded, -torch.inf), positives)
     torch.testing.assert_close(loss, truth)
     ours, theirs = (torch.autograd.grad(x, score.log_scale)[0] for x in (loss, truth))
     torch.testing.assert_close(ours, theirs)
@@ -98,7 +94,7 @@ def test_the_full_softmax_is_cross_entropy_with_its_gradient_to_the_temperature(
     assert report.loss == pytest.approx(truth.item(), abs=1e-4)
 
 
-def test_own_negatives_beside_pinned_draws_are_exact_on_a_fresh_cache():
+def test_own_negatives_beside_the_cached_partition_are_exact_on_a_fresh_store():
     setting = Setting(SAMPLERS["cached"], estimator=nc.cached_partition)
     exact = Setting(SAMPLERS["full"])
     negatives = torch.randint(3 * B, N, (B, 5), generator=torch.Generator().manual_seed(0))
@@ -113,7 +109,7 @@ def test_padding_costs_no_encoding():
 
 @pytest.mark.parametrize("where", ["fill", "refresh", "draw"])
 def test_one_item_that_is_not_finite_is_named_and_never_cached(where):
-    setting = Setting(shared, rho=1.0 if where == "refresh" else 0.0, fill=where != "fill")
+    setting = Setting(shared, refresh=1.0 if where == "refresh" else 0.0, fill=where != "fill")
     setting.corpus[200] = torch.nan
     if where == "draw":
         other = setting.loss.sampler
@@ -121,7 +117,7 @@ def test_one_item_that_is_not_finite_is_named_and_never_cached(where):
         other.draw = lambda *_: draw
     with pytest.raises(nc.InputError, match=r"NaN or inf in 1 .* ids \[200\]"):
         setting.step()
-    assert setting.cache.table.isfinite().all()
+    assert setting.store.table.embeddings.isfinite().all()
 
 
 def test_evaluation_leaves_the_noise_of_training_alone():
@@ -152,38 +148,38 @@ def test_a_corpus_may_give_a_dictionary_of_features():
         def __getitem__(self, ids):
             return {"rows": self.rows[ids]}
 
-    cache = nc.DenseCache(N, D)
-    loss_fn = nc.SoftmaxLoss(Named(), Corpus(), shared(cache), nc.DotScore())
+    store = nc.DenseCache(N, D)
+    loss_fn = nc.SoftmaxLoss(Named(), Corpus(), shared(store), nc.DotScore())
     assert loss_fn(torch.randn(B, D), torch.arange(B)).isfinite()
 
 
 def test_write_back_is_detached_and_the_rows_stay_when_the_encoder_moves():
-    setting = Setting(shared, rho=0.0)
+    setting = Setting(shared, refresh=0.0)
     features = torch.randn(B, D)
     loss = setting.loss(setting.query_tower(features), torch.arange(B), torch.arange(B))
-    before = setting.cache.table.clone()
-    assert not setting.cache.table.requires_grad
+    before = setting.store.table.embeddings.clone()
+    assert not setting.store.table.embeddings.requires_grad
     loss.backward(retain_graph=True)
-    loss.backward()  # a second pass through the graph does not touch the cache
+    loss.backward()  # a second pass through the graph does not touch the store
     with torch.no_grad():
         for parameter in setting.item_tower.parameters():
             parameter.add_(1.0)
-    assert torch.equal(setting.cache.table, before)
+    assert torch.equal(setting.store.table.embeddings, before)
     fresh = setting.loss.score.embed(setting.item_tower(setting.corpus)).detach()
-    assert not torch.allclose(setting.cache.table[:B], fresh[:B])
+    assert not torch.allclose(setting.store.table.embeddings[:B], fresh[:B])
 
 
 def test_refreshed_rows_equal_a_direct_encode_with_the_new_weights_without_dropout():
-    setting = Setting(shared, rho=0.1, dropout=0.5)
+    setting = Setting(shared, refresh=0.1, dropout=0.5)
     setting.item_tower.train()
     setting.step()
-    refreshed = (setting.cache.written == 0).sum()
+    refreshed = (setting.store.table.written == 0).sum()
     assert refreshed == N  # all written in step 0: filled, drawn or refreshed
     setting.step()
-    last = setting.cache.written == 1
+    last = setting.store.table.written == 1
     setting.item_tower.eval()
     direct = setting.loss.score.embed(setting.item_tower(setting.corpus)).detach()
-    close = torch.isclose(setting.cache.table, direct, atol=1e-6).all(1)
+    close = torch.isclose(setting.store.table.embeddings, direct, atol=1e-6).all(1)
     assert (close & last).sum() >= N * 0.1  # the refreshed ones; drawn rows saw dropout
     setting.item_tower.train()
 
@@ -198,13 +194,13 @@ def test_modes_are_restored_after_the_refresh():
 
 def test_nothing_is_written_in_evaluation():
     setting = Setting(shared)
-    before = setting.cache.written.clone(), setting.cache.table.clone()
+    before = setting.store.table.written.clone(), setting.store.table.embeddings.clone()
     setting.loss.eval()
-    setting.cache.tick()
+    setting.store.step()
     with torch.no_grad():
         setting.loss(torch.randn(B, D), torch.arange(B), torch.arange(B))
-    assert torch.equal(setting.cache.written, before[0])
-    assert torch.equal(setting.cache.table, before[1])
+    assert torch.equal(setting.store.table.written, before[0])
+    assert torch.equal(setting.store.table.embeddings, before[1])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -220,8 +216,8 @@ def test_resume_equals_never_having_stopped(name):
     assert all(torch.equal(loss, resumed.step()) for loss in losses)
     for ours, theirs in zip(resumed.loss.parameters(), straight.loss.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert torch.equal(resumed.cache.table, straight.cache.table)
-    assert torch.equal(resumed.cache.written, straight.cache.written)
+    assert torch.equal(resumed.store.table.embeddings, straight.store.table.embeddings)
+    assert torch.equal(resumed.store.table.written, straight.store.table.written)
 
 
 def test_state_dict_without_the_generator_would_not_resume():
@@ -235,6 +231,11 @@ def test_state_dict_without_the_generator_would_not_resume():
     assert not all(torch.equal(loss, resumed.step()) for loss in losses)
 
 
+def test_a_state_without_a_store_is_refused_by_a_sampler_that_has_one():
+    with pytest.raises(nc.InputError, match="a state saved with this sampler's store"):
+        Setting(shared).load(Setting(SAMPLERS["uniform"]).state())
+
+
 def test_own_negatives_count_once_and_are_left_out_of_the_draw():
     """With the full softmax for the rest, own negatives change nothing at all."""
     plain, beside = Setting(SAMPLERS["full"]), Setting(SAMPLERS["full"])
@@ -245,16 +246,13 @@ def test_own_negatives_count_once_and_are_left_out_of_the_draw():
 
 
 def test_known_positives_are_never_drawn():
-    setting = Setting(SAMPLERS["cached"])
-    seen = []
-    own = setting.loss.sampler.draw
-    setting.loss.sampler.draw = lambda *args: seen.append(own(*args)) or seen[-1]
+    setting = Setting(lambda store: Watched(SAMPLERS["cached"](store)))
     for _ in range(20):
         setting.step()
-    barred = {(b, b + shift) for b in range(B) for shift in (0, B, 2 * B)}
-    for draw in seen:
+    excluded = {(b, b + shift) for b in range(B) for shift in (0, B, 2 * B)}
+    for draw in setting.loss.sampler.draws:
         drawn = draw.ids[draw.columns]
-        assert not {(b, int(i)) for b in range(B) for i in drawn[b]} & barred
+        assert not {(b, int(i)) for b in range(B) for i in drawn[b]} & excluded
 
 
 def test_learned_temperature_trains():
@@ -267,7 +265,7 @@ def test_learned_temperature_trains():
     assert setting.loss.score.log_scale.item() != before
 
 
-def test_report_is_plain_and_staleness_is_zero_on_a_fresh_cache():
+def test_report_is_plain_and_staleness_is_zero_on_a_fresh_store():
     setting = Setting(shared)
     setting.step()
     report = setting.loss.report()
@@ -324,11 +322,11 @@ def test_bad_input_to_forward(arguments, message):
                 nc.CachedSoftmax(nc.DenseCache(4, 2), 1),
                 nc.DotScore(),
             ),
-            "a cache of the corpus' 5 items; got 4 rows",
+            "a store of the corpus' 5 items; got one of 4",
         ),
     ],
 )
-def test_bad_input_at_the_door(build, message):
+def test_bad_input_at_the_start(build, message):
     with pytest.raises(nc.InputError, match=message):
         build()
 
@@ -346,7 +344,7 @@ def without_checks(function):
         lambda part: without_checks(nc.samplers.log_uniform)(part, 2),
     ],
 )
-def test_a_cache_of_some_items_is_not_drawn_from_as_if_it_were_all(build):
+def test_a_store_of_some_items_is_not_drawn_from_as_if_it_were_all(build):
     with pytest.raises(nc.InputError, match=r"items with a length.*got SubsetCache.*range\(N\)"):
         build(nc.SubsetCache(N, D, N // 2))
 
@@ -354,14 +352,14 @@ def test_a_cache_of_some_items_is_not_drawn_from_as_if_it_were_all(build):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda cache: nc.Popularity(torch.ones(N - 1), 2),
-        lambda cache: nc.Uniform(range(N + 1), 2),
-        lambda cache: nc.FullSoftmax(range(N - 1)),
-        lambda cache: nc.InBatch(torch.full((N - 1,), 1 / N).log()),
-        lambda cache: nc.SharedDraws(
-            nc.Uniform(cache, 1), log_popularity=torch.full((N - 1,), 1 / N).log()
+        lambda store: nc.Popularity(torch.ones(N - 1), 2),
+        lambda store: nc.Uniform(range(N + 1), 2),
+        lambda store: nc.FullSoftmax(range(N - 1)),
+        lambda store: nc.InBatch(torch.full((N - 1,), 1 / N).log()),
+        lambda store: nc.SharedDraws(
+            nc.Uniform(store, 1), log_popularity=torch.full((N - 1,), 1 / N).log()
         ),
-        lambda cache: nc.Mixture(nc.CachedSoftmax(cache, 1), nc.Uniform(range(N - 1), 1)),
+        lambda store: nc.Mixture(nc.CachedSoftmax(store, 1), nc.Uniform(range(N - 1), 1)),
     ],
 )
 def test_a_sampler_over_another_number_of_items_is_refused(build):

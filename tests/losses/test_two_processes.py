@@ -1,4 +1,4 @@
-"""Two processes draw what one draws: real ones, joined by gloo."""
+"""Two processes draw what one draws, and keep no store: real ones, joined by gloo."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ import torch
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist, negcache as nc
+from setting import Watched
 torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if world > 1:
@@ -15,21 +16,28 @@ if world > 1:
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
 torch.manual_seed(0)
 corpus, queries, positives = torch.randn(200, 4), torch.randn(8, 4), torch.arange(8)
-loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
-draws, own = [], loss_fn.sampler.draw
-loss_fn.sampler.draw = lambda *a: draws.append(own(*a)) or draws[-1]
+sampler = Watched(nc.Uniform(corpus, 5))
+loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore())
 mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
 for _ in range(3):
     loss_fn(queries[mine], positives[mine])
-torch.save([d.ids[d.columns] for d in draws], f"{folder}/drawn-{rank}-of-{world}.pt")
+torch.manual_seed(0)
+head = nc.SoftmaxHead(200, 4, lambda table, m: Watched(nc.Uniform(table, m)), 5)
+for _ in range(3):
+    head(queries[mine], positives[mine]).backward()
+drawn = [*sampler.draws, *head.sampler.draws]
+torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 if world > 1:
-    try:
-        cache = nc.DenseCache(200, 4)
-        nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.CachedSoftmax(cache, 1), nc.DotScore())
-    except nc.InputError as error:
-        assert "one process" in str(error)
-    else:
-        raise AssertionError("a cached sampler needs one process")
+    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4)
+    kept = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.CachedSoftmax(store, 1), nc.DotScore())
+    for first_forward in (kept, head):
+        try:
+            first_forward(queries[mine], positives[mine])
+        except nc.InputError as error:
+            assert "one process" in str(error)
+        else:
+            raise AssertionError("a sampler with a store needs one process")
+    assert not store.valid.any(), "refused before anything was encoded"
 """
 
 
@@ -37,7 +45,7 @@ def run(folder, world):
     alive = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(folder), str(rank), str(world)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for rank in range(world)
     ]

@@ -23,8 +23,8 @@ def rows_of_two():
 @pytest.mark.parametrize(
     "sampler",
     [
-        lambda cache: nc.SharedDraws(nc.CachedSoftmax(cache, 2)),
-        lambda cache: nc.InBatch(torch.full((N,), 1 / N).log()),
+        lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 2)),
+        lambda store: nc.InBatch(torch.full((N,), 1 / N).log()),
     ],
     ids=["shared", "in_batch"],
 )
@@ -74,7 +74,7 @@ def test_flags_are_no_ids(name, dtype):
 
 
 @pytest.mark.parametrize(
-    "sampler", [nc.FullSoftmax, lambda cache: nc.InBatch(), lambda cache: nc.CachedRest(cache, 20)]
+    "sampler", [nc.FullSoftmax, lambda store: nc.InBatch(), lambda store: nc.CachedRest(store, 20)]
 )
 def test_a_positive_that_a_row_repeats_counts_once(sampler):
     once = torch.tensor([[b, 100 + b, -1, -1] for b in range(B)])
@@ -86,7 +86,7 @@ def test_a_positive_that_a_row_repeats_counts_once(sampler):
 
 @pytest.mark.parametrize(
     "sampler",
-    [lambda cache: nc.Uniform(cache, 4), partial(nc.CachedSoftmax, num_negatives=4)],
+    [lambda store: nc.Uniform(store, 4), partial(nc.CachedSoftmax, num_negatives=4)],
     ids=["uniform", "cached"],
 )
 def test_known_positives_beyond_the_corpus_are_refused_by_their_ids(sampler):
@@ -109,7 +109,7 @@ def evaluated(setting, batches=3):
 
 
 def test_batches_of_an_evaluation_have_noise_of_their_own_and_the_next_one_has_it_again():
-    one, other = (Setting(lambda cache: nc.Uniform(cache, 4)) for _ in range(2))
+    one, other = (Setting(lambda store: nc.Uniform(store, 4)) for _ in range(2))
     first = evaluated(one)
     assert len(first.unique()) == len(first), "every batch has noise of its own"
     assert torch.equal(evaluated(one), first), "an unchanged model has the same values"
@@ -118,7 +118,7 @@ def test_batches_of_an_evaluation_have_noise_of_their_own_and_the_next_one_has_i
 
 
 def test_a_loaded_state_decides_the_noise_of_evaluation_too():
-    one, other = (Setting(lambda cache: nc.Uniform(cache, 4), seed=s) for s in (0, 1))
+    one, other = (Setting(lambda store: nc.Uniform(store, 4), seed=s) for s in (0, 1))
     one.step()
     other.corpus.copy_(one.corpus)
     other.loss.eval()

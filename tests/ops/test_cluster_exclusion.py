@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from negcache.exclusion import Exclusion
 from negcache.ops import bounds, metropolis, rejection
-from negcache.ops.cluster_draw import ClusterLaw, Cut
+from negcache.ops.cluster_draw import ClusterLaw, Partition
 
 F64 = torch.float64
 EXACT = {"atol": 1e-11, "rtol": 0}
 
 
-def cut_of(noise, shared, num_queries, num_items, spread):
+def partition_of(noise, shared, num_queries, num_items, spread):
     """Random clusters, some of them empty; each query's own where they are not shared."""
     width = int(torch.randint(1, num_items + 3, (), generator=noise))
     values = spread * torch.randn(num_queries, width, generator=noise, dtype=F64)
@@ -22,17 +22,17 @@ def cut_of(noise, shared, num_queries, num_items, spread):
     first = torch.cat([torch.zeros(num_queries, 1).long(), ends[:, :-1]], dim=1)
     radius = torch.rand(num_queries, width, generator=noise, dtype=F64)
     fields = (first, ends - first, radius)
-    return Cut(values, *(f[:1].expand(num_queries, -1) if shared else f for f in fields))
+    return Partition(values, *(f[:1].expand(num_queries, -1) if shared else f for f in fields))
 
 
-def brute(cut, masked):
+def brute(partition, masked):
     """The cluster of every item, and its V; -inf where the query may not draw it."""
     clusters = [
-        torch.arange(cut.values.shape[1]).repeat_interleave(cut.size[row])
+        torch.arange(partition.values.shape[1]).repeat_interleave(partition.size[row])
         for row in range(len(masked))
     ]
     clusters = torch.stack(clusters)
-    return clusters, cut.values.gather(1, clusters).masked_fill(masked, -torch.inf)
+    return clusters, partition.values.gather(1, clusters).masked_fill(masked, -torch.inf)
 
 
 @st.composite
@@ -41,12 +41,12 @@ def laws(draw):
     noise = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     num_queries, num_items = draw(st.integers(1, 4)), draw(st.integers(1, 9))
     share = draw(st.sampled_from([0.0, 0.2, 0.7, 1.0]))
-    cut = cut_of(
+    partition = partition_of(
         noise, draw(st.booleans()), num_queries, num_items, draw(st.sampled_from([1, 400]))
     )
     masked = torch.rand(num_queries, num_items, generator=noise) < share
     exclude = Exclusion.from_pairs(*masked.nonzero().T, num_rows=num_queries)
-    return ClusterLaw(cut, exclude), masked, *brute(cut, masked)
+    return ClusterLaw(partition, exclude), masked, *brute(partition, masked)
 
 
 @settings(max_examples=300, deadline=None)
@@ -62,7 +62,7 @@ def test_chances_and_masses_are_those_of_brute_force(case):
     none = torch.tensor([-1, 0, -1])
     assert (law.log_chance(none)[:, [0, 2]] == -torch.inf).all()
     torch.testing.assert_close(law.log_chance(none)[:, 1], chance[:, 0], **EXACT)
-    mass = torch.zeros_like(law.cut.values).scatter_add_(1, clusters, chance.exp())
+    mass = torch.zeros_like(law.partition.values).scatter_add_(1, clusters, chance.exp())
     torch.testing.assert_close((law.log_masses - norm[:, None]).exp().nan_to_num(), mass, **EXACT)
 
 
@@ -72,7 +72,7 @@ def test_draws_are_the_law_uniform_by_uniform(case):
     """In the middle of each allowed item's share of the noise that item is drawn, and no other."""
     law, masked, clusters, values = case
     share = torch.softmax(values, dim=1).nan_to_num()
-    by_cluster = torch.zeros_like(law.cut.values).scatter_add_(1, clusters, share)
+    by_cluster = torch.zeros_like(law.partition.values).scatter_add_(1, clusters, share)
     before = by_cluster.cumsum(1) - by_cluster
     for row, item in (share > 1e-9).nonzero().tolist():
         cluster = clusters[row, item]
@@ -108,9 +108,9 @@ def test_the_best_clusters_are_those_with_something_to_draw(case, count):
     kept = law.best(count)
     for row in range(len(masked)):
         left = clusters[row, ~masked[row]].unique()
-        best = left[law.cut.values[row, left].argsort(descending=True)][:count]
+        best = left[law.partition.values[row, left].argsort(descending=True)][:count]
         wanted = values[row].masked_fill(~torch.isin(clusters[row], best), -torch.inf)
-        ours = torch.zeros_like(law.cut.values[row])
+        ours = torch.zeros_like(law.partition.values[row])
         ours.scatter_add_(0, clusters[row], torch.softmax(wanted, dim=0).nan_to_num())
         torch.testing.assert_close(kept.log_masses[row].softmax(0).nan_to_num(), ours, **EXACT)
 
@@ -120,10 +120,10 @@ def test_the_best_clusters_are_those_with_something_to_draw(case, count):
 def test_gamma_never_exceeds_its_bound_and_is_infinite_of_nothing(case):
     """Items anywhere within the radius: the worst is one at its edge above all others."""
     law, masked, clusters, values = case
-    reach = torch.ones(len(masked), dtype=F64)
-    bound = bounds.log_gamma_bound(law, reach)
+    lipschitz = torch.ones(len(masked), dtype=F64)
+    bound = bounds.log_gamma_bound(law, lipschitz)
     assert torch.equal(bound == torch.inf, masked.all(dim=1))
-    away = law.cut.radius.gather(1, clusters)
+    away = law.partition.radius.gather(1, clusters)
     for item in range(masked.shape[1]):
         scores = values - away
         scores[:, item] += 2 * away[:, item]
@@ -142,11 +142,11 @@ def dominated(seed):
         values[row, cluster] += 40
         masked[row, 5 * cluster : 5 * cluster + 5] = True
         masked[row, 15 + row : 17 + row] = True
-    cut = Cut(values, *(field.expand(3, -1) for field in fields))
-    clusters, left = brute(cut, masked)
-    away = cut.radius.gather(1, clusters)
+    partition = Partition(values, *(field.expand(3, -1) for field in fields))
+    clusters, left = brute(partition, masked)
+    away = partition.radius.gather(1, clusters)
     scores = left + away * (2 * torch.rand(3, 40, generator=noise, dtype=F64) - 1)
-    law = ClusterLaw(cut, Exclusion.from_pairs(*masked.nonzero().T, num_rows=3))
+    law = ClusterLaw(partition, Exclusion.from_pairs(*masked.nonzero().T, num_rows=3))
     return law, masked, left, scores
 
 
@@ -177,12 +177,12 @@ def test_chains_and_partitions_over_what_is_allowed(seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rejection_over_what_is_allowed_is_exact(seed):
     law, masked, _, scores = dominated(seed)
-    law = ClusterLaw(law.cut.envelope(torch.ones(3, dtype=F64)), law.exclude)
-    _, envelope = brute(law.cut, masked)
+    law = ClusterLaw(law.partition.envelope(torch.ones(3, dtype=F64)), law.exclude)
+    _, envelope = brute(law.partition, masked)
     kept = law.log_chance(torch.arange(40)) + rejection.log_keep(
         (scores - envelope).masked_fill(masked, -torch.inf)
     )
     torch.testing.assert_close(torch.softmax(kept, dim=1), torch.softmax(scores, dim=1), **EXACT)
     chance = torch.logsumexp(kept, dim=1)
     torch.testing.assert_close(chance, torch.logsumexp(scores, dim=1) - law.log_norm, **EXACT)
-    assert (chance > -2 * law.cut.radius.max()).all(), "positives cost no proposals"
+    assert (chance > -2 * law.partition.radius.max()).all(), "positives cost no proposals"

@@ -7,7 +7,8 @@ import torch
 from torch import tensor
 
 import negcache as nc
-from negcache.ops import log_q_corrected, softmax_loss, use_columns
+from negcache.draws import use_columns
+from negcache.estimators import log_q_corrected, softmax_loss
 from negcache.ops.kernels import Kernel, Quadratic, Quartic, fourier, positive
 from negcache.ops.kernels import kernel as kernel_file
 from negcache.ops.kernels import quadratic as quadratic_file
@@ -253,7 +254,7 @@ def test_rows_that_are_not_finite_are_refused(name):
     kernel, rows = (Quartic() if name == "quartic" else KERNELS[name]()), units(6)
     kernel.check(rows, tensor(5.0))
     rows[3, 1] = math.nan
-    with pytest.raises(nc.InputError, match=r"1 rows.*first at 3"):
+    with pytest.raises(nc.InputError, match=r"in 1 of 6 rows, ids \[3\]"):
         kernel.check(rows, tensor(5.0))
 
 

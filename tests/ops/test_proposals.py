@@ -5,13 +5,15 @@ import math
 
 import pytest
 import torch
-from partition import log_prob
 from roster import mixture, problem
 
 import negcache as nc
+from negcache.draws import ItemProposal, propose
 from negcache.draws import draw as draw_from
 from negcache.ops.alias import build_alias
-from negcache.ops.views import CellView, some_clusters
+from negcache.ops.views import BlockView, some_blocks
+from negcache.samplers.cached import in_view, propose_softmax
+from negcache.stores.reading import scored_rows
 from negcache.testing import reference
 
 
@@ -46,8 +48,9 @@ def test_a_mixture_is_unbiased_at_any_staleness(scored):
     request, _items, store = problem(drift=0.5)
     sampler = mixture(store, scored)
     for seed in range(3):
-        draw = draw_from(sampler, request, torch.Generator().manual_seed(seed))
-        log_q = log_prob(sampler, request, torch.arange(300), draw.law)
+        generator = torch.Generator().manual_seed(seed)
+        proposal = propose(sampler, request, generator)
+        draw, log_q = proposal.draw_for_each(generator), proposal.log_prob(torch.arange(300))
         excluded = request.exclude.mask(torch.arange(300))
         assert (log_q[~excluded] > -torch.inf).all()
         total = log_q.exp().sum(1)
@@ -63,46 +66,52 @@ def test_mixtures_that_cannot_be_right_are_refused():
     _, _, store = problem()
     part = nc.CachedSoftmax(store, 2, scored=0.5)
     with pytest.raises(nc.InputError, match="reaches every item"):
-        nc.Mixture(part, nc.CachedSoftmax(store, 2, scored=0.5))
+        draw_from(nc.Mixture(part, part), problem()[0], torch.Generator())
     with pytest.raises(nc.InputError, match="over one store"):
         nc.Mixture(nc.CachedSoftmax(store, 2), nc.CachedSoftmax(nc.DenseCache(300, 8), 2))
     with pytest.raises(nc.InputError, match="has_density"):
         nc.Mixture(nc.Uniform(store, 2), nc.FullSoftmax(store))
 
 
-def test_every_cluster_is_scored_with_the_same_chance():
-    """300 rows are three clusters, the last of 44; two of three are scored."""
-    _, _, store = problem()
-    counts = torch.zeros(3)
+def test_every_block_is_scored_with_the_same_chance():
+    """300 rows are three blocks, the last of 44; two of three are scored."""
+    request, _, store = problem()
+    whole, counts = scored_rows(request, store), torch.zeros(3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3000):
-        clusters = some_clusters(store, 0.67, generator)
-        view = CellView(store, clusters)
-        assert len(clusters.unique()) == 2
-        assert view.num_rows == sum(128 if cluster < 2 else 44 for cluster in clusters.tolist())
-        ids = view.ids(torch.arange(view.num_rows))
-        assert torch.equal(view.slots(ids), torch.arange(view.num_rows))
-        assert torch.equal(torch.cat([b for _, b in view.chunks(128)]), store.table.embeddings[ids])
-        counts[clusters] += 1
+        view = some_blocks(300, 0.67, generator, torch.device("cpu"))
+        assert len(view.blocks.unique()) == 2
+        assert view.num_rows == sum(128 if block < 2 else 44 for block in view.blocks.tolist())
+        counts[view.blocks] += 1
     torch.testing.assert_close(counts / 3000, torch.full((3,), 2 / 3), atol=0.04, rtol=0)
+    for blocks in ([0, 1], [0, 2], [1, 2], [1]):
+        view = BlockView(300, torch.tensor(blocks))
+        every = torch.arange(view.num_rows)
+        rows, base = view.of(whole), view.to_base(every)
+        assert torch.equal(view.from_base(base), every)
+        outside = ~torch.isin(torch.arange(300), base)
+        assert (view.from_base(torch.arange(300))[outside] == -1).all()
+        assert torch.equal(torch.cat([b for _, b in rows.chunks(128)]), whole.rows(base))
+        assert torch.equal(rows.rows(every), whole.rows(base))
 
 
-def test_a_scored_fraction_is_unbiased_over_clusters_and_draws():
-    """Both stages enumerated: every pair of clusters of three, every item of its law."""
+def test_a_scored_fraction_is_unbiased_over_blocks_and_draws():
+    """Both stages enumerated: every pair of blocks of three, every item of its law."""
     request, items, store = problem(drift=0.4)
-    sampler = nc.CachedSoftmax(store, 1, scored=0.67)
-    fresh = request.score(request.queries, items)
+    rows, fresh = scored_rows(request, store), request.score(request.queries, items)
     estimates = []
-    for clusters in itertools.combinations(range(3), 2):
-        law = nc.protocols.Law(None, torch.tensor(clusters))
-        log_q = log_prob(sampler, request, torch.arange(300), law)
-        weight = -log_q - math.log(sampler.coverage)
+    for blocks in itertools.combinations(range(3), 2):
+        view = BlockView(300, torch.tensor(blocks))
+        inside = propose_softmax(store, view.of(rows), 1, is_softmax=True)
+        proposal = ItemProposal(in_view(inside, view), request, 1)
+        log_q = proposal.log_prob(torch.arange(300))
+        weight = -log_q - proposal.log_coverage
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
     truth = reference.log_partition(request, items)
     torch.testing.assert_close(torch.stack(estimates).mean(0).log(), truth, atol=1e-10, rtol=0)
 
 
-def test_a_tempered_draw_has_no_pinned_form():
+def test_a_tempered_draw_has_no_partition_of_its_own():
     request, _, store = problem()
     draw = draw_from(nc.CachedSoftmax(store, 2, power=0.5), request, torch.Generator())
     with pytest.raises(nc.InputError, match="log_z"):

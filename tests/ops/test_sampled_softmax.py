@@ -20,7 +20,9 @@ def setting():
     query = torch.randn(1, 3, generator=noise, dtype=torch.float64)
     score = nc.DotScore(1.0, normalize=False).double().requires_grad_(False)
     zero = torch.zeros(1, dtype=torch.long)
-    request = nc.messages.Request(query, score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1))
+    request = nc.messages.Request(
+        query, score, zero, nc.exclusion.Exclusion.from_pairs(zero, zero, 1)
+    )
     return store, request, score(query, store.table.embeddings)[0]
 
 

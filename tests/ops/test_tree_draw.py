@@ -47,8 +47,8 @@ def frontiers(tree):
     """At every level: subtrees of the level, and the items above them alone."""
     levels = tree.nodes.level[tree.present.numpy()]
     for level in range(int(levels.min()) - 1, int(levels.max()) + 1):
-        cut = tree.cut(level)
-        yield Frontier(cut.heads, torch.from_numpy(tree.nodes.level)[cut.heads] <= level)
+        heads = tree.cut(level).heads
+        yield Frontier(heads, torch.from_numpy(tree.nodes.level)[heads] <= level)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -8,13 +8,14 @@ from roster import problem
 import negcache as nc
 from negcache.draws import draw as draw_from
 from negcache.ops import two_stage
+from negcache.stores.reading import scored_rows
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
 
 DRAWS = 200_000
 
 
-def cache_of(logits, valid=None):
+def store_of(logits, valid=None):
     """A store of D = 1 rows that are the logits themselves; rows not valid are never written."""
     store = nc.DenseCache(len(logits), 1)
     ids = torch.arange(len(logits)) if valid is None else valid.nonzero()[:, 0]
@@ -30,10 +31,10 @@ def request_for(num_queries=1, positive=0):
 
 
 def counts_of(logits, seed, valid=None, draws=DRAWS, rows=20):
-    store, request = cache_of(logits, valid), request_for(rows)
+    request = request_for(rows)
+    scored = scored_rows(request, store_of(logits, valid))
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws // rows, 2)
-    masses = two_stage.block_log_masses(request, store)
-    found = two_stage.draw_rows(request, store, masses, noise)
+    found = two_stage.draw_rows(scored, two_stage.scan(scored), noise)
     return torch.bincount(found.slots.flatten(), minlength=len(logits))
 
 
@@ -83,10 +84,10 @@ def test_one_item_of_probability_099_and_rows_of_minus_infinity(seed):
 def test_no_saturation_over_ten_million_equal_logits(seed):
     """float32 Gumbel noise cannot reach 45 % of the maxima here; two stages can."""
     num_items, draws = 10_000_000, 2000
-    store, request = cache_of(torch.zeros(num_items)), request_for()
-    masses = two_stage.block_log_masses(request, store)
+    request = request_for()
+    rows = scored_rows(request, store_of(torch.zeros(num_items)))
     noise = request.uniforms(torch.Generator().manual_seed(seed), draws, 2)
-    ids = two_stage.draw_rows(request, store, masses, noise).slots.flatten()
+    ids = two_stage.draw_rows(rows, two_stage.scan(rows), noise).slots.flatten()
     assert reference.saturation_share(num_items) > 0.4  # what one float32 Gumbel pass would lose
     blocks = torch.bincount(ids * 10 // num_items, minlength=10)
     assert chi_square_p(blocks, torch.full((10,), draws / 10)) > 1e-4
@@ -96,21 +97,24 @@ def test_no_saturation_over_ten_million_equal_logits(seed):
 
 def test_log_mass_is_the_partition_and_chunks_do_not_matter(monkeypatch):
     request, items, store = problem(num_items=1000)
-    whole = torch.logsumexp(two_stage.block_log_masses(request, store), 1)
+    rows = scored_rows(request, store)
+    whole = two_stage.scan(rows).log_mass
     torch.testing.assert_close(whole, reference.log_partition(request, items), atol=1e-10, rtol=0)
-    monkeypatch.setitem(two_stage.BLOCK_SCORES, "cpu", 1)
-    small = torch.logsumexp(two_stage.block_log_masses(request, store), 1)
+    monkeypatch.setitem(two_stage.CHUNK_SCORES, "cpu", 1)
+    small = two_stage.scan(rows).log_mass
     torch.testing.assert_close(small, whole, atol=1e-12, rtol=0)
 
 
 def test_stage_two_masks_what_stage_one_masks():
-    """Exclusions at the edges of clusters, in the last short cluster, many for one query."""
+    """Exclusions at the edges of blocks, in the last short block, many for one query."""
     request, _items, store = problem(num_items=700)
     excluded = torch.tensor([126, 127, 128, 129, 255, 256, 640, 698, 699])
     rows = torch.arange(5).repeat_interleave(len(excluded))
     exclude = request.exclude.and_also(rows, excluded.repeat(5))
     request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
-    draw = draw_from(nc.CachedSoftmax(store, 400), tile(request, 20), torch.Generator().manual_seed(0))
+    draw = draw_from(
+        nc.CachedSoftmax(store, 400), tile(request, 20), torch.Generator().manual_seed(0)
+    )
     drawn = draw.ids[draw.columns]
     rows = torch.arange(100)[:, None].expand_as(drawn)
     assert not tile(request, 20).exclude.contains(rows, drawn).any()
@@ -129,30 +133,56 @@ def test_bf16_rows_keep_the_law():
     for dtype in (torch.float32, torch.bfloat16):
         store = nc.DenseCache(20_000, 64, dtype=dtype)
         store.write(torch.arange(20_000), items)
-        masses = two_stage.block_log_masses(request, store)
-        assert masses.dtype == torch.float32
+        scanned = two_stage.scan(scored_rows(request, store))
+        assert scanned.log_masses.dtype == torch.float32
         log_q = log_prob(nc.CachedSoftmax(store, 1), request, torch.arange(20_000))
-        laws.append((torch.logsumexp(masses, 1), log_q.double().exp()))
+        laws.append((scanned.log_mass, log_q.double().exp()))
     assert (laws[0][0] - laws[1][0]).abs().max() < 2e-2
     assert (laws[0][1] - laws[1][1]).abs().sum(1).max() / 2 < 0.005
 
 
-def test_scoring_all_rows_once_draws_what_scoring_clusters_draws():
+def test_scoring_all_rows_once_draws_what_scoring_blocks_draws():
+    """By the rows of drawn blocks; by all rows, scored anew; by scores that stage one has kept."""
     request, _, store = problem(num_items=4000)
     store.table.written[torch.arange(200, 1400)] = -1  # not valid
+    rows, count = scored_rows(request, store), store.num_rows
     noise = request.uniforms(torch.Generator().manual_seed(0), 7, 2)
-    masses = two_stage.block_log_masses(request, store)
-    by_blocks = two_stage.draw_rows(request, store, masses, noise)
-    clusters = two_stage.invert_cdf(masses, noise[..., 0].contiguous())
-    at_once = two_stage._draw_from_all(request, store, clusters, noise[..., 1])
-    assert not two_stage.scores_all(7, store.num_rows), "the first is the way by clusters"
-    assert torch.equal(by_blocks.slots, at_once.slots)
-    torch.testing.assert_close(by_blocks.logits, at_once.logits)
+    assert not two_stage.scores_all(7, count), "the first is the way by blocks"
+    assert two_stage.scores_all(9, count)
+    bare, kept = two_stage.scan(rows), two_stage.scan(rows, 9)
+    assert bare.logits is None
+    assert kept.logits is not None
+    assert torch.equal(kept.log_masses, bare.log_masses)
+    blocks = two_stage.invert_cdf(bare.log_masses, noise[..., 0].contiguous())
+    by_blocks = two_stage.draw_rows(rows, bare, noise)
+    for found in (
+        two_stage._draw_from_all(rows, blocks, noise[..., 1]),
+        two_stage.draw_rows(rows, kept, noise),
+    ):
+        assert torch.equal(by_blocks.slots, found.slots)
+        torch.testing.assert_close(by_blocks.logits, found.logits)
     many = request.uniforms(torch.Generator().manual_seed(1), 9, 2)
-    found = two_stage.draw_rows(request, store, masses, many)
-    rows = torch.arange(len(many))[:, None].expand_as(found.slots)
-    assert store.valid[found.slots].all()
-    assert not request.exclude.contains(rows, found.slots).any()
+    once, anew = (two_stage.draw_rows(rows, scanned, many) for scanned in (kept, bare))
+    assert torch.equal(once.slots, anew.slots)
+    assert store.valid[once.slots].all()
+    assert not rows.excluded(once.slots).any()
+
+
+def test_scores_are_kept_only_where_they_are_few(monkeypatch):
+    rows = scored_rows(*problem(num_items=300)[::2])
+    assert two_stage.scan(rows, 1).logits.shape == (5, 300)
+    monkeypatch.setattr(two_stage, "ALL_SCORES", 5 * 300 - 1)
+    assert two_stage.scan(rows, 1).logits is None
+
+
+def test_taking_rows_away_forgets_the_scores_that_held_them():
+    request, _, store = problem(num_items=300)
+    rows = scored_rows(request, store)
+    slots = torch.tensor([[140], [9], [299], [3], [4]])
+    fewer, left = two_stage.take_away(rows, two_stage.scan(rows, 6), slots)
+    assert left.logits is None
+    torch.testing.assert_close(left.log_masses, two_stage.scan(fewer).log_masses)
+    assert (left.log_mass < two_stage.scan(rows).log_mass).all()
 
 
 def test_small_masses_are_not_lost_beside_a_large_one():

@@ -211,7 +211,9 @@ def test_partitions_are_unbiased_over_the_subsets_that_a_cache_may_hold(build):
     for seed in range(200):
         store = nc.SubsetCache(60, 8, 30, dtype=torch.float64, seed=seed)
         store.write(torch.arange(60), items)
-        draw = draw_from(build(store, 8, index=clusters(5)), request, torch.Generator().manual_seed(seed))
+        draw = draw_from(
+            build(store, 8, index=clusters(5)), request, torch.Generator().manual_seed(seed)
+        )
         ratios.append((draw.log_z - truth).exp())
     ratio = torch.stack(ratios)
     error = ratio.std(dim=0) / len(ratios) ** 0.5
@@ -268,7 +270,9 @@ def test_coordinates_that_are_not_scored_as_they_are_have_no_radius():
 
 
 def test_the_metrics_of_a_draw_reach_the_report():
-    setting = Setting(lambda store: DynamicIndexChain(store, 4, index=clusters()), estimator=nc.cached_partition)
+    setting = Setting(
+        lambda store: DynamicIndexChain(store, 4, index=clusters()), estimator=nc.cached_partition
+    )
     setting.step()
     assert set(setting.loss.report().sampler) == {
         "acceptance", "log_gamma_bound", "tv_bound", "vacuous",

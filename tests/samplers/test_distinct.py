@@ -10,7 +10,7 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.samplers.distinct import sum_and_sample_shares
+from negcache.samplers.distinct import sum_and_sample_masses
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
 
@@ -28,7 +28,7 @@ def sequences(law, length):
 def shares(law, picks):
     """log-shares of an ordered draw, the last with the mass of all items not yet drawn."""
     left = law.log().index_fill(0, torch.tensor(picks[:-1]), -torch.inf).logsumexp(0)
-    return sum_and_sample_shares(law[picks].log()[None], left[None])[0]
+    return sum_and_sample_masses(law[picks].log()[None], left[None])[0]
 
 
 @pytest.mark.parametrize("draws", [2, 3])
@@ -75,13 +75,13 @@ def test_in_float32_the_last_weight_is_that_of_float64(build, before, temperatur
     """The last draw stands for all that is left, however little the others leave of the mass."""
     request, _, store = problem(num_items=1000, temperature=temperature)
     narrow = nc.DenseCache(1000, 8)
-    narrow.write(torch.arange(1000), store.table.float())
+    narrow.write(torch.arange(1000), store.table.embeddings.float())
     asked = replace(
         request, queries=request.queries.float(), score=nc.DotScore(temperature).float()
     )
     draw = draw_from(build(narrow), asked, torch.Generator().manual_seed(0))
     drawn = draw.ids[draw.columns]
-    logits = request.score(asked.queries.double(), narrow.table.double())
+    logits = request.score(asked.queries.double(), narrow.table.embeddings.double())
     logits = logits.masked_fill(request.exclude.mask(torch.arange(1000)), -torch.inf)
     left = logits.scatter(1, drawn[:, :before], -torch.inf).logsumexp(1)
     last = drawn[:, -1:]
@@ -98,8 +98,10 @@ def test_distinct_draws_follow_the_sequential_law(seed):
     alone = nc.messages.Request(
         request.queries[4:], request.score, request.positives[4:], request.exclude.slice(4, 5)
     )
-    draw = draw_from(nc.samplers.CachedDistinct(store, 2), 
-        tile(alone, 20_000), torch.Generator().manual_seed(seed)
+    draw = draw_from(
+        nc.samplers.CachedDistinct(store, 2),
+        tile(alone, 20_000),
+        torch.Generator().manual_seed(seed),
     )
     drawn = draw.ids[draw.columns]
     assert (drawn[:, 0] != drawn[:, 1]).all()
@@ -114,7 +116,9 @@ def test_distinct_draws_follow_the_sequential_law(seed):
 def test_no_item_is_drawn_twice(num_items):
     """Few items have most of the mass: with replacement every query would meet one again."""
     request, _, store = problem(num_items=num_items, temperature=0.03)
-    draw = draw_from(nc.CachedDistinct(store, 8), tile(request, 20), torch.Generator().manual_seed(0))
+    draw = draw_from(
+        nc.samplers.CachedDistinct(store, 8), tile(request, 20), torch.Generator().manual_seed(0)
+    )
     assert (draw.log_weight > -torch.inf).all()
     ordered = draw.ids[draw.columns].sort(dim=1).values
     assert (ordered[:, 1:] != ordered[:, :-1]).all()
@@ -123,7 +127,9 @@ def test_no_item_is_drawn_twice(num_items):
 def test_no_item_of_the_head_is_in_the_tail():
     for num_items in (60, 4000):
         request, _, store = problem(num_items=num_items, temperature=0.1)
-        draw = draw_from(nc.HeadTail(store, 3, 5), tile(request, 20), torch.Generator().manual_seed(0))
+        draw = draw_from(
+            nc.samplers.HeadTail(store, 3, 5), tile(request, 20), torch.Generator().manual_seed(0)
+        )
         drawn = draw.ids[draw.columns]
         assert not (drawn[:, :3, None] == drawn[:, None, 3:]).any()
 
@@ -153,7 +159,9 @@ def test_head_and_tail_is_exact_in_expectation():
     for row in range(5):
         allowed = (~excluded[row]).nonzero()[:, 0]
         best = allowed[stale[row, allowed].topk(3).indices]
-        draw = draw_from(nc.samplers.HeadTail(store, 3, 1), request, torch.Generator().manual_seed(row))
+        draw = draw_from(
+            nc.samplers.HeadTail(store, 3, 1), request, torch.Generator().manual_seed(row)
+        )
         drawn = draw.ids[draw.columns[row]]
         assert set(drawn[:3].tolist()) == set(best.tolist())
         torch.testing.assert_close(draw.log_weight[row, :3], torch.zeros(3).double())

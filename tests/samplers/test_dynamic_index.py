@@ -10,10 +10,10 @@ from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
 
 import negcache as nc
-from negcache.contrib.miner import DynamicIndexMiner
+from negcache.contrib import ChainAsPrinted, DynamicIndexMiner
 from negcache.draws import draw as draw_from
-from negcache.draws import use_columns
-from negcache.samplers.chain import DynamicIndexChain, as_printed
+from negcache.interfaces import Proposal
+from negcache.samplers.chain import DynamicIndexChain
 from negcache.samplers.dynamic_index import DynamicIndex
 from negcache.samplers.rejection import DynamicIndexRejection
 from negcache.stores import LowRankCache
@@ -31,7 +31,7 @@ UNBIASED = {
 APPROXIMATE = {
     "chain": lambda store: DynamicIndexChain(store, 6, chain=3, index=clusters()),
     "chain_two_levels": lambda store: DynamicIndexChain(store, 6, index=clusters(60), expand=3),
-    "as_printed": lambda store: as_printed(store, 6, index=clusters()),
+    "as_printed": lambda store: ChainAsPrinted(store, 6, index=clusters()),
     "rejection": lambda store: DynamicIndexRejection(store, 6, tries=64, index=clusters(40)),
     "as_run": lambda store: DynamicIndexMiner(store, 6, top_clusters=9, index=clusters()),
 }
@@ -85,7 +85,8 @@ def test_weights_are_unbiased_by_enumeration_whatever_is_stale(expand):
     noise = torch.Generator().manual_seed(1)
     ids = torch.randperm(NUM_ITEMS, generator=noise)[:100]  # members move, centres stay
     store.write(
-        ids, store.table.embeddings[ids] + 0.5 * torch.randn(100, 8, generator=noise, dtype=items.dtype)
+        ids,
+        store.table.embeddings[ids] + 0.5 * torch.randn(100, 8, generator=noise, dtype=items.dtype),
     )
     log_q = log_prob(sampler, request, EVERY)
     excluded = request.exclude.mask(EVERY)
@@ -111,22 +112,25 @@ def spoilt(values):
     """The importance sampler with other log-chances than those it draws by."""
 
     class Spoilt:
-        has_density, coverage, num_negatives = True, 1.0, 6
+        has_density, store, num_negatives = True, None, 6
 
         def __init__(self, store):
-            self.store, self.inner = store, DynamicIndex(store, 6, index=clusters())
+            self.inner = DynamicIndex(store, 6, index=clusters())
 
-        def draw(self, request, generator):
-            draw = self.inner.draw(request, generator)
-            log_q = log_prob(self, request, draw.ids).gather(1, draw.columns)
-            weight = (-log_q - math.log(6)).masked_fill(draw.log_weight == -torch.inf, -torch.inf)
-            return use_columns(draw.ids[draw.columns], weight)
+        def propose(self, request, generator):
+            proposal, table = (
+                self.inner.propose(request, generator),
+                self.inner.clusters.index.table,
+            )
+            logits = values(request.score(request.queries, table.centres), table)[:, table.labels]
+            excluded = request.exclude.mask(EVERY)
+            log_q = torch.log_softmax(logits, dim=1).masked_fill(excluded, -torch.inf)
 
-        def log_prob(self, request, ids, law=None):
-            table = self.inner.clusters.index.table
-            logits = request.score(request.queries, table.centres)
-            chance = torch.log_softmax(values(logits, table)[:, table.labels], dim=1)
-            return chance.masked_fill(request.exclude.mask(EVERY), -torch.inf)[:, ids]
+            def draw(noise):
+                slots, _ = proposal.draw(noise)
+                return slots, log_q.gather(1, slots)
+
+            return Proposal(draw, lambda ids: log_q[:, ids])
 
     return Spoilt
 
@@ -143,6 +147,10 @@ def test_chances_without_cluster_sizes_or_without_beta_are_caught(values):
         check_sampler(spoilt(values)(store), request, items)
 
 
+def walked(size):
+    raise AssertionError("a draw walks the store")
+
+
 @pytest.mark.parametrize("expand", [0, 3])
 def test_rows_touched_by_a_draw_do_not_grow_with_the_corpus(expand):
     for num_items in (300, 3000):
@@ -153,14 +161,14 @@ def test_rows_touched_by_a_draw_do_not_grow_with_the_corpus(expand):
         ):
             sampler = build(store, index=clusters(), expand=expand)
             draw_from(sampler, request, torch.Generator())
-            store.chunks = None  # a draw that walks the store fails
+            store.chunks = walked
             counting = Counting(store)
             draw_from(sampler, request, torch.Generator())
             assert counting.count == most
             del store.rows, store.chunks
 
 
-def test_a_query_whose_items_are_all_barred_has_nothing():
+def test_a_query_whose_items_are_all_excluded_has_nothing():
     request, _, store = problem()
     exclude = nc.exclusion.Exclusion.from_pairs(torch.zeros(NUM_ITEMS).long(), EVERY, ROWS)
     request = nc.messages.Request(request.queries, request.score, request.positives, exclude)
@@ -198,12 +206,6 @@ def test_settings_that_draw_nothing_are_refused(build):
         build(problem()[2])
 
 
-def test_a_snapshot_of_coordinates_is_refused():
-    for inner in (LowRankCache(300, 8), nc.nc.DenseCache(300, 8, refresh=nc.stores.Snapshot(3))):
-        with pytest.raises(nc.InputError, match=f"DenseCache or a Sub.*got {type(inner).__name__}"):
-            nc.SnapshotCache(inner, 5)
-
-
 SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 
 
@@ -211,7 +213,10 @@ SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 @pytest.mark.parametrize(
     ("build", "estimator"),
     [
-        (lambda store: nc.SharedDraws(DynamicIndex(store, 2, index=clusters())), nc.log_q_corrected),
+        (
+            lambda store: nc.SharedDraws(DynamicIndex(store, 2, index=clusters())),
+            nc.log_q_corrected,
+        ),
         (lambda store: DynamicIndex(store, 4, index=clusters(40), expand=2), nc.log_q_corrected),
         (lambda store: DynamicIndexChain(store, 4, index=clusters()), nc.cached_partition),
         (

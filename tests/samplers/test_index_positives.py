@@ -43,7 +43,9 @@ CASES = {
     "plain": lambda c, m: nc.DynamicIndex(c, m, index=clusters(60)),
     "two_levels": lambda c, m: nc.DynamicIndex(c, m, index=clusters(60), expand=3),
     "chain": lambda c, m: nc.samplers.DynamicIndexChain(c, m, index=clusters(60)),
-    "chain_two_levels": lambda c, m: nc.samplers.DynamicIndexChain(c, m, index=clusters(60), expand=3),
+    "chain_two_levels": lambda c, m: nc.samplers.DynamicIndexChain(
+        c, m, index=clusters(60), expand=3
+    ),
     "rejection": lambda c, m: nc.samplers.DynamicIndexRejection(c, m, rounds=2, index=clusters(60)),
     "tree": lambda c, m: tree(c, m, rounds=2),
     "miner": lambda c, m: nc.contrib.DynamicIndexMiner(c, m, top_clusters=5, index=clusters(60)),
@@ -180,7 +182,8 @@ def test_queries_that_may_draw_nothing_are_not_waited_for(build):
     sampler = build(store)
     draw_from(sampler, request, torch.Generator().manual_seed(0))
     counting = Counting(store)
-    draw_from(sampler, 
+    draw_from(
+        sampler,
         nc.messages.Request(request.queries, request.score, request.positives, exclude),
         torch.Generator().manual_seed(0),
     )

@@ -9,12 +9,15 @@ from partition import log_prob
 from roster import problem
 
 import negcache as nc
-from negcache import door
+from negcache import validation
 from negcache.draws import draw as draw_from
 from negcache.indexes import sums as sums_module
-from negcache.ops.kernel_draw import draw_by_sums
+from negcache.ops.descent import Descent
+from negcache.ops.kernel_draw import draw_down
+from negcache.ops.kernel_law import log_prob_down
 from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
 from negcache.samplers import kernel as kernel_module
+from negcache.stores.reading import scored_rows
 from negcache.testing.conformance import chi_square_p, tile
 
 
@@ -27,7 +30,7 @@ def top(request, monkeypatch):
 
 def law_of_kernel(request, store, kernel):
     """K / sum K over what each query may draw, float64."""
-    dots = request.queries @ store.table.T
+    dots = request.queries @ store.table.embeddings.T
     mass = kernel.log_kernel(dots, request.score.scale).exp()
     mass = mass.masked_fill(request.exclude.mask(torch.arange(len(store))), 0.0)
     return mass / mass.sum(dim=1, keepdim=True)
@@ -45,7 +48,8 @@ def golden():
 def test_golden_vector_k1():
     store, score, query = golden()
     nothing = torch.empty(0, dtype=torch.long)
-    free = nc.messages.Request(query, score, torch.tensor([0]), nc.exclusion.Exclusion.from_pairs(nothing, nothing, 1))
+    none = nc.exclusion.Exclusion.from_pairs(nothing, nothing, 1)
+    free = nc.messages.Request(query, score, torch.tensor([0]), none)
     sampler = nc.quadratic(store, 2)
     q = log_prob(sampler, free, torch.arange(4)).exp()[0]
     wanted = torch.tensor([0.630265211, 0.162246490, 0.162246490, 0.045241810], dtype=torch.float64)
@@ -57,7 +61,9 @@ def test_golden_vector_k1():
     torch.testing.assert_close(q, wanted, atol=1e-8, rtol=0)
     items = store.table.embeddings[torch.tensor([1, 3])]
     terms = score(query, items) - (2 * q[[1, 3]]).log()
-    loss = nc.estimators.softmax_loss(score.paired(query, store.table.embeddings[None, :1])[:, 0], terms)
+    loss = nc.estimators.softmax_loss(
+        score.paired(query, store.table.embeddings[None, :1])[:, 0], terms
+    )
     assert abs(float(loss) - 1.286828244) < 1e-8
 
 
@@ -163,7 +169,7 @@ def test_the_floor_bounds_every_weight():
 
 
 def test_old_sums_keep_the_weights_honest():
-    """Clusters weighed by old sums, rows by the kernel of today: the reported law is still drawn."""
+    """Blocks weighed by old sums, rows by the kernel of today: the reported law is still drawn."""
     request, items, store = problem(0.0, 1100)
     sampler = nc.quadratic(store, 6, alpha=3.0, update_every=1000)
     draw_from(sampler, request, torch.Generator().manual_seed(0))
@@ -178,7 +184,7 @@ def test_old_sums_keep_the_weights_honest():
     torch.testing.assert_close(total, (logits.exp() * allowed).sum(1), atol=0, rtol=1e-9)
 
 
-def test_a_query_that_may_draw_nothing_in_a_cluster_draws_elsewhere():
+def test_a_query_that_may_draw_nothing_in_a_block_draws_elsewhere():
     request, _, store = problem(0.0, 300)
     rows = torch.arange(5).repeat_interleave(128)
     excluded = torch.arange(128).repeat(5)
@@ -201,7 +207,7 @@ def test_a_query_that_may_draw_nothing_in_a_cluster_draws_elsewhere():
 @pytest.mark.parametrize("floor", [0.0, 0.3])
 @pytest.mark.parametrize("num_items", [1152, 1300])
 def test_a_query_without_negatives_draws_nothing(top, num_items, floor):
-    """Nine clusters and more: in a tree the uppermost level is padded with nodes that have none."""
+    """Nine blocks and more: in a tree the uppermost level is padded with nodes that have none."""
     request, _, store = problem(num_items=num_items)
     rows, ids = torch.zeros(num_items, dtype=torch.long), torch.arange(num_items)
     asked = replace(request, exclude=request.exclude.and_also(rows, ids))
@@ -259,7 +265,9 @@ def test_sums_larger_than_memory_are_refused_with_their_size(monkeypatch):
     with pytest.raises(nc.InputError, match=r"frequencies within(.|\n)*GiB"):
         nc.rf_softmax(store, 4, num_frequencies=10**12, nu=1.0)
     sampler = nc.rf_softmax(store, 4, nu=1.0)
-    monkeypatch.setattr(door.os, "sysconf", lambda name: 2 if name == "SC_PHYS_PAGES" else 4096)
+    monkeypatch.setattr(
+        validation.os, "sysconf", lambda name: 2 if name == "SC_PHYS_PAGES" else 4096
+    )
     with pytest.raises(nc.InputError, match=r"3 sums of 2048 features within(.|\n)*GiB"):
         draw_from(sampler, request, torch.Generator())
 
@@ -270,17 +278,18 @@ def test_wanted_rows_are_not_drawn():
     sampler = nc.quadratic(store, 6)
     draw = draw_from(sampler, request, torch.Generator().manual_seed(0))
     noise = torch.rand(5, 6, 4, dtype=torch.float64)
-    again = draw_by_sums(
-        request, store, sampler.sums, sampler.kernel, noise, draw.ids[draw.columns]
-    )
-    assert torch.equal(again.slots, draw.ids[draw.columns])
-    weight = -(again.log_chance + math.log(6))
-    torch.testing.assert_close(draw.log_weight, weight, atol=1e-12, rtol=0)
+    drawn = draw.ids[draw.columns]
+    descent = Descent.begin(scored_rows(request, store), sampler.sums, sampler.kernel)
+    slots, log_q = draw_down(descent, noise, drawn)
+    assert torch.equal(slots, drawn)
+    torch.testing.assert_close(draw.log_weight, -(log_q + math.log(6)), atol=1e-12, rtol=0)
+    by_all_ways = log_prob_down(descent, torch.arange(1100)).gather(1, drawn)
+    torch.testing.assert_close(by_all_ways, log_q, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
-def test_validity_is_that_of_each_cluster(top, floor):
-    """Rows are missing at different places of different clusters, a excluded one among them."""
+def test_validity_is_that_of_each_block(top, floor):
+    """Rows are missing at different places of different blocks, an excluded one among them."""
     request, _, full = problem(0.0, 1100)
     store = nc.DenseCache(1100, 8, dtype=torch.float64)
     written = torch.randperm(1100, generator=torch.Generator().manual_seed(0))[:600]

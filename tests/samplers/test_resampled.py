@@ -11,7 +11,7 @@ from setting import Setting
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.draws import use_columns
+from negcache.interfaces import Proposal
 from negcache.stores import LowRankCache
 from negcache.testing import reference
 from negcache.testing.conformance import check_sampler, tile
@@ -31,20 +31,18 @@ def resampled(store, name="index", count=3):
 class Everything:
     """Proposes every item once to every query, each with the chance 1 / N."""
 
-    has_density, coverage, num_negatives = True, 1.0, NUM_ITEMS
+    has_density, num_negatives = True, NUM_ITEMS
 
     def __init__(self, store):
         self.store = store
 
-    def draw(self, request, generator):
-        drawn = EVERY.expand(len(request.queries), -1)
-        excluded = request.exclude.mask(EVERY)
-        return use_columns(drawn, torch.zeros(drawn.shape).double().masked_fill(excluded, -torch.inf))
+    def propose(self, request, generator):
+        def log_prob(ids):
+            shape = (len(request.queries), len(ids))
+            return torch.full(shape, -math.log(NUM_ITEMS), dtype=torch.float64)
 
-    def log_prob(self, request, ids, law=None):
-        shape = (len(request.queries), len(ids))
-        log_q = torch.full(shape, -math.log(NUM_ITEMS), dtype=torch.float64)
-        return log_q.masked_fill(request.exclude.mask(ids), -torch.inf)
+        everything = EVERY.expand(len(request.queries), -1)
+        return Proposal(lambda noise: (everything, log_prob(EVERY)), log_prob)
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.5])
@@ -88,7 +86,9 @@ def counts_of(draw, request, law, count):
     seen = (draw.log_weight + log_expected).exp()
     assert torch.equal(seen == 0, excluded)
     own = seen.amax(dim=0)
-    torch.testing.assert_close(seen, own.expand_as(seen).masked_fill(excluded, 0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        seen, own.expand_as(seen).masked_fill(excluded, 0), rtol=1e-9, atol=0
+    )
     torch.testing.assert_close(own, own.round(), rtol=1e-9, atol=0)
     return torch.zeros(NUM_ITEMS).double().index_add_(0, draw.ids, own)
 
@@ -135,7 +135,7 @@ def with_excluded(request, rows):
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_a_query_whose_items_are_all_barred_has_nothing(name):
+def test_a_query_whose_items_are_all_excluded_has_nothing(name):
     request, items, store = problem()
     draw = draw_from(resampled(store, name), with_excluded(request, [0, 3]), torch.Generator())
     assert (draw.log_weight[[0, 3]] == -torch.inf).all()
@@ -146,8 +146,10 @@ def test_a_query_whose_items_are_all_barred_has_nothing(name):
 @pytest.mark.parametrize("name", POOLS)
 def test_where_nobody_may_draw_anything_the_draw_is_empty(name):
     request, _, store = problem()
-    draw = draw_from(resampled(store, name), 
-        with_excluded(request, [0, 1, 2, 3, 4]), torch.Generator().manual_seed(0)
+    draw = draw_from(
+        resampled(store, name),
+        with_excluded(request, [0, 1, 2, 3, 4]),
+        torch.Generator().manual_seed(0),
     )
     assert draw.log_weight.shape == (ROWS, 0)
     assert draw.ids.shape == (0,)
@@ -175,8 +177,10 @@ def test_items_that_are_not_held_are_chosen_as_if_they_scored_zero():
 
 def test_only_what_is_drawn_last_is_encoded():
     request, _, store = problem()
-    draw = draw_from(nc.Resampled(nc.DynamicIndex(store, 30, index=clusters()), 2), 
-        request, torch.Generator().manual_seed(0)
+    draw = draw_from(
+        nc.Resampled(nc.DynamicIndex(store, 30, index=clusters()), 2),
+        request,
+        torch.Generator().manual_seed(0),
     )
     assert 1 < len(draw.ids) <= 2 * ROWS
 

@@ -8,13 +8,8 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.samplers.rest import (
-    draw_with_rest,
-    inclusion_chances,
-    item_grad_scale,
-    rest_term,
-    systematic,
-)
+from negcache.ops.rest import inclusion_chances, item_grad_scale, linear_term, systematic
+from negcache.samplers.rest import draw_with_rest
 from negcache.testing import reference
 
 
@@ -22,7 +17,8 @@ def loss_of(draw, request, queries, items):
     """One draw's loss per query, as SoftmaxLoss computes it."""
     drawn = item_grad_scale(items[draw.ids], draw.rest.inclusion)
     terms = request.score(queries, drawn) + draw.log_weight
-    terms = torch.cat([terms, rest_term(queries, request.score, draw.rest)], 1)
+    rest = linear_term(draw.rest.log_mass, draw.rest.mean, queries, request.score.scale)
+    terms = torch.cat([terms, rest], 1)
     positive = request.score.paired(queries, items[request.positives][:, None])[:, 0]
     return nc.estimators.softmax_loss(positive, terms)
 
@@ -76,9 +72,9 @@ def test_item_gradient_is_exact_in_expectation_over_all_starts():
     demand = reference.softmax_law(request, items.detach()).sum(0)
     demand[targets] = 0
     ends = inclusion_chances(demand, 2).cumsum(0)
-    cuts = torch.cat([torch.zeros(1), (-ends).remainder(1.0), torch.ones(1)]).double().sort().values
+    ends = torch.cat([torch.zeros(1), (-ends).remainder(1.0), torch.ones(1)]).double().sort().values
     expected, subsets = torch.zeros_like(wanted), set()
-    for low, high in itertools.pairwise(cuts.tolist()):
+    for low, high in itertools.pairwise(ends.tolist()):
         if high - low > 1e-12:
             draw = draw_with_rest(request, store, 2, uniform_of((low + high) / 2))
             subsets.add(tuple(draw.ids.tolist()))
@@ -113,7 +109,7 @@ def test_the_graph_of_the_rest_holds_no_row_of_the_cache():
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        rest_term(queries, request.score, draw.rest)
+        linear_term(draw.rest.log_mass, draw.rest.mean, queries, request.score.scale)
     assert max(kept) <= queries.numel()
 
 
@@ -167,7 +163,8 @@ def test_a_partial_cache_and_an_absolute_score_are_refused():
         nc.CachedRest(nc.SubsetCache(300, 8, 20), 10)
     score = nc.DotScore(0.3, absolute=True).double()
     with pytest.raises(nc.InputError, match="linear"):
-        draw_from(nc.CachedRest(store, 10), 
+        draw_from(
+            nc.CachedRest(store, 10),
             nc.messages.Request(request.queries, score, request.positives, request.exclude),
             torch.Generator(),
         )

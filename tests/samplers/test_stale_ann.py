@@ -5,13 +5,13 @@ import itertools
 
 import pytest
 import torch
-from negcache.stores.snapshot import SnapshotCache
 from roster import DIM, NUM_ITEMS, ROWS, problem
 from setting import D, N, Setting
 
 import negcache as nc
 from negcache.draws import draw as draw_from
 from negcache.samplers.stale_ann import StaleTopK
+from negcache.stores import Snapshot
 from negcache.testing import reference
 from negcache.testing.conformance import check_sampler, chi_square_p
 
@@ -22,10 +22,10 @@ def drawn(draw):
 
 
 def pool_of(items, size, seed=0):
-    pool = nc.SubsetCache(len(items), DIM, size, dtype=torch.float64, refresh=1.0, seed=seed)
-    store = SnapshotCache(pool, 5)
-    store.write(torch.arange(len(items)), items)
-    return store
+    policy = Snapshot(5)
+    pool = nc.SubsetCache(len(items), DIM, size, dtype=torch.float64, refresh=policy, seed=seed)
+    pool.write(torch.arange(len(items)), items)
+    return pool
 
 
 def log_partition(sampler, request, items, seed):
@@ -66,7 +66,9 @@ def test_all_items_and_no_tail_are_full_softmax_over_the_snapshot():
     fresh = items.clone().requires_grad_()
     logits = request.score(queries, fresh)
     positive = logits.gather(1, request.positives[:, None]).squeeze(1)
-    terms = nc.log_q_corrected(request.score(queries, fresh[draw.ids]).gather(1, draw.columns), draw)
+    terms = nc.log_q_corrected(
+        request.score(queries, fresh[draw.ids]).gather(1, draw.columns), draw
+    )
     ours = nc.estimators.softmax_loss(positive, terms)
     truth = reference.full_softmax_losses(logits, request.positives, request.exclude)
     torch.testing.assert_close(ours, truth, atol=1e-10, rtol=0)
@@ -198,15 +200,15 @@ def test_shared_negatives_are_everyones_but_where_they_are_positives(size):
 
 
 def stale_corpus(store):
-    return StaleTopK(SnapshotCache(store, 3), 4, depth=20)
+    return StaleTopK(store, 4, depth=20)
 
 
 def stale_corpus_with_tail(store):
-    return StaleTopK(SnapshotCache(store, 3), 4, tail=4)
+    return StaleTopK(store, 4, tail=4)
 
 
 def stale_pool(shared):
-    pool = nc.SubsetCache(N, D, 60, refresh=nc.stores.Snapshot(3))
+    pool = nc.SubsetCache(N, D, 60, refresh=Snapshot(3))
     return StaleTopK(pool, 4, shared=shared)
 
 
@@ -221,7 +223,10 @@ def stale_pool(shared):
     ids=["corpus", "tail", "pool", "shared_pool"],
 )
 def test_a_resumed_run_is_the_run_that_never_stopped(build):
-    whole, resumed = Setting(build, rho=1.0), Setting(build, rho=1.0, seed=5)
+    whole, resumed = (
+        Setting(build, refresh=Snapshot(3)),
+        Setting(build, refresh=Snapshot(3), seed=5),
+    )
     for _ in range(4):  # a snapshot, and a step beyond
         whole.step()
     resumed.corpus.copy_(whole.corpus)
@@ -236,7 +241,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(build):
 
 @pytest.mark.parametrize("build", [stale_corpus, lambda _: stale_pool(True)], ids=["ance", "snm"])
 def test_training_lowers_the_full_softmax_loss(build):
-    setting = Setting(build, rho=1.0)
+    setting = Setting(build, refresh=Snapshot(3))
 
     def full_loss():
         with torch.no_grad():

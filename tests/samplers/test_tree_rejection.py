@@ -20,7 +20,9 @@ def sampler_over(store, num_negatives=8, **settings):
 @pytest.mark.parametrize("stale", [0.0, 0.5])
 def test_draws_follow_the_softmax_of_cached_scores(stale, seed):
     request, _, store = problem(drift=stale, temperature=1.0)
-    draw = draw_from(sampler_over(store, 2000, rounds=600), request, torch.Generator().manual_seed(seed))
+    draw = draw_from(
+        sampler_over(store, 2000, rounds=600), request, torch.Generator().manual_seed(seed)
+    )
     logits = request.score(request.queries, store.table.embeddings)
     logits[request.exclude.rows, request.exclude.ids] = -torch.inf
     assert draw.metrics["not_found"] < 0.01
@@ -47,7 +49,9 @@ def test_a_seed_says_what_is_drawn_and_state_goes_with_the_cache():
     second = low_rank(items)
     other = sampler_over(second)
     second.load_state_dict(first.state_dict())
-    draws = [draw_from(each, request, torch.Generator().manual_seed(5)) for each in (sampler, other)]
+    draws = [
+        draw_from(each, request, torch.Generator().manual_seed(5)) for each in (sampler, other)
+    ]
     assert torch.equal(draws[0].ids, draws[1].ids)
     assert torch.equal(draws[0].log_weight, draws[1].log_weight)
 

@@ -7,8 +7,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import negcache as nc
+from negcache.encoder import without_dropout
 from negcache.errors import InputError
-from negcache.towers import without_dropout
 from negcache.towers.text_corpus import TextCorpus
 from negcache.towers.transformer import TransformerTower
 
@@ -240,13 +240,13 @@ def test_roberta_counts_its_positions_from_the_padding_id(tmp_path, plain):
 
 
 def test_it_trains_as_a_tower_of_the_loss(folder):
-    """The whole path: tower, corpus, cache, draws, recomputation of layers."""
+    """The whole path: tower, corpus, store, draws, recomputation of layers."""
     torch.manual_seed(0)
     tower = TransformerTower.load(folder, train_layers=1, gradient_checkpointing=True)
     words = [f"{a} {b}" for a in ("red", "blue", "old", "new") for b in ("car", "house", "tree")]
     items, asks = TextCorpus(words, tower), TextCorpus([f"a {w}" for w in words], tower)
-    cache = nc.DenseCache(len(items), tower.dim, refresh=0.2)
-    sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 2))
+    store = nc.DenseCache(len(items), tower.dim, refresh=0.2)
+    sampler = nc.SharedDraws(nc.CachedSoftmax(store, 2))
     loss_fn = nc.SoftmaxLoss(tower, items, sampler, nc.DotScore(0.05))
     optimizer = torch.optim.Adam([p for p in tower.parameters() if p.requires_grad], lr=1e-3)
     losses = []

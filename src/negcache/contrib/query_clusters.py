@@ -53,8 +53,8 @@ def clusters_for(
     """Subtrees so small that P / Q <= gamma, taken apart further where the query is near.
 
     One begins at the largest level at and below which every ball reaches ``log(gamma) / (2
-    scale)`` at most; the items above it are clusters of their own. A subtree near the query gives way
-    to its head and its children, until nothing of it is within ``base ** floor_level``.
+    scale)`` at most; the items above it are clusters of their own. A subtree near the query gives
+    way to its head and its children, until nothing of it is within ``base ** floor_level``.
     Source: Monath et al., AISTATS 2023, Algorithm 2, corrected.
 
     Args:

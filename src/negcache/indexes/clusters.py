@@ -35,8 +35,9 @@ class HeldClusters:
 class ClusterTable:
     """A partition of slots into clusters: the members of a cluster stand in a row.
 
-    Build it with ``from_labels``. A cluster may be empty. Members and ranks, a number for each item,
-    are in ordinary memory whatever the device of the centres; ``slots`` and ``places`` look there.
+    Build it with ``from_labels``. A cluster may be empty. Members and ranks, a number for each
+    item, are in ordinary memory whatever the device of the centres; ``slots`` and ``places`` look
+    there.
 
     Args:
         centres: representative of each cluster: a mean, or the coordinates of one of its items.
@@ -232,7 +233,7 @@ class KMeansClusters:
         self._loaded, self._table = False, None
 
     def _build(self, store: Store) -> None:
-        """Find centres from a sample, give every item to the nearest, centre each cluster on its own.
+        """Find centres from a sample, give every item to the nearest, centre clusters on their own.
 
         A cluster that nobody is in is dropped.
         """

@@ -23,8 +23,8 @@ class FaissIndex:
     """A faiss index of a store's rows by inner product, in float32 on the CPU.
 
     It is built anew, as a whole, at the first search after rows have changed: put it over a
-    store with ``refresh=Snapshot(every)``. It observes the store, and is saved with it as it is, since a build
-    by several threads is not the same twice.
+    store with ``refresh=Snapshot(every)``. It observes the store, and is saved with it as it is,
+    since a build by several threads is not the same twice.
 
     Args:
         store: the rows.

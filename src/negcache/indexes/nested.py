@@ -1,4 +1,4 @@
-"""Clusters of clusters: a coarse table over a fine one, so that a query refines only where it must."""
+"""Clusters of clusters: coarse ones over fine ones, so that a query refines only where it must."""
 
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ class NestedClusters:
 
 
 def group(centres: Float[Tensor, "G C"]) -> Int[Tensor, "G"]:
-    """A coarse cluster for each fine one, about 2 sqrt(G) of them: a function of the centres alone."""
+    """A coarse cluster for each fine one, about 2 sqrt(G) of them, from the centres alone."""
     wanted = min(len(centres), max(1, round(2 * len(centres) ** 0.5)))
     coarse = lloyd(centres, wanted, ITERATIONS, torch.Generator().manual_seed(0))
     return torch.unique(nearest(centres, coarse)[0], return_inverse=True)[1]
@@ -91,7 +91,7 @@ def nest(table: ClusterTable, parents: Int[Tensor, "G"]) -> NestedClusters:
 def _around(
     fine: ClusterTable, parents: Int[Tensor, "G"], num_parents: int
 ) -> tuple[Float[Tensor, "G0 C"], Float[Tensor, "G0"]]:
-    """Mean of the members of each coarse cluster, about, and a radius that holds all its clusters."""
+    """About the mean of the members of each coarse cluster, and a radius that holds all of it."""
     weight = fine.sizes.to(fine.centres.dtype).clamp_min(torch.finfo(fine.centres.dtype).eps)
     sums = fine.centres.new_zeros(num_parents, fine.centres.shape[1])
     total = weight.new_zeros(num_parents).index_add_(0, parents, weight)

@@ -1,10 +1,10 @@
 """Sums of kernel features over blocks of rows and over nodes of blocks: the mass of many rows.
 
 The kernel is an inner product of features, so the mass of a node under a query is one product with
-the node's sum, whatever the number of rows below it. The split is by row number: blocks of ``BLOCK``
-rows, then nodes of ``ARITY`` blocks, and so on up to a level that is scored for a whole batch by one
-matrix product. A row is never looked at through its features, which are as large as a block's rows:
-inside a block the exact kernel is cheaper. Source: Blanc & Rendle 2018, section 3.2.
+the node's sum, whatever the number of rows below it. The split is by row number: blocks of
+``BLOCK`` rows, then nodes of ``ARITY`` blocks, and so on up to a level that is scored for a whole
+batch by one matrix product. A row is never looked at through its features, which are as large as a
+block's rows: inside a block the exact kernel is cheaper. Source: Blanc & Rendle 2018, section 3.2.
 """
 
 from typing import Any
@@ -39,10 +39,10 @@ class KernelSums:
     have moved as there are, everything is summed anew.
 
     Args:
-        rows: whose features are summed; attach the sums to it, so that they follow.
+        rows: whose features are summed; the sums must observe it to follow.
         kernel: what linearises the kernel.
-        every: bring the sums up to date at every so many changes, blocks as a whole; 1: at each, row
-            by row. Old sums cost efficiency alone, never the honesty of a draw's weights.
+        every: bring the sums up to date at every so many changes, blocks as a whole; 1: at each,
+            row by row. Old sums cost efficiency alone, never the honesty of a draw's weights.
 
     Attributes:
         levels: from the blocks up, [n, F] sums, padded to a multiple of ``ARITY`` below the top.

@@ -11,9 +11,9 @@ from negcache.shapes import Float64, Tensor
 def log_gamma_bound(law: ClusterLaw, lipschitz: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     """An upper bound of log gamma from the clusters alone.
 
-    A member scores within ``lipschitz r_c`` of its centre, so no ratio is above ``exp(lipschitz r_max)``
-    times Zhat over ``sum_c n_c exp(V_c - lipschitz r_c)``. Never above the published
-    ``2 lipschitz r_max``. Infinite where a query may draw nothing.
+    A member scores within ``lipschitz r_c`` of its centre, so no ratio is above
+    ``exp(lipschitz r_max)`` times Zhat over ``sum_c n_c exp(V_c - lipschitz r_c)``. Never above the
+    published ``2 lipschitz r_max``. Infinite where a query may draw nothing.
 
     Args:
         law: what is proposed from.

@@ -1,9 +1,9 @@
 """The cluster proposal: a cluster by its size and the score of its centre, then any of its members.
 
-``Q(y) = exp(V_c) / Zhat`` for every member y of cluster c that may stand for the query, of which there
-are n_c, and ``Zhat = sum_c n_c exp(V_c)``: a law over these items from the scores of the centres
-alone. It is exact for the clusters used, however old these are. Source: Monath et al., AISTATS 2023;
-that what is excluded has no part in it is ours.
+``Q(y) = exp(V_c) / Zhat`` for every member y of cluster c that may stand for the query, of which
+there are n_c, and ``Zhat = sum_c n_c exp(V_c)``: a law over these items from the scores of the
+centres alone. It is exact for the clusters used, however old these are. Source: Monath et al.,
+AISTATS 2023; that what is excluded has no part in it is ours.
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ from negcache.shapes import Bool, Float, Float64, Int, Tensor
 class Partition(NamedTuple):
     """For each query a partition of the items, which stand in a row, into clusters of neighbours.
 
-    Clusters come in the order of their members. What a query does not use, to fill a row up, has the
-    value -inf, size 0, and lies behind all items. Where all queries share the clusters, fields other
-    than the values are one row, expanded, and what follows from them is found once.
+    Clusters come in the order of their members. What a query does not use, to fill a row up, has
+    the value -inf, size 0, and lies behind all items. Where all queries share the clusters, fields
+    other than the values are one row, expanded, and what follows from them is found once.
 
     Args:
         values: V, the logit of each cluster's centre.
@@ -175,7 +175,7 @@ def refined(
     children: Partition,
     used: Bool[Tensor, "B n"],
 ) -> Partition:
-    """The adaptive partition: the chosen coarse clusters give way to their children, the others stay.
+    """The adaptive partition: chosen coarse clusters give way to their children, others stay.
 
     Args:
         coarse: the partition that all queries start from.

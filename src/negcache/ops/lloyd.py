@@ -33,7 +33,7 @@ def distance(
 def lloyd(
     points: Float[Tensor, "n C"], num_clusters: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "G C"]:
-    """Centres of at most ``num_clusters`` clusters: points at random, then means of what is nearest.
+    """Centres of at most ``num_clusters`` clusters: random points, then means of what is nearest.
 
     A centre that nothing is nearest to is dropped: equal points make fewer clusters.
     """

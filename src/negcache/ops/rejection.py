@@ -1,7 +1,8 @@
-"""Flat rejection: exact draws from the softmax of cached scores, by clusters raised by their radius.
+"""Flat rejection: exact draws from the softmax of cached scores, by clusters raised by radius.
 
-A cluster is drawn by ``n_c exp(V_c + lipschitz r_c)``, a member y by chance, and y is kept with chance
-``exp(s~_y - V_c - lipschitz r_c)``; else one begins again. Source: Monath et al., AISTATS 2023.
+A cluster is drawn by ``n_c exp(V_c + lipschitz r_c)``, a member y by chance, and y is kept with
+chance ``exp(s~_y - V_c - lipschitz r_c)``; else one begins again.
+Source: Monath et al., AISTATS 2023.
 """
 
 from typing import NamedTuple
@@ -92,7 +93,7 @@ def log_shares(
         log_z: the estimate of the partition; -inf: there is none, and no draw counts.
     """
     importance = log_ratios + (log_norm - log_z)[:, None]
-    dead = (log_ratios == -torch.inf) | (log_z == -torch.inf)[:, None]
-    unnormalised = importance.masked_fill(found, 0.0).masked_fill(dead, -torch.inf)
+    masked = (log_ratios == -torch.inf) | (log_z == -torch.inf)[:, None]
+    unnormalised = importance.masked_fill(found, 0.0).masked_fill(masked, -torch.inf)
     total = torch.logsumexp(unnormalised, dim=1, keepdim=True)
-    return (unnormalised - total).masked_fill(dead, -torch.inf)
+    return (unnormalised - total).masked_fill(masked, -torch.inf)

@@ -44,8 +44,8 @@ class DynamicIndexChain:
     """Each draw is the end of a chain whose moves are cluster proposals.
 
     The longer the chains, the nearer to the softmax of cached scores; ``bounds`` says how near at
-    least. Only the ends are encoded. Take the ``cached_partition`` estimator: the partition comes from all
-    proposals, each corrected for its chance. Known positives are never proposed.
+    least. Only the ends are encoded. Take the ``cached_partition`` estimator: the partition comes
+    from all proposals, each corrected for its chance. Known positives are never proposed.
     Source: Monath et al., AISTATS 2023, algorithm 4 and proposition 2.
 
     Args:

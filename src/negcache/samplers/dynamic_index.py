@@ -1,4 +1,4 @@
-"""The dynamic index: draws by clusters of items that lie close together, without a pass over them."""
+"""The dynamic index: draws by clusters of items that lie close together, not by all items."""
 
 import torch
 

@@ -34,7 +34,7 @@ class KernelSoftmax:
         kernel: what is drawn by.
         floor: chance of a uniform draw instead: no weight is above log(N / (floor m)).
         update_every: bring the sums up to date at every so many writes. 1 follows each row; where a
-            step moves rows of most cells, 10 costs less, and the weights are as honest.
+            step moves rows of most blocks, 10 costs less, and the weights are as honest.
     """
 
     has_density = True

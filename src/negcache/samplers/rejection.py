@@ -31,8 +31,8 @@ class _Found(NamedTuple):
 class DynamicIndexRejection:
     """Draws from the softmax of cached scores itself, by clusters raised by their radius.
 
-    Proposals are refused until one is kept: ``exp(2 scale r)`` of them or fewer, so that clusters must
-    be small, or the scale low. A draw that has none after ``rounds`` is made by the proposal
+    Proposals are refused until one is kept: ``exp(2 scale r)`` of them or fewer, so that clusters
+    must be small, or the scale low. A draw that has none after ``rounds`` is made by the proposal
     instead, and its share of the partition is its own importance: told in the report as
     ``not_found``, and no longer exact. Take the ``cached_partition`` estimator.
     Source: Monath et al., AISTATS 2023.

@@ -26,7 +26,8 @@ class CachedRest:
     An item is encoded with chance ``min(1, c sum_b p~_b(y))``, by systematic sampling. On a fresh
     cache loss and query gradient are exact for every draw, item gradients unbiased; on a stale one
     the rest carries stale scores: the low-variance end of the scale, where ``SharedDraws`` with
-    ``log_q_corrected`` is the unbiased one. Costs a second pass over the store. ``log_q_corrected`` only.
+    ``log_q_corrected`` is the unbiased one. Costs a second pass over the store. Takes
+    ``log_q_corrected`` only.
 
     Args:
         store: a row for every item.

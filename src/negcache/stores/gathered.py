@@ -1,7 +1,7 @@
-"""Fresh rows of chosen items, gathered as they come; and what is held of them at most."""
+"""Fresh rows of chosen items, gathered as they come: what a refresh waits for, and what is held."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -72,6 +72,18 @@ class Gathered:
     def from_state(cls, state: dict[str, Any], device: torch.device) -> "Gathered":
         names = ("ids", "rows", "there")
         return cls(*(state[name].clone().to(device) for name in names))
+
+
+class Refresh(NamedTuple):
+    """What a refresh waits for: landmarks of a new basis, a sample to learn from.
+
+    Args:
+        whole: a full pass begins: no row is valid until it has been encoded anew.
+    """
+
+    landmarks: Gathered | None
+    sample: Gathered | None
+    whole: bool
 
 
 def bytes_of(state: Any) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -11,22 +11,10 @@ from negcache.interfaces import Observer, Reencoder
 from negcache.ops.nystrom import find_coordinates, landmark_basis, project
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.coordinate_table import CoordinateTable, check_settings
-from negcache.stores.gathered import Gathered, Held, bytes_of
+from negcache.stores.gathered import Gathered, Held, Refresh, bytes_of
 from negcache.stores.observers import Observers
 from negcache.stores.reencoders import Ridge
 from negcache.validation import check_finite, check_ids
-
-
-class _Refresh(NamedTuple):
-    """What a refresh waits for: landmarks of a new basis, a sample to learn from.
-
-    Args:
-        whole: a full pass begins: no row is valid until it has been encoded anew.
-    """
-
-    landmarks: Gathered | None
-    sample: Gathered | None
-    whole: bool
 
 
 class LowRankCache:
@@ -250,16 +238,16 @@ class LowRankCache:
         wanted[landmarks.ids] = False
         return torch.cat([landmarks.outstanding, wanted.nonzero().squeeze(1)])
 
-    def _next(self, generator: torch.Generator) -> _Refresh:
+    def _next(self, generator: torch.Generator) -> Refresh:
         """What the refresh of this step waits for."""
         if self.full_due:
             landmarks = self._choose(~self.removed, self.most, generator)
-            return _Refresh(landmarks, None, whole=True)
+            return Refresh(landmarks, None, whole=True)
         now = (self.clock + 1) % self.every == 0 or not self.fits  # a map beats bare projection
         sample = self.sampled
         if now and self.landmarks is None and sample is None and bool(self.valid.any()):
             sample = self._choose(self.valid, self.sample, generator)
-        return _Refresh(self.landmarks, sample, whole=False)
+        return Refresh(self.landmarks, sample, whole=False)
 
     def _choose(self, among: Bool[Tensor, "N"], count: int, generator: torch.Generator) -> Gathered:
         """A place for the rows of random items."""

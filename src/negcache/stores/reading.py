@@ -1,5 +1,7 @@
 """A store as draws and indexes read it: in slots, scored as it looks today."""
 
+from collections.abc import Iterator
+
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Store
@@ -25,7 +27,7 @@ def scored_rows(request: Request, store: Store) -> ScoredRows:
         def rows(slots: Tensor) -> Tensor:
             return project_items(store, store.rows(slots))
 
-        def chunks(size: int):
+        def chunks(size: int) -> Iterator[tuple[int, Tensor]]:
             return ((first, project_items(store, block)) for first, block in store.chunks(size))
 
     return ScoredRows(queries, request.score, store.num_rows, store.valid, exclude, chunks, rows)

@@ -12,8 +12,8 @@ from negcache.shapes import Float, Float64, Int, Tensor
 def negatives_of(row: int, num_items: int, exclude: Exclusion) -> list[int]:
     """The items that may stand for a query: everything but its excluded ids."""
     lo, hi = int(exclude.offsets[row]), int(exclude.offsets[row + 1])
-    barred = set(exclude.ids[lo:hi].tolist())
-    return [item for item in range(num_items) if item not in barred]
+    excluded = set(exclude.ids[lo:hi].tolist())
+    return [item for item in range(num_items) if item not in excluded]
 
 
 def full_softmax_losses(

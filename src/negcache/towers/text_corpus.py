@@ -20,7 +20,7 @@ class TextRows(Protocol):
 
 
 class TextCorpus:
-    """Token batches of texts by id; a `protocols.Corpus`. Nothing is kept but the texts.
+    """Token batches of texts by id; an `interfaces.Corpus`. Nothing is kept but the texts.
 
     Args:
         texts: a list, or a table that reads rows from disk.

@@ -135,10 +135,10 @@ class TransformerTower(nn.Module):
         self.model.prompts |= prompts
         self.model.default_prompt_name = next(iter(prompts)) if same else None
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
             with without_bars():
-                self.model.save(f"{aside}/model", create_model_card=False)
-            os.rename(f"{aside}/model", folder)
+                self.model.save(f"{beside}/model", create_model_card=False)
+            os.rename(f"{beside}/model", folder)
         return folder
 
     def _embed(self, features: Mapping[str, Any]) -> Tensor:

@@ -34,6 +34,7 @@ def test_no_such_task(tmp_path):
     refused(
         tmp_path / "nowhere", r"wordnet-sense, wordnet-reverse\) or a BEIR folder; got '.*nowhere'"
     )
+    assert "python -m benchmarks.datasets NAME OUT" in refused("go", "got 'go', which is neither")
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])

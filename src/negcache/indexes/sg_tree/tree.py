@@ -180,7 +180,7 @@ class SGTree:
         return cut_at(self.nodes, level)
 
     def cut_into(self, num_clusters: int) -> TreePartition:
-        """So many cells, or one for each item: their heads have the most items below them."""
+        """So many clusters, or one for each item: their heads have the most items below them."""
         return cut_into(self.nodes, num_clusters)
 
     def arrays(self) -> TreeArrays:

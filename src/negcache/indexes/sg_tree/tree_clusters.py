@@ -108,7 +108,7 @@ class TreeClusters:
         return own | {"tree": self.tree.state_dict(), "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Clusters of a tree of other settings, or partition otherwise, are not taken over."""
+        """Clusters of a tree of other settings, or partitioned otherwise, are not taken over."""
         if state.get("settings") != self._settings:
             self.invalidate()
             return

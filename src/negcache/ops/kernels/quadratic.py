@@ -30,7 +30,7 @@ def packed(rows: Float[Tensor, "M D"], weight: Float[Tensor, ""] | None = None) 
 def packed_sums(
     blocks: Float[Tensor, "G c D"], weight: Float[Tensor, "G c"]
 ) -> Float[Tensor, "G F"]:
-    """``sum_c weight_gc packed(e_gc)`` through the matrices ``(E w)^T E``, some blocks at a time."""
+    """``sum_c weight_gc packed(e_gc)`` through matrices ``(E w)^T E``, some blocks at a time."""
     blocks = at_least_float32(blocks)
     count, size, dim = blocks.shape
     first, second, factor = _upper_triangle(dim, blocks.device)

@@ -17,7 +17,7 @@ from negcache.towers import WeightedBags
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Rows of features and their values, compressed; a `protocols.Corpus` of `WeightedBags`.
+    """Rows of features and their values, compressed; an `interfaces.Corpus` of `WeightedBags`.
 
     Args:
         offsets: int64 [N + 1].

@@ -67,7 +67,7 @@ def _tables(source: str | Path) -> Tables:
     raise InputError(
         f"a built-in task ({', '.join(BUILT_IN)}) or a BEIR folder",
         f"{str(source)!r}, which is neither",
-        "check the path; `go` and `debian` are first written to a folder with write_beir",
+        "check the path; `go`, `debian` and others: python -m benchmarks.datasets NAME OUT",
     )
 
 

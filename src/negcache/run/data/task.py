@@ -21,7 +21,7 @@ class Task:
 
     Args:
         name: of the built-in task or the folder.
-        corpus: tokens of the items; a `protocols.Corpus`.
+        corpus: tokens of the items; an `interfaces.Corpus`.
         queries: tokens of the queries.
         corpus_text: ids and texts of the items.
         query_text: ids and texts of the queries.

@@ -15,7 +15,7 @@ from negcache.towers import Bags
 
 
 class TokenFile:
-    """Token ids of many texts, read from disk as they are asked for; a `protocols.Corpus`.
+    """Token ids of many texts, read from disk as they are asked for; an `interfaces.Corpus`.
 
     A folder of two NumPy files: ``tokens.npy``, all texts end to end in the smallest unsigned
     type that fits, and ``offsets.npy``, int64 [N + 1].
