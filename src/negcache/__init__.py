@@ -4,6 +4,7 @@ What most programs need is here; the rest is in ``negcache.samplers``, ``.stores
 ``.towers``, ``.testing`` and ``.contrib``.
 """
 
+from negcache import samplers, stores, towers
 from negcache.errors import InputError
 from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead
@@ -50,4 +51,7 @@ __all__ = [
     "log_q_corrected",
     "quadratic",
     "rf_softmax",
+    "samplers",
+    "stores",
+    "towers",
 ]
