@@ -1,4 +1,4 @@
-"""The arrays of an SG tree, as its compiled loops and their readable twin share them."""
+"""The arrays of an SG tree, as its compiled loops and their reference twin share them."""
 
 from typing import NamedTuple
 

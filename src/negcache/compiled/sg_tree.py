@@ -1,4 +1,4 @@
-"""The loops of the SG tree over its arrays, compiled. ``indexes/sg_tree/readable.py`` is the twin.
+"""The loops of the SG tree over its arrays, compiled. ``indexes/sg_tree/reference.py`` is the twin.
 
 Distances are sums of squared differences in float64, so that equal items are at distance 0 and a
 distance is the same from both ends.

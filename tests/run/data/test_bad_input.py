@@ -146,7 +146,7 @@ def test_settings_that_leave_no_tokens(folder):
 
 
 UNTIDY = (
-    "untidy: 1 judgements of an unknown query (left out); "
+    "faulty: 1 judgements of an unknown query (left out); "
     "1 judgements of an unknown item (left out); "
     "1 judgements with a score of 0 or less (kept, no positives); "
     "1 judgements of a pair judged before (left out); "
@@ -155,7 +155,7 @@ UNTIDY = (
 )
 
 
-def untidy_folder(tmp_path):
+def faulty_folder(tmp_path):
     return write_folder(
         tmp_path / "untidy",
         corpus=[*CORPUS, {"_id": "d4", "title": None, "text": ""}],
@@ -168,7 +168,7 @@ def untidy_folder(tmp_path):
 
 
 def test_untidiness_is_counted_in_one_warning_at_every_start(tmp_path):
-    folder = untidy_folder(tmp_path)
+    folder = faulty_folder(tmp_path)
     with pytest.warns(UserWarning) as first:
         task = open_task(folder)
     with pytest.warns(UserWarning) as again:
@@ -182,12 +182,12 @@ def test_untidiness_is_counted_in_one_warning_at_every_start(tmp_path):
 
 
 def test_strict_refuses_what_otherwise_warns(tmp_path, cache_of_this_test):
-    folder = untidy_folder(tmp_path)
-    refused(folder, "a tidy task untidy; got 1 judgements of an unknown query", strict=True)
+    folder = faulty_folder(tmp_path)
+    refused(folder, "a task without faults, faulty; got 1 judgements of an unknown query", strict=True)
     assert list((cache_of_this_test / "tasks").iterdir()) == []
     with pytest.warns(UserWarning):
         open_task(folder)
-    refused(folder, "a tidy task untidy", strict=True)
+    refused(folder, "a task without faults, faulty", strict=True)
 
 
 def test_strict_takes_a_tidy_folder(folder):

@@ -153,7 +153,7 @@ def test_users_with_features(write, log):
     with pytest.warns(UserWarning, match="1 users without an interaction"):
         data = open_interactions(log, users=users, user_features=["age"])
     assert data.queries.tolist() == [[0, 1], [1, 2], [2, 1], [3, 3]]
-    with pytest.raises(InputError, match="a tidy task log; got 1 users without"):
+    with pytest.raises(InputError, match="a task without faults, log; got 1 users without"):
         open_interactions(log, users=users, strict=True)
 
 

@@ -71,9 +71,9 @@ def as_tsv(folder):
 
 @pytest.mark.parametrize("write", [as_jsonl, as_zipped_jsonl, as_triplets, as_parquet, as_tsv])
 def test_every_form_gives_the_same_table(task, tmp_path, write):
-    table, untidy = read_mined_negatives(write(tmp_path), task, strict=True)
+    table, faults = read_mined_negatives(write(tmp_path), task, strict=True)
     assert table.tolist() == TABLE
-    assert not untidy
+    assert not faults
     assert read_mined_negatives(write(tmp_path), task, most=1)[0].tolist() == [[4], [5], [-1], [-1]]
 
 
@@ -92,10 +92,10 @@ def test_untidiness_is_counted_and_refused_when_strict(task, tmp_path):
         "negatives named before for their query (left out)": 1,
     }
     with pytest.warns(UserWarning, match=r"m.jsonl: 1 rows of an unknown query"):
-        table, untidy = read_mined_negatives(path, task)
-    assert untidy == counts
+        table, faults = read_mined_negatives(path, task)
+    assert faults == counts
     assert table.tolist() == [[5], [-1], [4], [-1]]
-    with pytest.raises(InputError, match=r"tidy task m.jsonl.*2 negatives that are positives"):
+    with pytest.raises(InputError, match=r"task without faults, m.jsonl.*2 negatives that are positives"):
         read_mined_negatives(path, task, strict=True)
 
 

@@ -10,7 +10,7 @@ import torch
 from negcache.compiled import sg_tree
 from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape, empty
 from negcache.errors import InputError
-from negcache.indexes.sg_tree import links, readable
+from negcache.indexes.sg_tree import links, reference
 from negcache.indexes.sg_tree.check import check
 from negcache.indexes.sg_tree.drift import uncovered_by
 from negcache.indexes.sg_tree.partitions import TreePartition, cut_at, cut_into
@@ -32,7 +32,7 @@ class SGTree:
         base: b. Small: deep trees of narrow nodes, many times faster to build where distances
             concentrate; at 2 most items can be children of the root.
         resolution: radius of the last ball; items closer than this are not told apart.
-        compiled: False: by the slow loops of ``readable``, which give the same tree.
+        compiled: False: by the slow loops of ``reference``, which give the same tree.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class SGTree:
 
     @property
     def _loops(self) -> ModuleType:
-        return sg_tree if self.compiled else readable
+        return sg_tree if self.compiled else reference
 
     def _build(self, vectors: np.ndarray, items: np.ndarray) -> None:
         if not len(items):

@@ -39,7 +39,7 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="New run folder; default runs/CONFIG.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse untidy data; the same as data.strict=true.")
+        bool, typer.Option("--strict", help="Refuse faulty data; the same as data.strict=true.")
     ] = False,
 ) -> None:
     """Train a retriever as a config says, into a new run folder."""

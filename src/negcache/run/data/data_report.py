@@ -27,7 +27,7 @@ def check_ids(name: str, table: TextTable) -> None:
 def judge(
     tables: Mapping[str, pa.Table], queries: TextTable, corpus: TextTable
 ) -> tuple[dict[str, Judgements], Counter[str]]:
-    """Judgements by row instead of by id, and the counts of what is untidy.
+    """Judgements by row instead of by id, and the counts of what is faulty.
 
     Pairs with an unknown id are left out; of a pair judged twice the highest grade is kept.
     """
@@ -53,12 +53,12 @@ def judge(
 
 
 def report_faults(name: str, faults: Mapping[str, int], *, strict: bool) -> None:
-    """Say in one summary what is untidy; refuse it when strict."""
+    """Say in one summary what is faulty; refuse it when strict."""
     if not faults:
         return
     counts = "; ".join(f"{count:,} {what}" for what, count in faults.items())
     if strict:
-        raise InputError(f"a tidy task {name}", counts, "clean the folder, or do without strict")
+        raise InputError(f"a task without faults, {name}", counts, "clean the folder, or do without strict")
     warnings.warn(f"{name}: {counts}.", stacklevel=3)
 
 

@@ -48,8 +48,8 @@ def open_interactions(
         impressions: (user, item) rows of what was shown and not taken.
         columns: how the columns are called, in all four files.
         least_weight: interactions of a smaller weight are left out; None: those of 0 or less are,
-            and counted as untidy.
-        strict: refuse untidy files, where otherwise a warning counts their faults.
+            and counted as faults.
+        strict: refuse faulty files, where otherwise a warning counts their faults.
 
     Raises:
         InputError: a file or column is missing, ids are null, repeated in a table or of a wrong

@@ -26,7 +26,7 @@ FORM = "the columns query-id, positive-id (optional) and negative-id, or more th
 def read_mined_negatives(
     path: str | Path, task: Task, *, most: int = 8, strict: bool = False
 ) -> tuple[Int[Tensor, "Q h"], Counter[str]]:
-    """The negatives of every query of a task, in the order of the file, and what was untidy.
+    """The negatives of every query of a task, in the order of the file, and its faults.
 
     The file is JSON lines, Parquet, or tab-separated with a header, ``.gz`` or plain. Each row
     has a ``query-id``, the ``positive-id`` it was mined for if you like, and one or more columns
@@ -36,7 +36,7 @@ def read_mined_negatives(
         path: the file.
         task: whose ids it speaks of.
         most: so many of a query are kept, the first ones; h is the most that any query has.
-        strict: refuse an untidy file, where otherwise a warning counts its faults.
+        strict: refuse a faulty file, where otherwise a warning counts its faults.
 
     Returns:
         Rows of ``task.corpus`` for each row of ``task.queries``, padded with -1; and the counts.

@@ -40,7 +40,7 @@ def open_task(
         source: ``wordnet-sense``, ``wordnet-reverse``, or a BEIR folder (JSON lines or Parquet).
         max_tokens: texts are cut to so many tokens.
         vocab_size: tokens of the tokenizer that is trained on the corpus and the train queries.
-        strict: refuse an untidy folder, where otherwise a warning counts its faults.
+        strict: refuse a faulty folder, where otherwise a warning counts its faults.
         cache_dir: where prepared tasks are kept; None: ``$NEGCACHE_CACHE``, else the user's cache.
         verify: compare the content of the source files with what was prepared.
     """

@@ -14,7 +14,7 @@ STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DataConfig(BaseModel):
-    """source: a built-in task or a folder; max_tokens: per text; strict: refuse untidy data.
+    """source: a built-in task or a folder; max_tokens: per text; strict: refuse faulty data.
 
     negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
     """
