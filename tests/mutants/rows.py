@@ -263,14 +263,15 @@ KEPT = [
         "stores/observers.py",
         'if own is not None and own["kind"] == type(observer).__name__:',
         "if own is not None:",
-        "tests/indexes/test_states.py::test_an_index_of_another_kind_starts_anew",
+        "tests/stores/test_observers.py::"
+        "test_an_index_of_another_kind_or_name_starts_anew_and_the_others_go_on",
     ),
     Mutant(
         "observers share a name",
         "stores/observers.py",
         "while wanted in taken:",
         "while False:",
-        "tests/stores/test_observers.py::test_two_indexes_of_a_kind_have_names_of_their_own",
+        "tests/stores/test_observers.py::test_an_index_that_two_samplers_share_is_told_of_a_row_once",
     ),
 ]
 """Of stores, and of what follows them."""
