@@ -123,7 +123,7 @@ CLUSTERS = [
         "indexes/scored_clusters.py",
         "table.places_or_none(self.store.slots(request.exclude.ids))",
         "table.places_or_none(request.exclude.ids % self.store.num_rows)",
-        laws("dynamic_index-half"),
+        f"{LOG_MASS}[index-half-0.5]",
     ),
     Mutant(
         "a law of some queries excludes what others may not draw",
