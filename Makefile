@@ -7,7 +7,7 @@ PIP_TORCH ?=
 # Two test processes of one thread each: torch with more threads than cores is many times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install demo test test-all check docs bench
+.PHONY: install demo test test-all check mutants docs bench
 
 install: $(STAMP)
 
@@ -32,6 +32,9 @@ check: install  ## format, lint, types, import contract
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+mutants: install  ## put known faults into copies of the library: a test must see each
+	$(ONE_THREAD) $(BIN)/python -m tests.mutants
+
 docs: install  ## run every example of the docs and the README
 	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py tests/examples src
 
@@ -39,4 +42,4 @@ bench: install  ## the questions of benchmarks/, results appended; hours
 	for name in draw_cost estimator_grid memory first_comparison rho_sweep cache_size_sweep \
 		cheap_encoder costly_encoder kernel_error draw_cost_vs_items sum_memory \
 		proposal_quality large_head sampler_bias extreme_labels index_upkeep \
-		index_draw_cost memory_vs_quality soak; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+		index_draw_cost memory_vs_quality second_edition soak; do $(BIN)/python -m benchmarks.$$name || exit 1; done

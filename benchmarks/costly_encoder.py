@@ -30,6 +30,7 @@ from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
 from benchmarks.retrieval import Build, Problem, Run, log_popularity
 from negcache.interfaces import Sampler
 from negcache.run.data import Task
+from negcache.samplers import HeadTail
 
 NAME, TUNING = "costly_encoder", "costly_encoder_tuning"
 TASKS, BATCH, REFRESHED, QUERIES = ("go", "debian", "code"), 64, 32, 1000
@@ -50,7 +51,7 @@ METHODS: dict[str, Build] = {
         nc.log_q_corrected,
     ),
     "cached_rest": lambda store, task: (nc.CachedRest(store, 64), nc.log_q_corrected),
-    "hard_top": lambda store, task: (nc.samplers.HeadTail(store, 1, 0), nc.log_q_corrected),
+    "hard_top": lambda store, task: (HeadTail(store, 1, 0), nc.log_q_corrected),
     "in_batch_plain": lambda store, task: (nc.InBatch(), nc.log_q_corrected),
     "cached_per_query": lambda store, task: (nc.CachedSoftmax(store, 1), nc.cached_partition),
 }

@@ -20,9 +20,11 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
+from negcache.exclusion import Exclusion
 from negcache.interfaces import Estimator, Sampler
 from negcache.messages import Request
 from negcache.run.evaluation import encode_all
+from negcache.samplers import CachedDistinct, HeadTail
 
 NAME, NUM_ITEMS, QUERIES = "estimator_grid", 20_000, 8
 DRAWS, STALENESS, SCALES = (8, 128, 1024), (0.0, 0.1, 0.3), (5, 11, 20)
@@ -51,19 +53,19 @@ METHODS: dict[str, Build] = {
         nc.log_q_corrected,
     ),
     "head_tail_corrected": lambda store, m: (
-        nc.samplers.HeadTail(store, m // 2, m // 2),
+        HeadTail(store, m // 2, m // 2),
         nc.log_q_corrected,
     ),
     "head_tail_pinned": lambda store, m: (
-        nc.samplers.HeadTail(store, m // 2, m // 2),
+        HeadTail(store, m // 2, m // 2),
         nc.cached_partition,
     ),
-    "hard_top": lambda store, m: (nc.samplers.HeadTail(store, m, 0), nc.log_q_corrected),
+    "hard_top": lambda store, m: (HeadTail(store, m, 0), nc.log_q_corrected),
     "distinct_corrected": lambda store, m: (
-        nc.samplers.CachedDistinct(store, m),
+        CachedDistinct(store, m),
         nc.log_q_corrected,
     ),
-    "distinct_pinned": lambda store, m: (nc.samplers.CachedDistinct(store, m), nc.cached_partition),
+    "distinct_pinned": lambda store, m: (CachedDistinct(store, m), nc.cached_partition),
     "shared_uniform": _shared(nc.Uniform),
     "shared_cached": _shared(nc.CachedSoftmax),
     "shared_mixture": _mixed,
@@ -87,7 +89,7 @@ def embedded(num_queries: int = QUERIES) -> tuple[torch.Tensor, Request]:
     pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))[:num_queries]
     rows, positives = pairs.queries[pick], pairs.items[pick]
     queries = encode_all(run.tower, problem.queries, run.score, ids=rows).double()
-    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
+    exclude = Exclusion.from_pairs(torch.arange(num_queries), positives, num_queries)
     return items, Request(queries, nc.DotScore(0.05).double(), positives, exclude)
 
 

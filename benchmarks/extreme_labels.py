@@ -35,6 +35,7 @@ from negcache.run.data import open_xc
 from negcache.run.data.labels import LabelledPoints
 from negcache.run.data.xc import XCTask
 from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
+from negcache.samplers import KernelSoftmax
 from negcache.towers import WeightedBagTower
 
 NAME, TUNING = "extreme_labels", "extreme_labels_tuning"
@@ -45,9 +46,7 @@ PUBLISHED = ("exact", "rff", "quadratic", "uniform")
 
 
 def _rff(table: nc.LiveTable, m: int) -> Sampler:
-    return nc.samplers.KernelSoftmax(
-        table, m, fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10
-    )
+    return KernelSoftmax(table, m, fourier(DIM, 1024, nu=4.0), floor=0.1, update_every=10)
 
 
 SAMPLERS: dict[str, Callable[[nc.LiveTable, int], Sampler]] = {

@@ -22,9 +22,11 @@ import torch
 import negcache as nc
 from benchmarks.datasets.go import write_go
 from benchmarks.record import append_rows, conclude, hardware, read_rows
+from negcache.estimators import softmax_loss
 from negcache.interfaces import Estimator, Sampler
 from negcache.run.data import Task, open_task
 from negcache.run.evaluation import Side, encode_all, evaluate
+from negcache.towers import StaticTower
 
 FOLDER = Path(__file__).parent.parent / ".data" / "go"
 DIM, WIDTH, BATCH, REFRESHED = 64, 128, 128, 128
@@ -59,7 +61,7 @@ class Run:
     def __init__(self, task: Task, method: str, rate: float, seed: int) -> None:
         torch.manual_seed(seed)
         self.task, self.score = task, nc.DotScore(0.05)
-        self.tower = nc.towers.StaticTower(task.vocab_size, DIM, WIDTH)
+        self.tower = StaticTower(task.vocab_size, DIM, WIDTH)
         store = nc.DenseCache(len(task.corpus), DIM, refresh=REFRESHED / len(task.corpus))
         sampler, estimator = METHODS[method](store, task)
         self.loss = nc.SoftmaxLoss(
@@ -111,7 +113,7 @@ class Run:
         logits = self.score(queries, items)
         target = logits[torch.arange(len(pick)), positives]
         logits[exclude.rows, exclude.ids] = -torch.inf
-        return {"train_ce": round(float(nc.estimators.softmax_loss(target, logits).mean()), 5)}
+        return {"train_ce": round(float(softmax_loss(target, logits).mean()), 5)}
 
 
 def tuned_rate(task: Task, method: str, steps: int) -> float:

@@ -33,6 +33,7 @@ import negcache as nc
 from benchmarks.draw_cost_vs_items import clock, in_turn
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from negcache.draws import draw, propose
+from negcache.exclusion import Exclusion
 from negcache.indexes.clusters import ClusterIndex, KMeansClusters
 from negcache.indexes.scored_clusters import ClusterScorer
 from negcache.indexes.sg_tree.tree_clusters import TreeClusters
@@ -83,7 +84,7 @@ def asked(num_items: int, scale: float) -> Request:
     """A batch of queries, each with a random target."""
     random = torch.Generator().manual_seed(1)
     targets = torch.randint(0, num_items, (B,), generator=random)
-    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(B), targets, B)
+    exclude = Exclusion.from_pairs(torch.arange(B), targets, B)
     score = nc.DotScore(1 / scale).requires_grad_(False)
     return Request(clustered(B, num_items, 1), score, targets, exclude)
 
@@ -117,8 +118,7 @@ def held(sampler: Sampler, index: ClusterIndex) -> tuple[int, int]:
     if not isinstance(scorer, ClusterScorer):
         return 0, 0
     own = index.tree.state_dict() if isinstance(index, TreeClusters) else [index.labels]  # type: ignore[attr-defined]
-    tables = scorer.held
-    return tables.on_device, tables.in_memory + bytes_of(own)
+    return scorer.held.on_device, scorer.held.in_memory + bytes_of(own)
 
 
 def measure(

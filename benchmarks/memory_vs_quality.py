@@ -37,7 +37,9 @@ from negcache.draws import draw
 from negcache.indexes.clusters import KMeansClusters
 from negcache.interfaces import Sampler, Store
 from negcache.messages import Draw, Request
+from negcache.samplers import StaleTopK
 from negcache.samplers.combinators import ROWS
+from negcache.stores import Snapshot
 
 NAME, D, RATE, STEPS, QUERIES = "memory_vs_quality", 192, 3e-3, 2000, 2000
 CACHES, POOLS, LANDMARKS = (1, 3, 10, 30, 100), (1, 3, 10), (32, 64, 96, 128)
@@ -103,8 +105,8 @@ def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
     def build(problem: Problem, seed: int) -> Made:
         num_items = len(problem.items)
         size = num_items * percent // 100
-        store = nc.SubsetCache(num_items, D, size, refresh=nc.stores.Snapshot(20), seed=seed)
-        sampler: Sampler = nc.samplers.StaleTopK(store, 1, shared=True)
+        store = nc.SubsetCache(num_items, D, size, refresh=Snapshot(20), seed=seed)
+        sampler: Sampler = StaleTopK(store, 1, shared=True)
         if uniform:
             sampler = Beside(sampler, Unweighted(nc.SharedDraws(nc.Uniform(problem.items, 1))))
         return store, sampler, size
@@ -114,8 +116,8 @@ def _snm(percent: int, uniform: bool) -> Callable[[Problem, int], Made]:
 
 def _ance(problem: Problem, seed: int) -> Made:
     num_items = len(problem.items)
-    store = nc.DenseCache(num_items, D, refresh=nc.stores.Snapshot(100))
-    return store, nc.samplers.StaleTopK(store, 1, depth=200, shared=True), num_items
+    store = nc.DenseCache(num_items, D, refresh=Snapshot(100))
+    return store, StaleTopK(store, 1, depth=200, shared=True), num_items
 
 
 def _exhaustive(problem: Problem, seed: int) -> Made:

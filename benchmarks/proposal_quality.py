@@ -29,6 +29,7 @@ from negcache.interfaces import DensitySampler
 from negcache.messages import Request
 from negcache.metrics import effective_sample_size
 from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
+from negcache.samplers import ExactKernel, KernelSoftmax
 from negcache.shapes import Float64, Tensor
 
 NAME, NUM_ITEMS, QUERIES, D = "proposal_quality", 20_000, 32, 64
@@ -38,7 +39,7 @@ Build = Callable[[nc.DenseCache, int, Tensor], DensitySampler]
 
 
 def _kernel(kernel: Any, floor: float = 0.0) -> Build:
-    return lambda store, m, _: nc.samplers.KernelSoftmax(store, m, kernel, floor=floor)
+    return lambda store, m, _: KernelSoftmax(store, m, kernel, floor=floor)
 
 
 def _log_uniform(store: nc.DenseCache, m: int, log_share: Tensor) -> DensitySampler:
@@ -55,7 +56,7 @@ METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
     "quadratic": _kernel(Quadratic(100.0)),
     "quadratic_floor": _kernel(Quadratic(100.0), 0.1),
     "quadratic_absolute": _kernel(Quadratic(100.0)),
-    "quartic": lambda store, m, _: nc.samplers.ExactKernel(store, m, Quartic()),
+    "quartic": lambda store, m, _: ExactKernel(store, m, Quartic()),
     "rff_1": _kernel(fourier(D, 1024, 1.0)),
     "rff_1_floor": _kernel(fourier(D, 1024, 1.0), 0.1),
     "rff_4": _kernel(fourier(D, 1024, 4.0)),
@@ -64,7 +65,7 @@ METHODS: dict[str, Build] = {  # (cache, m, log popularity) -> sampler
     "positive_4": _kernel(positive(D, 1024, 4.0)),
     "positive_4_floor": _kernel(positive(D, 1024, 4.0), 0.1),
     "positive_4_R4096": _kernel(positive(D, 4096, 4.0)),
-    "exp_4": lambda store, m, _: nc.samplers.ExactKernel(store, m, fourier(D, 1, 4.0)),
+    "exp_4": lambda store, m, _: ExactKernel(store, m, fourier(D, 1, 4.0)),
 }
 TABLE = ("uniform", "quadratic", "quartic", "rff_1", "rff_4_R4096", "positive_4_R4096", "exp_4")
 """The columns of the synthetic check, in its order."""

@@ -11,9 +11,11 @@ from torch import nn
 
 import negcache as nc
 from benchmarks.datasets.catalogue import WRITERS
+from negcache.estimators import softmax_loss
 from negcache.interfaces import Corpus, Estimator, Sampler, Store
 from negcache.run.data import Judgements, Task, open_task
 from negcache.run.evaluation import Side, encode_all, evaluate
+from negcache.towers import StaticTower
 
 DATA = Path(__file__).parent.parent / ".data"
 BATCH = 128
@@ -53,7 +55,7 @@ def static(task: Task, dim: int = 64, width: int = 128) -> Problem:
     """The task under a static tower: token vectors averaged, then a linear map."""
 
     def tower() -> nn.Module:
-        return nc.towers.StaticTower(task.vocab_size, dim, width)
+        return StaticTower(task.vocab_size, dim, width)
 
     return Problem(task, task.queries, task.corpus, tower, dim)
 
@@ -182,7 +184,7 @@ class Run:
         logits = self.score(queries, items)
         target = logits[torch.arange(len(pick)), positives]
         logits[exclude.rows, exclude.ids] = -torch.inf
-        return {"train_ce": round(float(nc.estimators.softmax_loss(target, logits).mean()), 5)}
+        return {"train_ce": round(float(softmax_loss(target, logits).mean()), 5)}
 
 
 def some(judged: Judgements, at_most: int | None) -> Judgements:

@@ -4,6 +4,9 @@ What most programs need is here; the rest is in ``negcache.samplers``, ``.stores
 ``.towers``, ``.testing`` and ``.contrib``.
 """
 
+from negcache import samplers as samplers
+from negcache import stores as stores
+from negcache import towers as towers
 from negcache.errors import InputError
 from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead

@@ -6,10 +6,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negcache import Bags
 from negcache.errors import InputError
 from negcache.interfaces import Corpus
 from negcache.run.data import TokenFile, write_tokens
+from negcache.towers import Bags
 
 TEXTS = [[5, 6, 7], [], [8], [9, 65535], []]
 
