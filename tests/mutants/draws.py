@@ -79,7 +79,7 @@ PROPOSED = [
         "samplers/uniform.py",
         "(self.num_items - request.exclude.counts)",
         "(self.num_items - 0 * request.exclude.counts)",
-        laws("uniform-fresh"),
+        f"{IDENTITIES}test_weights_give_the_partition_at_any_staleness",
     ),
     Mutant(
         "a query without rows draws",
@@ -149,7 +149,7 @@ OTHER_DRAWS = [
         "draws.py",
         "masked = log_share == -torch.inf",
         "masked = torch.zeros_like(log_share, dtype=torch.bool)",
-        laws("index_rejection-excluded"),
+        laws("distinct-excluded"),
     ),
     Mutant(
         "uniform tail draws unwritten rows",
@@ -186,8 +186,8 @@ COMBINED = [
     Mutant(
         "pool counts masked hits",
         "samplers/combinators.py",
-        "torch.unique(drawn, return_counts",
-        "torch.unique(ids, return_counts",
+        "seen = torch.unique(drawn, return_counts=True)\n            log_expected",
+        "seen = torch.unique(ids, return_counts=True)\n            log_expected",
         f"{IDENTITIES}test_a_pool_counts_no_masked_hit[False]",
     ),
     Mutant(

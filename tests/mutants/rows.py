@@ -70,7 +70,7 @@ READ = [
         "ops/two_stage.py",
         "kept.append(logits.clone())",
         "kept.append(logits)",
-        laws("cached-fresh"),
+        f"{TWO_STAGE}test_scoring_all_rows_once_draws_what_scoring_blocks_draws",
     ),
     Mutant(
         "many scores are kept",
@@ -227,7 +227,7 @@ KEPT = [
         "stores/subset.py",
         "kept &= ~self.valid[slots.clamp_min(0)]",
         "pass",
-        f"{REFRESH}test_rows_drawn_between_two_snapshots_are_passed_over",
+        f"{REFRESH}test_a_pool_passes_rows_over_that_are_drawn_between_two_snapshots",
     ),
     Mutant(
         "a snapshot passes its own plan over",
@@ -263,14 +263,14 @@ KEPT = [
         "stores/observers.py",
         'if own is not None and own["kind"] == type(observer).__name__:',
         "if own is not None:",
-        "tests/indexes/test_states.py::test_an_index_of_another_kind_starts_anew",
+        "tests/indexes/test_states.py",
     ),
     Mutant(
         "observers share a name",
         "stores/observers.py",
         "while wanted in taken:",
         "while False:",
-        "tests/stores/test_observers.py::test_two_indexes_of_a_kind_have_names_of_their_own",
+        "tests/stores/test_observers.py::test_an_index_that_two_samplers_share_is_told_of_a_row_once",
     ),
 ]
 """Of stores, and of what follows them."""

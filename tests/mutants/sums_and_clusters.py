@@ -6,7 +6,7 @@ CHANCES = "tests/ops/test_cluster_exclusion.py::test_chances_and_masses_are_thos
 UNIFORMS = "tests/ops/test_cluster_exclusion.py::test_draws_are_the_law_uniform_by_uniform"
 KERNEL = "tests/samplers/test_kernel.py::"
 LOG_MASS = "tests/samplers/test_log_mass.py::test_leaving_items_out_takes_their_mass_and_no_more"
-ON_A_TREE = f"{KERNEL}test_branches_multiply_to_the_closed_form[3000-tree]"
+ON_A_TREE = f"{KERNEL}test_branches_multiply_to_the_closed_form[tree-3000]"
 
 SUMS = [
     Mutant(
@@ -21,7 +21,7 @@ SUMS = [
         "ops/kernel_law.py",
         "descent.excluded.slots[found] % BLOCK] = 0.0",
         "descent.excluded.slots[found] % BLOCK] *= 1.0",
-        f"{KERNEL}test_branches_multiply_to_the_closed_form[300-flat]",
+        f"{KERNEL}test_branches_multiply_to_the_closed_form[flat-300]",
     ),
     Mutant(
         "unwritten rows have a chance by the kernel",
@@ -35,7 +35,7 @@ SUMS = [
         "ops/kernel_law.py",
         "rows.valid[inside] & (slots < rows.num_rows)",
         "rows.valid[inside]",
-        f"{KERNEL}test_branches_multiply_to_the_closed_form[300-flat]",
+        f"{KERNEL}test_branches_multiply_to_the_closed_form[flat-300]",
     ),
     Mutant(
         "what is excluded stays in the nodes above it",
@@ -123,7 +123,7 @@ CLUSTERS = [
         "indexes/scored_clusters.py",
         "table.places_or_none(self.store.slots(request.exclude.ids))",
         "table.places_or_none(request.exclude.ids % self.store.num_rows)",
-        laws("dynamic_index-half"),
+        f"{LOG_MASS}[index-half-0.5]",
     ),
     Mutant(
         "a law of some queries excludes what others may not draw",

@@ -141,8 +141,9 @@ def test_bf16_rows_keep_the_law():
     assert (laws[0][1] - laws[1][1]).abs().sum(1).max() / 2 < 0.005
 
 
-def test_scoring_all_rows_once_draws_what_scoring_blocks_draws():
+def test_scoring_all_rows_once_draws_what_scoring_blocks_draws(monkeypatch):
     """By the rows of drawn blocks; by all rows, scored anew; by scores that stage one has kept."""
+    monkeypatch.setitem(two_stage.CHUNK_SCORES, "cpu", 5 * 1024)  # four chunks
     request, _, store = problem(num_items=4000)
     store.table.written[torch.arange(200, 1400)] = -1  # not valid
     rows, count = scored_rows(request, store), store.num_rows

@@ -45,6 +45,19 @@ def test_rows_drawn_between_two_snapshots_are_passed_over():
         store.step()
 
 
+def test_a_pool_passes_rows_over_that_are_drawn_between_two_snapshots():
+    store = pool(20, EVERY, 0)
+    store.write(store.missing(), torch.zeros(20, 3))
+    for _ in range(EVERY):
+        store.write(torch.arange(100), torch.ones(100, 3))  # what a step encodes
+        assert (store.rows(torch.arange(20)) == 0).all()
+        planned = store.plan()
+        store.commit()
+        store.write(planned, torch.full((len(planned), 3), 2.0))
+        store.step()
+    assert (store.rows(torch.arange(20)) == 2).all()
+
+
 def test_training_encodes_all_rows_at_every_third_step_and_none_between():
     setting = Setting(top, refresh=nc.stores.Snapshot(EVERY), fill=False)
     encoded = []
