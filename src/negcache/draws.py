@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
+from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import DensitySampler, DrawSampler, Noise, Proposal, Sampler, Store
 from negcache.messages import Draw, Request
@@ -15,16 +17,16 @@ from negcache.shapes import Float, Int, Tensor
 def draw(sampler: Sampler, request: Request, generator: torch.Generator) -> Draw:
     """What a sampler offers a request: its own draw, or each query's own from its proposal."""
     if not sampler.has_density:
-        assert isinstance(sampler, DrawSampler)
-        return sampler.draw(request, generator)
+        _check_offers(sampler, DrawSampler, "draw")
+        return cast(DrawSampler, sampler).draw(request, generator)
     return propose(sampler, request, generator).draw_for_each(generator)
 
 
 def propose(sampler: Sampler, request: Request, generator: torch.Generator) -> "ItemProposal":
     """A sampler's proposal, in item ids: what combinators are made of."""
-    assert isinstance(sampler, DensitySampler), "has_density promises propose"
-    proposal = sampler.propose(request, generator)
-    return ItemProposal(proposal, request, sampler.num_negatives)
+    _check_offers(sampler, DensitySampler, "num_negatives and propose")
+    proposal = cast(DensitySampler, sampler).propose(request, generator)
+    return ItemProposal(proposal, request, cast(DensitySampler, sampler).num_negatives)
 
 
 @dataclass(frozen=True)
@@ -221,3 +223,13 @@ def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     """Means of metrics; what is infinite or of nothing is left out."""
     found = {name: float(each.double().mean()) for name, each in metrics.items() if each.numel()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _check_offers(sampler: Sampler, kind: type, wanted: str) -> None:
+    """What ``has_density`` promises. Raises InputError."""
+    if not isinstance(sampler, kind):
+        raise InputError(
+            f"store, has_density, {wanted} of a sampler with has_density {sampler.has_density}",
+            f"{type(sampler).__name__}, which lacks some",
+            "see CONTRIBUTING, 'Add a sampler'",
+        )

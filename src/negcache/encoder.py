@@ -62,6 +62,23 @@ class ItemEncoder:
             yield some, rows
 
 
+class Numbers:
+    """A corpus whose features are the ids themselves, such as an embedding takes.
+
+    Args:
+        num_items: N.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = num_items
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __getitem__(self, ids: Int[Tensor, "M"], /) -> Int[Tensor, "M"]:
+        return ids
+
+
 @contextmanager
 def without_dropout(tower: nn.Module) -> Iterator[None]:
     """Evaluation mode for the length of a block; every submodule gets its own mode back."""

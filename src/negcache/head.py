@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negcache.distributed import Mesh
-from negcache.encoder import ItemEncoder
+from negcache.encoder import ItemEncoder, Numbers
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected, softmax_loss
 from negcache.generators import Generators
@@ -172,7 +172,7 @@ class SoftmaxHead(nn.Module):
             request, generator = self._request(queries.detach(), target), self.generators.training
             draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
         with self._recorder.stage("encode"):
-            encoder = ItemEncoder(self.classes, torch.arange(len(self.table)), self.score)
+            encoder = ItemEncoder(self.classes, Numbers(len(self.table)), self.score)
             items = encode_once(target, draws, encoder.encode)
         if torch.is_grad_enabled():
             self.table.write(items.ids, items.rows)

@@ -67,10 +67,15 @@ class SoftmaxLoss(nn.Module):
         self.item_tower, self.corpus = item_tower, corpus
         self.score: Score = score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
-        self.store: Store | None = sampler.store
         self.mini_batch_size = mini_batch_size
         self.generators = Generators(seed)
-        self._recorder, self._filled = Recorder(), False
+        self._recorder = Recorder()
+        self._filled: Store | None = None
+
+    @property
+    def store(self) -> Store | None:
+        """The store that decides the sampler's draws."""
+        return self.sampler.store
 
     @property
     def encoder(self) -> ItemEncoder:
@@ -103,7 +108,7 @@ class SoftmaxLoss(nn.Module):
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
         if self.store is not None:
             check_alone(Mesh.now().size)
-        if not self._filled:
+        if self._filled is not self.store:
             self.fill_cache()
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
@@ -141,7 +146,7 @@ class SoftmaxLoss(nn.Module):
         """
         if self.store is not None:
             self._refresh(self.store.missing(), batch_size, progress)
-        self._filled = True
+        self._filled = self.store
 
     def report(self) -> StepReport:
         """Metrics of the last step, as plain numbers; counters start anew."""
@@ -153,7 +158,7 @@ class SoftmaxLoss(nn.Module):
         return super().train(mode)
 
     def get_extra_state(self) -> dict[str, Any]:
-        filled = len(self.corpus) if self._filled else 0
+        filled = len(self.corpus) if self._filled is self.store else 0
         state: dict[str, Any] = {"generator": self.generators.get_state(), "filled": filled}
         if self.store is not None:
             state["store"] = self.store.state_dict()
@@ -164,7 +169,7 @@ class SoftmaxLoss(nn.Module):
         if self.store is not None:
             check_saved_store(state)
             self.store.load_state_dict(state["store"])
-            self._filled = state.get("filled") == len(self.corpus)
+            self._filled = self.store if state.get("filled") == len(self.corpus) else None
 
     def _request(self, queries: Tensor, positives: Tensor, query_ids: Tensor | None) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""

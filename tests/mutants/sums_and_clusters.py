@@ -68,8 +68,8 @@ SUMS = [
     Mutant(
         "the mass at the top keeps what is excluded",
         "ops/descent.py",
-        "return raised(mass, left, place, excluded.mass, excluded.smallest)",
-        "return raised(mass, left, place, 0 * excluded.mass, excluded.smallest)",
+        "return clipped(mass, left, place, excluded.mass, excluded.smallest)",
+        "return clipped(mass, left, place, 0 * excluded.mass, excluded.smallest)",
         f"{LOG_MASS}[quadratic-drifted-0.5]",
     ),
 ]

@@ -161,6 +161,8 @@ def test_a_partial_cache_and_an_absolute_score_are_refused():
     request, _, store = problem()
     with pytest.raises(nc.InputError, match="row for every item"):
         nc.CachedRest(nc.SubsetCache(300, 8, 20), 10)
+    with pytest.raises(nc.InputError, match="row for every item"):  # all of them, in another order
+        nc.CachedRest(nc.SubsetCache(300, 8, 300), 10)
     score = nc.DotScore(0.3, absolute=True).double()
     with pytest.raises(nc.InputError, match="linear"):
         draw_from(
@@ -168,3 +170,13 @@ def test_a_partial_cache_and_an_absolute_score_are_refused():
             nc.messages.Request(request.queries, score, request.positives, request.exclude),
             torch.Generator(),
         )
+
+
+def test_a_rest_of_coordinates_takes_queries_of_any_precision():
+    request, items, _ = problem()
+    store = nc.LowRankCache(300, 8, landmarks=8, every=1, sample=60)
+    while len(missing := store.missing()):
+        store.write(missing, items[missing].float())
+    draw = draw_from(nc.CachedRest(store, 10), request, torch.Generator().manual_seed(0))
+    assert draw.rest.mean.dtype == request.queries.dtype == torch.float64
+    assert draw.rest.log_mass.isfinite().all()

@@ -200,3 +200,14 @@ def test_a_store_saved_by_itself_comes_back_without_those_who_observed_it(again)
     assert torch.equal(store.rows(torch.arange(N)), ROWS)
     store.write(torch.arange(3), ROWS[3:6])
     assert clusters.moved == 0
+
+
+def test_sums_of_two_kernels_find_their_own_state_in_any_order():
+    store, other = filled(), filled()
+    held = nc.quadratic(store, 2), nc.rf_softmax(store, 2, num_frequencies=8, nu=1.0)
+    again = nc.rf_softmax(other, 2, num_frequencies=8, nu=1.0, seed=1), nc.quadratic(other, 2)
+    queries = torch.nn.functional.normalize(torch.randn(3, D), dim=1)
+    held[0].sums.build(queries, torch.tensor(20.0))
+    other.load_state_dict(store.state_dict())
+    assert torch.equal(again[1].sums.levels[0], held[0].sums.levels[0])
+    assert torch.equal(again[0].kernel.frequencies, held[1].kernel.frequencies)

@@ -55,7 +55,7 @@ def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -
             far = squared(t.vectors, node, item)
             while far > t.cover[node] * t.cover[node]:
                 set_level(t, node, t.level[node] + 1, shape)
-        work += _descend(t, item, node, shape) + _settle(t, item)
+        work += _descend(t, item, node, shape) + _place(t, item)
     return work
 
 
@@ -92,7 +92,7 @@ def _hang(t: Nodes, item: int, node: int, shape: Shape) -> None:
 
 
 @_compiled
-def _settle(t: Nodes, item: int) -> int:
+def _place(t: Nodes, item: int) -> int:
     """Tell the nodes above of a new leaf."""
     below, node, work = item, t.parent[item], 0
     while node != ROOT:

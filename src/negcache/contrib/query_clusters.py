@@ -75,7 +75,7 @@ def clusters_for(
     alone = np.flatnonzero((t.parent != NONE) & (t.level > level))
     top = (t.parent < 0) | (t.level[t.parent] > level)
     heads = np.flatnonzero((t.parent != NONE) & (t.level <= level) & top)
-    clusters = _Cells(t, len(points))
+    clusters = _Clusters(t, len(points))
     clusters.add(np.repeat(everyone, len(alone)), np.tile(alone, len(points)), False)
     front = _front(t, points, np.repeat(everyone, len(heads)), np.tile(heads, len(points)))
     near, ranges = shape.base**floor_level, links.child_ranges(t)
@@ -125,7 +125,7 @@ def _nearest(front: _Front, opened: np.ndarray, cap: int | None) -> np.ndarray:
     return kept
 
 
-class _Cells:
+class _Clusters:
     """Gathers clusters round by round."""
 
     def __init__(self, t: Nodes, num_queries: int) -> None:

@@ -19,7 +19,7 @@ from negcache.stores.reading import project_items
 
 @runtime_checkable
 class TreeIndex(ClusterIndex, Protocol):
-    """Cells that are cut from a tree, such as ``TreeClusters``."""
+    """Clusters that are cut from a tree, such as ``TreeClusters``."""
 
     def subtrees(self) -> tuple[TreeArrays, Frontier]:
         """The tree as it is since ``update``, and the nodes that draws begin at."""

@@ -116,7 +116,7 @@ def held_by(tables: Iterable[ClusterTable]) -> HeldClusters:
 
 @runtime_checkable
 class ClusterIndex(Observer, Protocol):
-    """Keeps a table of clusters over the coordinates of a store, to which it is attached."""
+    """Keeps a table of clusters over the coordinates of a store, which it observes."""
 
     @property
     def table(self) -> ClusterTable:

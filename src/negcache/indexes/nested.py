@@ -36,16 +36,16 @@ class NestedClusters:
         queries: Float[Tensor, "B K"],
         score: Score,
         centres: Float[Tensor, "G K"],
-        coarse_cut: Partition,
+        coarse_partition: Partition,
         expand: int,
     ) -> Partition:
         """Each query's ``expand`` best coarse clusters give way to their fine clusters.
 
         Args:
             centres: of the fine clusters, as they are scored.
-            coarse_cut: the coarse clusters, as every query sees them.
+            coarse_partition: the coarse clusters, as every query sees them.
         """
-        alive = coarse_cut.values.masked_fill(coarse_cut.size == 0, -torch.inf)
+        alive = coarse_partition.values.masked_fill(coarse_partition.size == 0, -torch.inf)
         chosen = alive.topk(min(expand, alive.shape[1]), dim=1).indices
         counts = self.offsets.diff()[chosen]
         ends = counts.cumsum(1)
@@ -62,7 +62,7 @@ class NestedClusters:
         children = Partition(
             values, fine.offsets[clusters], fine.sizes[clusters], fine.radius[clusters]
         )
-        return refined(coarse_cut, chosen, children, used)
+        return refined(coarse_partition, chosen, children, used)
 
 
 def group(centres: Float[Tensor, "G C"]) -> Int[Tensor, "G"]:
@@ -97,5 +97,5 @@ def _around(
     total = weight.new_zeros(num_parents).index_add_(0, parents, weight)
     sums.index_add_(0, parents, fine.centres * weight[:, None])
     centres = sums / total[:, None]
-    reach = distance(fine.centres, centres, parents) + fine.radius
-    return centres, reach.new_zeros(num_parents).scatter_reduce_(0, parents, reach, "amax")
+    extent = distance(fine.centres, centres, parents) + fine.radius
+    return centres, extent.new_zeros(num_parents).scatter_reduce_(0, parents, extent, "amax")

@@ -109,10 +109,10 @@ def _without(
     """Masses of the top nodes less what is excluded; at least ``smallest`` for each row left."""
     place = excluded.queries, excluded.slots // span
     left = counts.expand(mass.shape).clone()
-    return raised(mass, left, place, excluded.mass, excluded.smallest)
+    return clipped(mass, left, place, excluded.mass, excluded.smallest)
 
 
-def raised(
+def clipped(
     mass: Float[Tensor, "*P c"],
     left: Float[Tensor, "*P c"],
     place: tuple[Int[Tensor, "e"], ...],

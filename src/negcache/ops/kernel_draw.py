@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from negcache.ops.descent import Descent, Excluded, raised
+from negcache.ops.descent import Descent, Excluded, clipped
 from negcache.ops.grouped import grouped_dots
 from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Float64, Int, Tensor
@@ -91,7 +91,7 @@ def _child_masses(
     left = torch.empty_like(counts).index_copy_(0, order, counts)
     pair, found = _find(pairs, excluded, excluded.slots // (span * sums.arity))
     place = order[pair], excluded.slots[found] // span % sums.arity
-    return raised(mass, left, place, excluded.mass[found], excluded.smallest), order
+    return clipped(mass, left, place, excluded.mass[found], excluded.smallest), order
 
 
 def _row_masses(

@@ -2,7 +2,7 @@
 
 import torch
 
-from negcache.ops.descent import Descent, Excluded, raised
+from negcache.ops.descent import Descent, Excluded, clipped
 from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Float64, Int, Tensor
 
@@ -28,7 +28,9 @@ def _all_ways(descent: Descent, slots: Int[Tensor, "M"]) -> Float64[Tensor, "B M
         counts = sums.counts[level].view(-1, sums.arity)[parents]
         mass = descent.features @ table.flatten(0, 1).T
         span //= sums.arity
-        mass = _all_raised(mass.unflatten(1, counts.shape), counts, parents, descent.excluded, span)
+        mass = _all_clipped(
+            mass.unflatten(1, counts.shape), counts, parents, descent.excluded, span
+        )
         child = slots // span
         log_q += _log_share(mass[:, place, child - node * sums.arity], mass.sum(2)[:, place])
         node = child
@@ -54,7 +56,7 @@ def _log_share(mass: Float[Tensor, "B M"], total: Float[Tensor, "B _"]) -> Float
     return (mass.double() / total.double().clamp_min(torch.finfo(total.dtype).tiny)).log_()
 
 
-def _all_raised(
+def _all_clipped(
     mass: Float[Tensor, "B g c"],
     counts: Float[Tensor, "g c"],
     parents: Int[Tensor, "g"],
@@ -65,7 +67,7 @@ def _all_raised(
     arity = counts.shape[1]
     place, found = _among(parents, excluded.slots // (span * arity))
     where = excluded.queries[found], place, excluded.slots[found] // span % arity
-    return raised(
+    return clipped(
         mass, counts.expand(mass.shape).clone(), where, excluded.mass[found], excluded.smallest
     )
 

@@ -143,11 +143,3 @@ def find_coordinates(
 def mean_cosine(found: Float[Tensor, "n D"], truth: Float[Tensor, "n D"]) -> float:
     """Mean cosine between rows of the same number; 0 where one of the two is zero."""
     return float(F.cosine_similarity(found.double(), truth.double(), dim=1).mean())
-
-
-def nystrom_scores(
-    queries: Float[Tensor, "B D"], items: Float[Tensor, "M D"], landmarks: Float[Tensor, "L D"]
-) -> Float[Tensor, "B M"]:
-    """The published form, ``(A h)^T (A A^T)^-1 (A e)``: equal to the product of projections."""
-    inside = torch.linalg.solve(landmarks @ landmarks.T, landmarks @ items.T)
-    return queries @ landmarks.T @ inside

@@ -6,6 +6,7 @@ from negcache.draws import given
 from negcache.errors import InputError
 from negcache.messages import Draw, Request
 from negcache.shapes import Int, Tensor
+from negcache.validation import check_ids
 
 
 class Given:
@@ -31,4 +32,6 @@ class Given:
                 f"{len(self.negatives)} rows",
                 "build Given anew for each batch",
             )
+        if request.num_items is not None:
+            check_ids(self.negatives[self.negatives >= 0], request.num_items)
         return given(self.negatives, request.exclude, request.queries.dtype)

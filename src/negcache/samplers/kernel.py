@@ -55,7 +55,7 @@ class KernelSoftmax:
         self.store, self.num_negatives = store, num_negatives
         self.kernel, self.floor = kernel, floor
         self.sums = KernelSums(store, kernel, every=update_every)
-        store.observe(self.sums)
+        store.observe(self.sums, f"KernelSums of {type(kernel).__name__}")
 
     def propose(self, request: Request, generator: torch.Generator) -> Proposal:
         """The sums are built if they are not; their uppermost level is scored once."""
@@ -65,7 +65,8 @@ class KernelSoftmax:
         descent = Descent.begin(rows, self.sums, self.kernel)
         draw = partial(_draw, descent, self.num_negatives, self.floor)
         log_prob = partial(_log_prob, descent, self.floor)
-        return Proposal(draw, log_prob, descent.log_mass, self.store, self.store.coverage)
+        log_mass = None if self.floor else descent.log_mass  # the floor has a mass of its own
+        return Proposal(draw, log_prob, log_mass, self.store, self.store.coverage)
 
 
 def _draw(

@@ -46,7 +46,7 @@ class Popularity:
 
     def propose(self, request: Request, generator: torch.Generator) -> Proposal:
         request.over(len(self.log_q))
-        self._follow(request.queries.device)
+        self._move_to(request.queries.device)
         log_q, table = self.log_q, self.table
 
         def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
@@ -58,7 +58,7 @@ class Popularity:
 
         return Proposal(draw, log_prob)
 
-    def _follow(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device) -> None:
         """The tables move to where the queries are."""
         if self.log_q.device != device:
             self.log_q = self.log_q.to(device)

@@ -43,7 +43,8 @@ class CachedRest:
                 f"{num_encoded}",
                 "encode fewer, or use FullSoftmax",
             )
-        if store.coverage < 1:
+        probe = torch.arange(2)
+        if store.slots(probe) is not probe:  # a slot is an item id
             raise InputError(
                 "a store with a row for every item",
                 f"one that holds {store.coverage:.1%} of them",
@@ -81,13 +82,13 @@ def find_demand(request: Request, store: Store) -> Demand:
     rows = scored_rows(request, store)
     log_z = scan(rows).log_mass
     divisor = log_z.masked_fill(log_z == -torch.inf, 0.0)[:, None]
-    mean, demand = torch.zeros_like(request.queries), []
+    mean, demand = torch.zeros_like(request.queries, dtype=rows.queries.dtype), []
     for first, logits in masked_chunks(rows):
         chances = logits.sub_(divisor).exp_()
         slots = torch.arange(first, first + chances.shape[1], device=chances.device)
         mean.addmm_(chances, embeddings(store, slots).to(chances.dtype))
         demand.append(chances.sum(dim=0))
-    return Demand(log_z, mean, torch.cat(demand))
+    return Demand(log_z, mean.to(request.queries.dtype), torch.cat(demand))
 
 
 @torch.no_grad()

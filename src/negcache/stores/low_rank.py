@@ -184,7 +184,8 @@ class LowRankCache:
             self.landmarks = self._choose(left, self.most, self.generator)
 
     def add(self, ids: Int[Tensor, "M"]) -> None:
-        """Removed items are back: they are due at the end of the step."""
+        """Removed items are back: they are planned at the end of the step."""
+        check_ids(ids, self.num_items)
         self.removed[ids] = False
 
     def observe(self, observer: Observer, name: str | None = None) -> None:

@@ -59,6 +59,7 @@ class SubsetCache:
         self.place[self.held] = torch.arange(size, device=device)
         self.table = RowTable(size, dim, dtype, device)
         self.entered = torch.zeros(size, dtype=torch.int64, device=device)
+        self._planned: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -100,12 +101,13 @@ class SubsetCache:
 
     def plan(self) -> Int[Tensor, "R"]:
         """The items that take the place of the rows that entered first."""
-        return self._next(self.generator.clone_state())[1]
+        return self._next()[1]
 
     def commit(self) -> None:
         """Let those rows go; until the new items are written they are no negatives."""
-        slots, new = self._next(self.generator)
-        self.refreshing = True
+        slots, new, after = self._next()
+        self.generator.set_state(after)
+        self._planned, self.refreshing = None, True
         with self.observers.change(self, slots):
             self.place[self.held[slots]] = -1
             self.held[slots], self.place[new] = new, slots
@@ -133,12 +135,19 @@ class SubsetCache:
         self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
         self.observers.load_state_dict(state)
         self.generator.set_state(state["generator"].cpu())
+        self._planned = None
 
-    def _next(self, generator: torch.Generator) -> tuple[Int[Tensor, "R"], Int[Tensor, "R"]]:
-        """The slots that are let go, and as many items of all that are not staying.
+    def _next(self) -> tuple[Int[Tensor, "R"], Int[Tensor, "R"], Tensor]:
+        """The slots that are let go, as many items of all that are not staying, the noise after.
 
-        Costs a pass over ``place`` (8 N bytes).
+        Costs a pass over ``place`` (8 N bytes), once a step.
         """
+        if self._planned is None or self._planned[0] != self.clock:
+            generator = self.generator.clone_state()
+            self._planned = self.clock, (*self._choose(generator), generator.get_state())
+        return self._planned[1]
+
+    def _choose(self, generator: torch.Generator) -> tuple[Int[Tensor, "R"], Int[Tensor, "R"]]:
         slots = self.refresh.plan(self.entered, self.clock)
         if not len(slots):
             return slots, slots

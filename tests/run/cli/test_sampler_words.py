@@ -8,7 +8,7 @@ from negcache.run.cli import runs
 from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
 from negcache.run.cli.planning.work import work_of
-from negcache.run.cli.sampling import PINNABLE, SAMPLERS
+from negcache.run.cli.sampling import SAMPLERS, WITH_PARTITION
 from negcache.run.training import load_config
 
 KEYS = {
@@ -37,7 +37,7 @@ def test_every_word_has_a_cost():
     assert set(SAMPLER_COSTS) == set(SAMPLERS)
 
 
-@pytest.mark.parametrize("word", PINNABLE)
+@pytest.mark.parametrize("word", WITH_PARTITION)
 def test_cached_partition_needs_draws_of_each_querys_own(small, tmp_path, word):
     words = [f"sampler.name={word}", "sampler.estimator=cached_partition", "steps=1"]
     if word == "cached":  # the others have no shared form

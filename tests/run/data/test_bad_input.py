@@ -145,7 +145,7 @@ def test_settings_that_leave_no_tokens(folder):
     refused(folder, "got max_tokens=0", max_tokens=0)
 
 
-UNTIDY = (
+FAULTS = (
     "faulty: 1 judgements of an unknown query (left out); "
     "1 judgements of an unknown item (left out); "
     "1 judgements with a score of 0 or less (kept, no positives); "
@@ -157,7 +157,7 @@ UNTIDY = (
 
 def faulty_folder(tmp_path):
     return write_folder(
-        tmp_path / "untidy",
+        tmp_path / "faulty",
         corpus=[*CORPUS, {"_id": "d4", "title": None, "text": ""}],
         queries=[*QUERIES, {"_id": "q4", "text": ""}],
         qrels={
@@ -167,14 +167,14 @@ def faulty_folder(tmp_path):
     )
 
 
-def test_untidiness_is_counted_in_one_warning_at_every_start(tmp_path):
+def test_faults_are_counted_in_one_warning_at_every_start(tmp_path):
     folder = faulty_folder(tmp_path)
     with pytest.warns(UserWarning) as first:
         task = open_task(folder)
     with pytest.warns(UserWarning) as again:
         open_task(folder)
     for told in (first, again):
-        assert [str(warning.message) for warning in told] == [UNTIDY]
+        assert [str(warning.message) for warning in told] == [FAULTS]
     assert len(task.corpus) == len(task.queries) == 4
     assert task.splits["train"].grades.tolist() == [1, 0, 2, 1]
     assert task.splits["test"].grades.tolist() == [2]
@@ -183,7 +183,9 @@ def test_untidiness_is_counted_in_one_warning_at_every_start(tmp_path):
 
 def test_strict_refuses_what_otherwise_warns(tmp_path, cache_of_this_test):
     folder = faulty_folder(tmp_path)
-    refused(folder, "a task without faults, faulty; got 1 judgements of an unknown query", strict=True)
+    refused(
+        folder, "a task without faults, faulty; got 1 judgements of an unknown query", strict=True
+    )
     assert list((cache_of_this_test / "tasks").iterdir()) == []
     with pytest.warns(UserWarning):
         open_task(folder)

@@ -95,7 +95,7 @@ def test_untidiness_is_counted_and_refused_when_strict(task, tmp_path):
         table, faults = read_mined_negatives(path, task)
     assert faults == counts
     assert table.tolist() == [[5], [-1], [4], [-1]]
-    with pytest.raises(InputError, match=r"task without faults, m.jsonl.*2 negatives that are positives"):
+    with pytest.raises(InputError, match=r"faults, m.jsonl.*2 negatives that are positives"):
         read_mined_negatives(path, task, strict=True)
 
 

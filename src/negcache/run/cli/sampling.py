@@ -76,7 +76,7 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
             ", ".join(f"sampler.{key} {getattr(keys, key)}" for key in idle),
             "; ".join(f"sampler.{key} is for {' and '.join(USED_BY[key])}" for key in idle),
         )
-    own_draws = keys.name in PINNABLE and not (keys.name == "cached" and keys.shared)
+    own_draws = keys.name in WITH_PARTITION and not (keys.name == "cached" and keys.shared)
     if keys.estimator == "cached_partition" and (not own_draws or keys.power != 1):
         raise InputError(
             'estimator "cached_partition" with draws of each query\'s own: sampler.name "cached" '
@@ -173,7 +173,7 @@ SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
 }
 """The words of ``sampler.name``; a new sampler adds one."""
 
-PINNABLE = ("cached", "distinct", "head_tail")
+WITH_PARTITION = ("cached", "distinct", "head_tail")
 """Samplers whose draws carry an estimate of the partition, unless they are pooled."""
 
 USED_BY = {

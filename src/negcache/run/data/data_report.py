@@ -58,7 +58,9 @@ def report_faults(name: str, faults: Mapping[str, int], *, strict: bool) -> None
         return
     counts = "; ".join(f"{count:,} {what}" for what, count in faults.items())
     if strict:
-        raise InputError(f"a task without faults, {name}", counts, "clean the folder, or do without strict")
+        raise InputError(
+            f"a task without faults, {name}", counts, "clean the folder, or do without strict"
+        )
     warnings.warn(f"{name}: {counts}.", stacklevel=3)
 
 
