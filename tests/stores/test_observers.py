@@ -91,7 +91,8 @@ def test_samplers_that_come_and_go_leave_nothing_behind(build, index):
         draw(sampler, request, torch.Generator())
         assert isinstance(index(sampler), Observer)
         gone.append(weakref.ref(index(sampler)))
-        assert list(store.state_dict()["observers"]) == [type(index(sampler)).__name__]
+        (name,) = store.state_dict()["observers"]
+        assert name.split()[0] == type(index(sampler)).__name__
         del sampler
         gc.collect()
     assert not any(each() for each in gone)
