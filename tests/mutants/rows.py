@@ -211,9 +211,9 @@ KEPT = [
     Mutant(
         "asking for the plan carries it out",
         "stores/subset.py",
-        "self._next(self.generator.clone_state())",
-        "self._next(self.generator)",
-        f"{SUBSET}test_laws",
+        "generator = self.generator.clone_state()",
+        "generator = self.generator",
+        "tests/stores/test_plans.py",
     ),
     Mutant(
         "a snapshot takes rows of the training step",

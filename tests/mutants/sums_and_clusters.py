@@ -12,8 +12,8 @@ SUMS = [
     Mutant(
         "kernel draw without coverage",
         "samplers/kernel.py",
-        "descent.log_mass, self.store, self.store.coverage)",
-        "descent.log_mass, self.store)",
+        "log_mass, self.store, self.store.coverage)",
+        "log_mass, self.store)",
         laws("quadratic-half"),
     ),
     Mutant(
