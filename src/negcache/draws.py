@@ -48,10 +48,6 @@ class ItemProposal:
         """log of the chance that the law reaches an item at all."""
         return math.log(self.proposal.coverage)
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        return means(self.proposal.metrics)
-
     def draw(self, noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
         """m items for each query, and log q of each; -inf: it may not stand for the query."""
         slots, log_q = self.proposal.draw(noise)
@@ -87,7 +83,7 @@ class ItemProposal:
         if self.proposal.is_softmax and self.proposal.log_mass is not None:
             log_z = (self.proposal.log_mass - self.log_coverage).to(dtype)
         own = (None, None) if log_z is None else (log_z, log_share.to(dtype))
-        return use_columns(ids, weight.to(dtype), *own, metrics=self.metrics)
+        return use_columns(ids, weight.to(dtype), *own)
 
     def _ids(self, slots: Int[Tensor, "B m"]) -> Int[Tensor, "B m"]:
         return slots if self.proposal.store is None else self.proposal.store.ids(slots)
@@ -176,7 +172,6 @@ def share(
     seen: Int[Tensor, "M"],
     log_expected: Float[Tensor, "M"] | Float[Tensor, "B M"],
     request: Request,
-    metrics: dict[str, float] | None = None,
 ) -> Draw:
     """Let the draws of all queries stand for every query of the batch.
 
@@ -193,7 +188,7 @@ def share(
     weight = weight.masked_fill_(log_expected == -torch.inf, -torch.inf)
     weight = weight.expand(len(request.queries), -1).to(request.queries.dtype, copy=True)
     weight[request.exclude.among(ids)] = -torch.inf
-    return Draw(ids, None, weight, metrics=metrics or {})
+    return Draw(ids, None, weight)
 
 
 def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype) -> Draw:

@@ -9,7 +9,7 @@ data that travels is in ``messages.py``.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -191,7 +191,6 @@ class Proposal:
             that scores some of the rows. The law is then itself drawn, without regard to scores.
         is_softmax: whether ``exp(log_mass)`` is the sum of exp(s~) over the rows that it reaches,
             the partition function that the ``cached_partition`` estimator takes.
-        metrics: what else the sampler says of the law, values of each query, for the report.
     """
 
     draw: Callable[[Noise], tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]]
@@ -200,7 +199,6 @@ class Proposal:
     store: Store | None = None
     coverage: float = 1.0
     is_softmax: bool = False
-    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

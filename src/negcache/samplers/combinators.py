@@ -76,7 +76,7 @@ class SharedDraws:
         else:
             ids, seen = torch.unique(torch.cat([drawn, request.targets]), return_counts=True)
             log_expected = self._joined(proposal, ids, log_times)
-        return share(ids, seen, log_expected, request, proposal.metrics)
+        return share(ids, seen, log_expected, request)
 
     def _joined(
         self, proposal: ItemProposal, ids: Int[Tensor, "M"], log_times: float
@@ -144,8 +144,7 @@ class Mixture:
             log_q = log_prob(ids).gather(1, columns)
             return ids[columns], log_q.masked_fill(torch.cat(log_qs, 1) == -torch.inf, -torch.inf)
 
-        metrics = {name: value for part in parts for name, value in part.proposal.metrics.items()}
-        return Proposal(draw_parts, log_prob, metrics=metrics)
+        return Proposal(draw_parts, log_prob)
 
 
 class Resampled:
