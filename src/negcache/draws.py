@@ -52,7 +52,7 @@ class ItemProposal:
         """m items for each query, and log q of each; -inf: it may not stand for the query."""
         slots, log_q = self.proposal.draw(noise)
         ids = self._ids(slots)
-        return ids, log_q.masked_fill(excluded(self.request, ids), -torch.inf)
+        return ids, log_q.masked_fill(self.request.exclude.hits(ids), -torch.inf)
 
     def log_prob(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
         """log q_b(y) of these items; -inf where b may not draw y.
@@ -196,22 +196,15 @@ def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype)
 
     Padding (-1), excluded items and repeats within a row get weight -inf, and cost no encoding.
     """
-    rows = torch.arange(len(negatives), device=negatives.device)[:, None].expand_as(negatives)
     ordered = negatives.sort(dim=1).values
     repeat = torch.zeros_like(ordered, dtype=torch.bool)
     repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    masked = repeat | (ordered < 0) | exclude.contains(rows, ordered.clamp_min(0))
+    masked = repeat | (ordered < 0) | exclude.hits(ordered.clamp_min(0))
     ids = torch.unique(ordered[~masked])
     width = negatives.shape[1] if len(ids) else 0
     columns = torch.searchsorted(ids, ordered.contiguous()).clamp_(max=max(len(ids) - 1, 0))
     weight = torch.zeros(ordered.shape, dtype=dtype, device=ids.device)
     return Draw(ids, columns[:, :width], weight.masked_fill(masked, -torch.inf)[:, :width])
-
-
-def excluded(request: Request, ids: Int[Tensor, "B m"]) -> Tensor:
-    """Bool [B, m]: which of each query's items may not stand for it."""
-    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
-    return request.exclude.contains(rows, ids)
 
 
 def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:

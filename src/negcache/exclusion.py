@@ -106,6 +106,11 @@ class Exclusion:
         place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
         return keys[place] == wanted
 
+    def hits(self, ids: Int[Tensor, "B m"]) -> Bool[Tensor, "B m"]:
+        """Which of each query's own ids may not stand for it."""
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        return self.contains(rows.expand_as(ids), ids)
+
     def among(self, ids: Int[Tensor, "M"]) -> tuple[Int[Tensor, "e"], Int[Tensor, "e"]]:
         """The (query, column) pairs of distinct ids that may not stand for the query.
 

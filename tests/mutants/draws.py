@@ -12,7 +12,7 @@ PROPOSED = [
     Mutant(
         "hits on positives are not masked",
         "draws.py",
-        "return ids, log_q.masked_fill(excluded(self.request, ids), -torch.inf)",
+        "return ids, log_q.masked_fill(self.request.exclude.hits(ids), -torch.inf)",
         "return ids, log_q",
         laws("popularity-fresh"),
     ),

@@ -166,7 +166,7 @@ def test_scoring_all_rows_once_draws_what_scoring_blocks_draws(monkeypatch):
     once, anew = (two_stage.draw_rows(rows, scanned, many) for scanned in (kept, bare))
     assert torch.equal(once.slots, anew.slots)
     assert store.valid[once.slots].all()
-    assert not rows.excluded(once.slots).any()
+    assert not rows.exclude.hits(once.slots).any()
 
 
 def test_scores_are_kept_only_where_they_are_few(monkeypatch):

@@ -66,11 +66,6 @@ class ScoredRows:
         """Every query against these rows; nothing is masked."""
         return self.score(self.queries, self.rows(slots)).detach()
 
-    def excluded(self, slots: Int[Tensor, "B m"]) -> Bool[Tensor, "B m"]:
-        """Which of each query's slots may not stand for it."""
-        queries = torch.arange(len(slots), device=slots.device)[:, None].expand_as(slots)
-        return self.exclude.contains(queries, slots)
-
     def of_queries(self, start: int, stop: int) -> "ScoredRows":
         """The same rows for queries ``start`` to ``stop``."""
         exclude = self.exclude.slice(start, stop)

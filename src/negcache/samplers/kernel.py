@@ -85,7 +85,7 @@ def _draw(
         some = None if wanted is None else wanted[first:last]
         parts.append(draw_down(descent.of_queries(first, last), uniforms[first:last], some))
     slots, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
-    masked = rows.excluded(slots) | ~rows.valid[slots] if floor else None
+    masked = rows.exclude.hits(slots) | ~rows.valid[slots] if floor else None
     return slots, _with_floor(log_q, rows, floor, masked)
 
 

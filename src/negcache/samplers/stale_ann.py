@@ -100,7 +100,7 @@ def best_allowed(rows: ScoredRows, search: Search, depth: int) -> Int[Tensor, "B
     spare = int(rows.exclude.counts.max()) + int((~rows.valid).sum())
     slots = search(rows.queries, rows.score, min(depth + spare, rows.num_rows))
     some = slots.clamp_min(0)
-    masked = rows.excluded(some) | (slots < 0) | ~rows.valid[some]
+    masked = rows.exclude.hits(some) | (slots < 0) | ~rows.valid[some]
     order = masked.long().argsort(dim=1, stable=True)[:, :depth]
     return slots.masked_fill(masked, -1).gather(1, order)
 
