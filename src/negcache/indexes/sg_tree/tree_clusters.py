@@ -70,6 +70,7 @@ class TreeClusters:
     def table(self) -> ClusterTable:
         return ClusterTable.empty() if self._table is None else self._table
 
+    @torch.inference_mode(False)
     def rows_changed(self, change: RowChange) -> None:
         """Items have moved, come or gone: the tree hears of them when it next follows."""
         most = int(change.slots.max()) + 1 if len(change.slots) else 0
@@ -82,6 +83,7 @@ class TreeClusters:
         """All coordinates have been replaced; who is still there keeps a place in the tree."""
         self.moved = True
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def update(self, store: Store) -> None:
         """Build the tree, or move with what the store has told; nothing if nothing has changed.
