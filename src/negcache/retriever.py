@@ -13,7 +13,8 @@ class Retriever(nn.Module):
 
     The form that Hugging Face's Trainer, Accelerate and Lightning train as it is, and that
     ``DistributedDataParallel`` must wrap, so that the gradients of both towers and of the score
-    reach all processes. Its ``state_dict`` holds what the loss remembers.
+    reach all processes. Its ``state_dict`` holds what the loss remembers, and a tensor that both
+    towers share once, under its name in the loss: safetensors refuses the same one twice.
 
     Args:
         loss_fn: owns the item tower, the corpus, the score and the store; say
@@ -33,6 +34,8 @@ class Retriever(nn.Module):
         super().__init__()
         self.loss_fn = loss_fn
         self.query_tower = None if query_tower is loss_fn.item_tower else query_tower
+        self.register_state_dict_post_hook(_leave_twins_out)
+        self.register_load_state_dict_pre_hook(_name_twins)
 
     def forward(
         self,
@@ -58,3 +61,25 @@ class Retriever(nn.Module):
         if not return_loss or positives is None:
             return {"embeddings": self.loss_fn.score.embed(rows)}
         return {"loss": self.loss_fn(rows, positives, query_ids, negatives, weight=weight)}
+
+
+def _twins(module: nn.Module) -> dict[str, str]:
+    """Every further name of a tensor that a module has under several, and its first one."""
+    named: list[tuple[str, Tensor]] = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    return {name: kept for name, kept in names.items() if name != kept}
+
+
+def _leave_twins_out(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    for name in _twins(module):
+        state.pop(prefix + name, None)
+
+
+def _name_twins(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    for name, kept in _twins(module).items():
+        if prefix + kept in state:
+            state.setdefault(prefix + name, state[prefix + kept])

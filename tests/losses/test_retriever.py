@@ -1,8 +1,11 @@
 """Both towers and the loss as one module."""
 
+import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from setting import B, Setting
+from text_towers import Tower, difference, loss_of
+from torch import nn
 
 import negcache as nc
 
@@ -40,3 +43,33 @@ def test_without_a_loss_it_embeds_queries_as_they_are_scored():
     assert torch.equal(rows, setting.loss.score.embed(setting.query_tower(setting.corpus[:B])))
     assert torch.equal(model(setting.corpus[:B])["embeddings"], rows)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(B))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_parts_that_towers_share_stand_once_in_the_state(strict, tmp_path):
+    models = [build_shared_in_part(seed) for seed in (0, 1)]
+    state = models[0].state_dict()
+    assert "loss_fn.item_tower.words.weight" in state
+    assert "query_tower.words.weight" not in state
+    assert "query_tower.out.weight" in state
+    holders = [nn.ModuleDict({"model": model}) for model in models]
+    save_file(holders[0].state_dict(), tmp_path / "model.safetensors")
+    holders[1].load_state_dict(load_file(tmp_path / "model.safetensors"), strict=strict)
+    assert not difference(*models)
+    words = models[1].query_tower.words.weight
+    assert words is models[1].loss_fn.item_tower.words.weight
+
+
+def test_a_state_that_names_a_shared_part_twice_is_taken_too():
+    """As a checkpoint of version 0.1 would."""
+    models = [build_shared_in_part(seed) for seed in (0, 1)]
+    state = models[0].state_dict()
+    state["query_tower.words.weight"] = state["loss_fn.item_tower.words.weight"]
+    models[1].load_state_dict(state)
+    assert not difference(*models)
+
+
+def build_shared_in_part(seed):
+    torch.manual_seed(seed)
+    item_tower = Tower()
+    return nc.Retriever(loss_of(item_tower, seed=seed), Tower(item_tower.words))
