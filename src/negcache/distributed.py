@@ -34,13 +34,17 @@ class Mesh:
 def shares_gradients(module: nn.Module) -> bool:
     """Whether, in this forward pass, the gradients of a module reach the other processes too.
 
-    They do inside the forward of a ``DistributedDataParallel``, and below wrappers of its own.
+    They do inside the forward of a ``DistributedDataParallel``, and where a wrapper of
+    ``torch.distributed.fsdp`` manages the parameters, above the module or below it.
     """
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # half a second
+    from torch.distributed.fsdp import FullyShardedDataParallel  # half a second
 
     if DistributedDataParallel._active_ddp_module is not None:
         return True
-    sharing = DistributedDataParallel, FullyShardedDataParallel, FSDPModule
-    wrapped = [part for part in module.modules() if isinstance(part, sharing)]
+    wrappers = DistributedDataParallel, FullyShardedDataParallel
+    wrapped = [part for part in module.modules() if isinstance(part, wrappers)]
     shared = {id(one) for part in wrapped for one in part.parameters()}
+    for part in module.modules():
+        if getattr(part, "_is_fsdp_managed_module", False):  # so says fully_shard to torch's own
+            shared.update(id(one) for one in part.parameters(recurse=False))
     return all(id(one) in shared for one in module.parameters() if one.requires_grad)

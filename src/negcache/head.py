@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negcache.devices import device_after, move
-from negcache.distributed import Mesh
+from negcache.distributed import Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Numbers
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected, softmax_loss
@@ -29,8 +29,9 @@ from negcache.step import (
     sampled_loss,
 )
 from negcache.stores import LiveTable
+from negcache.stores.live import check_processes
 from negcache.stores.reading import scored_rows
-from negcache.validation import admit, check_alone, check_items
+from negcache.validation import admit, check_items, check_shared_gradients
 
 ROWS = 8192
 """Classes that are scored at a time in evaluation."""
@@ -208,8 +209,12 @@ class SoftmaxHead(nn.Module):
     def _request(self, queries: Tensor, target: Tensor) -> Request:
         """What the sampler is asked; rows stand at their place in the global batch."""
         mesh, num_classes = Mesh.now(), len(self.table)
+        if mesh.size > 1 and self.training and torch.is_grad_enabled():
+            check_shared_gradients(
+                mesh.size, shares_gradients(self), "the model that ends in the head"
+            )
         if self.sampler.store is not None:
-            check_alone(mesh.size)
+            check_processes(self.sampler.store, self, mesh.size)
         exclude, place = exclusion_of(target, num_classes), mesh.place(len(target))
         return Request(queries, self.score, target, exclude, *place, num_classes)
 

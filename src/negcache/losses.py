@@ -24,9 +24,9 @@ from negcache.packing import from_bytes, to_bytes
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
+from negcache.stores.live import check_processes
 from negcache.validation import (
     admit,
-    check_alone,
     check_dimensions,
     check_items,
     check_mini_batches,
@@ -233,9 +233,10 @@ class SoftmaxLoss(nn.Module):
         """What can be refused is, and the store is full, before anything is drawn."""
         mesh = Mesh.now()
         if training and mesh.size > 1:
-            check_shared_gradients(mesh.size, shares_gradients(self))
+            whole = "negcache.Retriever(loss_fn, query_tower)"
+            check_shared_gradients(mesh.size, shares_gradients(self), whole)
         if self.store is not None:
-            check_alone(mesh.size)
+            check_processes(self.store, self, mesh.size)
             if self.store.reencoder is None:
                 nothing = torch.empty(0, dtype=torch.int64, device=self.device)
                 check_dimensions(queries, self.store.rows(nothing), "rows of the store")

@@ -70,13 +70,13 @@ class DotScore(nn.Module):
         if not temperature > 0:
             raise InputError("temperature > 0", f"{temperature}", "0.05 suits unit-norm embeddings")
         log_scale = -torch.tensor(float(temperature), dtype=torch.float64).log().float()
-        self.log_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
+        self.log_scale = nn.Parameter(log_scale[None], learn_temperature)  # FSDP2 takes no scalar
         self.normalize, self.absolute = normalize, absolute
 
     @property
     def scale(self) -> Tensor:
         """Inverse temperature, a scalar that carries gradient when it is learned."""
-        return self.log_scale.exp()
+        return self.log_scale.exp().squeeze(0)
 
     def embed(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         """A tower's output as it is scored and cached: float32 at least, unit norm if asked."""

@@ -108,25 +108,17 @@ def check_items(num_items: int, stored: int | None) -> None:
         )
 
 
-def check_alone(num_processes: int) -> None:
-    """A store is kept by one process, for now. Raises InputError."""
-    if num_processes > 1:
-        raise InputError(
-            "one process for a sampler with a store",
-            f"{num_processes} processes",
-            "use a sampler without a store; stores shared by processes are not built yet",
-        )
+def check_shared_gradients(num_processes: int, shared: bool, whole: str) -> None:
+    """Among several processes, what trains shares its gradients. Raises InputError.
 
-
-def check_shared_gradients(num_processes: int, shared: bool) -> None:
-    """Among several processes, towers that train share their gradients. Raises InputError."""
+    Args:
+        whole: what stands inside ``DistributedDataParallel``, with all that trains.
+    """
     if num_processes > 1 and not shared:
         raise InputError(
             "gradients that reach all processes",
-            f"a loss with trainable parameters outside DistributedDataParallel, "
-            f"{num_processes} processes",
-            "call DDP(negcache.Retriever(loss_fn, query_tower)): with the query tower alone in DDP "
-            "the item towers drift apart",
+            f"trainable parameters outside DistributedDataParallel, {num_processes} processes",
+            f"call DDP({whole}): with a part of it in DDP the others drift apart",
         )
 
 

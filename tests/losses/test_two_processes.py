@@ -1,9 +1,6 @@
 """Two processes draw what one draws, and keep no store: real ones, joined by gloo."""
 
-import os
-import subprocess
-import sys
-
+import processes
 import torch
 
 SCRIPT = """
@@ -26,13 +23,14 @@ for _ in range(3):
 gradient = [loss_fn.item_tower.weight.grad.clone()]
 torch.manual_seed(0)
 head = nc.SoftmaxHead(200, 4, lambda table, m: Watched(nc.Uniform(table, m)), 5)
+inside = torch.nn.parallel.DistributedDataParallel(head) if world > 1 else head
 for _ in range(3):
-    head(queries[mine], positives[mine]).backward()
+    inside(queries[mine], positives[mine]).backward()
 drawn = [*sampler.draws, *head.sampler.draws]
 torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 torch.save(gradient, f"{folder}/gradient-{rank}-of-{world}.pt")
 if world > 1:
-    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4)
+    store = nc.DenseCache(200, 4)
     raw = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
     try:
         raw(queries[mine], positives[mine])
@@ -47,26 +45,20 @@ if world > 1:
     below(queries[mine], positives[mine])
     tower = torch.nn.Linear(4, 4).requires_grad_(False)
     kept = nc.SoftmaxLoss(tower, corpus, nc.CachedSoftmax(store, 1), nc.DotScore())
-    for first_forward in (kept, head):
-        try:
-            first_forward(queries[mine], positives[mine])
-        except nc.InputError as error:
-            assert "one process" in str(error)
-        else:
-            raise AssertionError("a sampler with a store needs one process")
+    try:
+        kept(queries[mine], positives[mine])
+    except nc.InputError as error:
+        assert "one process" in str(error)
+    else:
+        raise AssertionError("a sampler with a store needs one process")
     assert not store.valid.any(), "refused before anything was encoded"
 """
 
 
 def run(folder, world):
-    alive = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder), str(rank), str(world)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        for rank in range(world)
-    ]
-    assert [process.wait(120) for process in alive] == [0] * world
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    processes.run(script, folder, world)
     parts = [torch.load(folder / f"drawn-{rank}-of-{world}.pt") for rank in range(world)]
     return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 

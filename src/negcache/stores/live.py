@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from negcache.errors import InputError
-from negcache.interfaces import Observer
+from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
@@ -152,6 +152,46 @@ class LiveTable:
 
     def _shown(self, rows: Tensor) -> Tensor:
         return rows if self.embed is None else self.embed(rows)
+
+
+def check_processes(store: Store, module: nn.Module, num_processes: int) -> None:
+    """Refuse a store that would differ among the processes of a training.
+
+    The rows of a live table are equal everywhere as long as their gradients are shared, and a draw
+    that reads them alone is that of one process. What follows the rows is told of those that this
+    process looked up, and the optimizer moves those of the others too.
+
+    Args:
+        store: of the sampler.
+        module: whose gradients the processes share.
+        num_processes: that train together.
+
+    Raises:
+        InputError: it is no live table, something follows its rows, or they train and are none of
+            the module's parameters.
+    """
+    if num_processes == 1:
+        return
+    if not isinstance(store, LiveTable):
+        raise InputError(
+            "one process for a sampler with a store",
+            f"{num_processes} processes",
+            "use a sampler without a store, or over a LiveTable of the item tower; stores shared "
+            "by processes are not built yet",
+        )
+    if store.observers:
+        raise InputError(
+            "one process for sums or an index over a live table",
+            f"{', '.join(store.observers.names)}, {num_processes} processes",
+            "draw from the rows themselves (CachedSoftmax), or without a store (Uniform)",
+        )
+    own = any(store.weight is each for each in module.parameters())
+    if store.weight.requires_grad and not own:
+        raise InputError(
+            "a live table of the loss' own parameters among several processes",
+            "one of others, that train",
+            "build it of the item tower, LiveTable(item_tower)",
+        )
 
 
 def _each_once(touched: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

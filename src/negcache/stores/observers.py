@@ -29,6 +29,11 @@ class Observers:
     def __bool__(self) -> bool:
         return bool(self._by_name)
 
+    @property
+    def names(self) -> list[str]:
+        """Of those that are held."""
+        return sorted(self._by_name)
+
     def add(self, observer: Observer, name: str | None = None) -> None:
         """Take a name; a second one of it gets a number. One that is here already keeps its own."""
         if any(each is observer for each in self._by_name.values()):
