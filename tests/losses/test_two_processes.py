@@ -28,7 +28,7 @@ for _ in range(3):
 drawn = [*sampler.draws, *head.sampler.draws]
 torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 if world > 1:
-    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4)
+    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4, nc.quadratic, sparse=True)
     kept = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.CachedSoftmax(store, 1), nc.DotScore())
     for first_forward in (kept, head):
         try:
