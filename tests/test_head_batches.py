@@ -48,9 +48,9 @@ def all_logits(head, hidden):
 
 def in_torch(head, hidden, target, reduction, of_class=None):
     """``cross_entropy``, whose class weights are the rows' weights where each class has its own."""
-    target = target.flatten()
-    target = target.where(target != head.padding_idx, -100) if head.padding_idx == PAD else target
-    logits = all_logits(head, hidden)
+    target, logits = target.flatten(), all_logits(head, hidden)
+    if head.padding_idx is not None:
+        target = target.where(target != head.padding_idx, -100)
     return F.cross_entropy(logits, target, weight=of_class, reduction=reduction)
 
 
@@ -116,8 +116,9 @@ def test_more_rows_than_are_scored_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("padding_idx", [0, 17, -1])
 def test_the_padding_is_in_no_softmax(padding_idx):
-    head, hidden, target = build(padding_idx=padding_idx)
+    head, hidden, _ = build(padding_idx=padding_idx)
     row = padding_idx % N
+    others = torch.cat([torch.arange(row), torch.arange(row + 1, N)])
     assert head.padding_idx == row
     assert not head.table.weight[row].any()
     with torch.no_grad():
@@ -127,10 +128,7 @@ def test_the_padding_is_in_no_softmax(padding_idx):
     assert (log_p[..., row] == -torch.inf).all()
     torch.testing.assert_close(log_p.flatten(0, 1), all_logits(head, hidden).log_softmax(1))
     scores, classes = head.topk(hidden, N - 1)
-    assert (classes != row).all()
-    assert torch.equal(
-        classes.sort().values, torch.arange(N)[torch.arange(N) != row].expand(B, T, -1)
-    )
+    assert torch.equal(classes.sort().values, others.expand(B, T, -1))
     best = all_logits(head, hidden).topk(3)
     assert torch.equal(classes[..., :3].flatten(0, 1), best.indices)
     torch.testing.assert_close(scores[..., :3].flatten(0, 1), best.values)
@@ -211,7 +209,7 @@ def test_what_does_not_fit_is_refused(training):
         head(hidden)
     with pytest.raises(nc.InputError, match=r"weight of shape \(4, 5\)"):
         head(hidden, target, weight=torch.ones(N))
-    with pytest.raises(nc.InputError, match="reduction of mean, sum, none; got 'batchmean'"):
+    with pytest.raises(nc.InputError, match=r"reduction .*; got 'batchmean'"):
         head(hidden, target, reduction="batchmean")
     for index in (N, -N - 1):
         with pytest.raises(nc.InputError, match="padding_idx between -60 and 59"):

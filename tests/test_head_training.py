@@ -16,12 +16,12 @@ N, D, B = 300, 8, 16
 class Model(nn.Module):
     """Sixteen points, each of a class of its own, and a head."""
 
-    def __init__(self, sampler=None, seed=0, **settings):
+    def __init__(self, sampler=None, seed=0, classes=N, **settings):
         super().__init__()
         torch.manual_seed(0)
         self.points = nn.Linear(B, D, dtype=torch.float64)
         settings |= {"dtype": torch.float64, "seed": seed}
-        self.head = nc.SoftmaxHead(N, D, sampler, 8, **settings)
+        self.head = nc.SoftmaxHead(classes, D, sampler, 8, **settings)
 
     def forward(self):
         return self.head(self.points(torch.eye(B, dtype=torch.float64)), torch.arange(B))
@@ -57,7 +57,7 @@ def test_adamw_and_clipping_train_a_head(sampler, accumulated):
 
 
 def test_sums_start_anew_where_a_dense_optimizer_moves_what_nobody_looked_up():
-    model = Model(nc.quadratic)
+    model = Model(nc.quadratic, classes=3000)  # more than are looked up in all steps together
     head = model.head
     assert head.table.renew_every == 100
     head.table.renew_every = 4

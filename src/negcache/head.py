@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negcache.class_vectors import check_bias, new_vectors, padding_row, vectors_of
+from negcache.devices import device_after, move
 from negcache.distributed import Mesh
 from negcache.estimators import log_q_corrected
 from negcache.exact import best_classes, exact_losses, log_probs
@@ -15,13 +16,14 @@ from negcache.generators import Generators
 from negcache.interfaces import Sampler
 from negcache.messages import Request, StepReport
 from negcache.metrics import Recorder
+from negcache.packing import from_bytes, to_bytes
 from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
 from negcache.stores import LiveTable
-from negcache.targets import Counted, check_hidden, check_reduction, counted
-from negcache.validation import admit, check_alone, check_finite, check_items
+from negcache.targets import Counted, check_hidden, counted
+from negcache.validation import admit, check_alone, check_finite, check_items, check_weighting
 
 RENEW_EVERY = 100
 """Optimizer steps after which sums start anew, where rows move that nobody looked up."""
@@ -181,11 +183,11 @@ class SoftmaxHead(nn.Module):
         Raises:
             InputError: shapes or targets that do not fit.
         """
-        check_reduction(reduction)
         check_hidden(hidden, self.dim)
         self.table.flush()
         ignored = self.ignore_index, self.padding_idx
         rows = counted(hidden, target, targets, weight, ignored)
+        check_weighting(rows.weight, reduction, len(rows.hidden))
         losses = self._losses(rows)
         value = reduced(losses, rows.weight, reduction)
         return rows.spread(value) if reduction == "none" else value
@@ -211,12 +213,23 @@ class SoftmaxHead(nn.Module):
         """Metrics of the last training step, as plain numbers; counters start anew."""
         return self._recorder.report()
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+    def get_extra_state(self) -> Tensor:
+        """One uint8 tensor, so that safetensors and every trainer can save it."""
+        state = {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+        return to_bytes(state)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.generators.set_state(state["generator"])
-        self.table.load_state_dict(state["table"])
+    def set_extra_state(self, state: Tensor) -> None:
+        found = from_bytes(state)
+        self.generators.set_state(found["generator"])
+        self.table.load_state_dict(found["table"])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxHead":
+        """``to(device)`` moves what the sampler holds as well; a tied table may be there before."""
+        device = device_after(fn, self.table.weight.device)
+        super()._apply(fn, recurse)
+        move(self.sampler, device)
+        move(self.table, device)
+        return self
 
     def _losses(self, rows: Counted) -> Float[Tensor, "R"]:
         """-log p+ of each row that counts."""
@@ -231,7 +244,7 @@ class SoftmaxHead(nn.Module):
 
     def _sampled(self, queries: Tensor, request: Request) -> Tensor:
         """The step of ``SoftmaxLoss``, its items looked up in the table."""
-        target, generator = request.positives, self.generators.training
+        target, generator = request.positives, self.generators.of(torch.is_grad_enabled())
         with self._recorder.stage("draw"):
             draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
         with self._recorder.stage("encode"):
@@ -240,7 +253,8 @@ class SoftmaxHead(nn.Module):
             self.table.write(items.ids, items.rows)
         with self._recorder.stage("loss"):
             found = sampled_loss(queries, target, items, draws, self.score)
-        self._recorder.record_step(*found, draws[0][0], len(items.ids))
+        if torch.is_grad_enabled():
+            self._recorder.record_step(*found, draws[0][0], len(items.ids))
         return found.losses
 
     def _look_up(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:

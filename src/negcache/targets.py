@@ -7,8 +7,6 @@ import torch
 from negcache.errors import InputError
 from negcache.shapes import Bool, Float, Int, Tensor
 
-REDUCTIONS = ("mean", "sum", "none")
-
 
 class Counted(NamedTuple):
     """The rows of a batch that have a target which counts.
@@ -74,12 +72,6 @@ def check_hidden(hidden: Tensor, dim: int) -> Tensor:
             "build the head with the D of your hidden states",
         )
     return hidden
-
-
-def check_reduction(reduction: str) -> None:
-    """One of torch's. Raises InputError."""
-    if reduction not in REDUCTIONS:
-        raise InputError(f"reduction of {', '.join(REDUCTIONS)}", f"{reduction!r}", "take one")
 
 
 def _the_one(target: Tensor | None, targets: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ class LiveTable:
             are; None: never, since no other rows move than those looked up.
     """
 
+    on_host = ("source",)  # its owner moves it
     coverage = 1.0
     is_live = True
     reencoder = None
