@@ -6,8 +6,12 @@ import pytest
 import torch
 from setting import Watched
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import negcache as nc
+from negcache.distributed import Mesh
+from negcache.ops.two_stage import CHUNK_SCORES
 
 N, D, B, T, PAD = 60, 6, 4, 5, 0
 REDUCTIONS = ["mean", "sum", "none"]
@@ -28,9 +32,9 @@ SAMPLERS = {
 }
 
 
-def build(sampler=None, **settings):
+def build(sampler=None, classes=N, **settings):
     torch.manual_seed(0)
-    head = nc.SoftmaxHead(N, D, sampler, 8, dtype=torch.float64, **settings).double()
+    head = nc.SoftmaxHead(classes, D, sampler, 8, dtype=torch.float64, **settings).double()
     noise = torch.Generator().manual_seed(1)
     hidden = torch.randn(B, T, D, generator=noise, dtype=torch.float64, requires_grad=True)
     target = torch.randint(1, N, (B, T), generator=noise)
@@ -105,13 +109,39 @@ def test_sequences_equal_their_rows_bit_for_bit(name, training, reduction):
 
 def test_more_rows_than_are_scored_at_a_time(monkeypatch):
     """Rows and classes go by in parts; the last of each is short."""
-    head, hidden, target = build(padding_idx=N - 7)
+    head, hidden, target = build(classes=300, padding_idx=293)
     head.eval()
     whole = head(hidden, target, reduction="none"), head.log_prob(hidden), *head.topk(hidden, 4)
     monkeypatch.setattr("negcache.exact.ROWS", 3)
     monkeypatch.setattr("negcache.exact.CLASSES", 9)
+    monkeypatch.setitem(CHUNK_SCORES, "cpu", 1)  # a block of classes
     parts = head(hidden, target, reduction="none"), head.log_prob(hidden), *head.topk(hidden, 4)
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **kwargs or {})
+        made = [each for each in tree_leaves(found) if isinstance(each, torch.Tensor)]
+        self.numbers = max([self.numbers, *(each.numel() for each in made)])
+        return found
+
+
+def test_an_evaluation_holds_a_few_rows_and_classes_at_a_time():
+    head = nc.SoftmaxHead(40_000, D, padding_idx=0).eval()
+    hidden, target = torch.randn(3, 1500, D), torch.randint(1, 40_000, (3, 1500))
+    with Largest() as largest, torch.no_grad():
+        head(hidden, target)
+    assert largest.numbers <= 1 << 19
+    with Largest() as largest:
+        head.topk(hidden[:, :800], 3)
+    assert largest.numbers <= 2048 * 8192
 
 
 @pytest.mark.parametrize("padding_idx", [0, 17, -1])
@@ -156,6 +186,39 @@ def test_no_sampler_draws_the_padding(name):
         ids = ids if drawn.columns is None else ids.gather(1, drawn.columns)
         assert (drawn.log_weight[ids == PAD] == -torch.inf).all()
         assert (drawn.log_weight > -torch.inf).any()
+
+
+@pytest.mark.parametrize("name", ["default", "uniform", "popularity", "shared", "quadratic"])
+def test_the_partition_without_the_padding_is_unbiased(name):
+    head, hidden, target = build(SAMPLERS[name], padding_idx=PAD)
+    own = all_logits(head, hidden).detach().gather(1, target.view(-1, 1)).exp().squeeze(1)
+    truth = all_logits(head, hidden).detach().exp().sum(1) - own
+    losses = [head(hidden, target, reduction="none").flatten().detach() for _ in range(500)]
+    estimates = own * (torch.stack(losses).exp() - 1)  # l = log(1 + Z- / exp(s+))
+    error = estimates.std(0) / len(estimates) ** 0.5 + 1e-9
+    assert ((estimates.mean(0) - truth).abs() / error).max() < 4.5
+
+
+def test_a_sparse_gradient_lacks_the_padding():
+    head, hidden, target = build(SAMPLERS["full"], padding_idx=PAD, sparse=True)
+    head(hidden, target).backward()
+    assert head.table.weight.grad.coalesce().indices()[0].tolist() == list(range(1, N))
+
+
+def test_rows_that_do_not_count_keep_their_place_among_processes(monkeypatch):
+    """Else processes that leave out different numbers of rows would draw by the same noise."""
+
+    class Asked(Watched):
+        def draw(self, request, generator):
+            self.place = request.first_row, request.total_rows
+            return super().draw(request, generator)
+
+    head, hidden, target = build(lambda table, m: Asked(nc.Uniform(table, m)))
+    target[0, 1:] = -100
+    for rank, size, place in ((0, 1, (0, 16)), (0, 2, (0, 40)), (1, 2, (20, 40))):
+        monkeypatch.setattr(Mesh, "now", partial(Mesh, rank, size))
+        head(hidden, target)
+        assert head.sampler.place == place
 
 
 @pytest.mark.parametrize("training", [True, False])
