@@ -117,10 +117,13 @@ def test_a_copy_is_tied_to_its_own_embedding(sampler):
 
 @pytest.mark.parametrize("kind", ["head", "items"])
 def test_the_sampler_moves_with_the_model_whichever_part_is_moved_first(kind):
-    model = train(NextItem(nc.quadratic), 1)
-    getattr(model, kind).to("meta")
-    model.to("meta")
-    assert model.head.sampler.sums.levels[0].device.type == "meta"
+    by_counts = train(NextItem(lambda table, m: nc.Popularity(torch.arange(1, N + 1), m)), 1)
+    by_sums = train(NextItem(nc.quadratic), 1)
+    for model in (by_counts, by_sums):
+        getattr(model, kind).to("meta")
+        model.to("meta")
+    assert by_counts.head.sampler.log_q.device.type == "meta"
+    assert by_sums.head.sampler.sums.levels[0].device.type == "meta"
 
 
 def test_another_weight_of_the_embedding_is_seen():
