@@ -271,6 +271,8 @@ def test_what_does_not_fit_is_refused(training):
         head(hidden, targets=target)
     with pytest.raises(nc.InputError, match="exactly one of target and targets; got both"):
         head(hidden, target, targets=target[..., None])
+    with pytest.raises(nc.InputError, match="a positive for every query"):
+        head(hidden, targets=target[..., None].index_fill(0, torch.tensor([2]), -1))
     with pytest.raises(nc.InputError, match="got neither"):
         head(hidden)
     with pytest.raises(nc.InputError, match=r"weight of shape \(4, 5\)"):
