@@ -12,6 +12,7 @@ from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead
 from negcache.known_positives import KnownPositives
 from negcache.losses import SoftmaxLoss
+from negcache.retriever import Retriever
 from negcache.samplers import (
     CachedRest,
     CachedSoftmax,
@@ -44,6 +45,7 @@ __all__ = [
     "Mixture",
     "Popularity",
     "Resampled",
+    "Retriever",
     "SharedDraws",
     "SoftmaxHead",
     "SoftmaxLoss",

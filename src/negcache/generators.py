@@ -21,8 +21,13 @@ class Generators:
         self._evaluation = self.training.clone_state() if evaluation else None
 
     def of(self, training: bool) -> torch.Generator:
-        """What the next draw takes its noise from."""
+        """What the next draw takes its noise from.
+
+        Args:
+            training: in training mode, and with gradient: anything else leaves the run as it is.
+        """
         if training:
+            self._evaluation = None
             return self.training
         if self._evaluation is None:
             self.begin(evaluation=True)

@@ -1,12 +1,12 @@
 """What stands in place of ``nn.Linear`` and ``cross_entropy`` where there are very many classes."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from negcache.devices import device_after, move
 from negcache.distributed import Mesh
 from negcache.encoder import ItemEncoder, Numbers
 from negcache.errors import InputError
@@ -17,6 +17,7 @@ from negcache.interfaces import Sampler
 from negcache.messages import Request, StepReport
 from negcache.metrics import Recorder
 from negcache.ops.two_stage import scan
+from negcache.packing import from_bytes, to_bytes
 from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
@@ -159,17 +160,30 @@ class SoftmaxHead(nn.Module):
         """Metrics of the last training step, as plain numbers; counters start anew."""
         return self._recorder.report()
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+    def get_extra_state(self) -> Tensor:
+        """One uint8 tensor, so that safetensors and every trainer can save it."""
+        state = {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+        return to_bytes(state)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.generators.set_state(state["generator"])
-        self.table.load_state_dict(state["table"])
+    def set_extra_state(self, state: Tensor) -> None:
+        found = from_bytes(state)
+        self.generators.set_state(found["generator"])
+        self.table.load_state_dict(found["table"])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxHead":
+        """``to(device)`` moves what the sampler holds as well."""
+        there = self.table.weight.device
+        super()._apply(fn, recurse)
+        if (device := device_after(fn, there)) != there:
+            move(self.sampler, device)
+            move(self.table, device)
+        return self
 
     def _sampled(self, queries: Tensor, target: Tensor) -> Tensor:
         """The step of ``SoftmaxLoss``, its items looked up in the table."""
         with self._recorder.stage("draw"):
-            request, generator = self._request(queries.detach(), target), self.generators.training
+            request = self._request(queries.detach(), target)
+            generator = self.generators.of(torch.is_grad_enabled())
             draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
         with self._recorder.stage("encode"):
             encoder = ItemEncoder(self.classes, Numbers(len(self.table)), self.score)
@@ -178,7 +192,8 @@ class SoftmaxHead(nn.Module):
             self.table.write(items.ids, items.rows)
         with self._recorder.stage("loss"):
             found = sampled_loss(queries, target, items, draws, self.score)
-        self._recorder.record_step(*found, draws[0][0], len(items.ids))
+        if torch.is_grad_enabled():
+            self._recorder.record_step(*found, draws[0][0], len(items.ids))
         return found.losses.mean()
 
     @torch.no_grad()

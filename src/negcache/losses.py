@@ -4,27 +4,36 @@ draw -> encode what was drawn -> remember -> loss -> (caller: backward) -> (call
 -> refresh the oldest rows with the new weights -> one step has passed
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from negcache.distributed import Mesh
+from negcache.devices import device_after, move
+from negcache.distributed import Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Progress
+from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.generators import Generators
 from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
 from negcache.messages import Request, StepReport
 from negcache.metrics import Recorder
+from negcache.optimizer_steps import OptimizerSteps
+from negcache.packing import from_bytes, to_bytes
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
-from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, sampled_loss
+from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
 from negcache.validation import (
     admit,
     check_alone,
+    check_dimensions,
     check_items,
     check_mini_batches,
+    check_own_state,
     check_saved_store,
+    check_shared_gradients,
+    check_weighting,
 )
 
 
@@ -32,8 +41,9 @@ class SoftmaxLoss(nn.Module):
     """Softmax cross-entropy over a whole corpus, from a few encoded negatives a step.
 
     Call it on embedded queries, call ``backward`` on what it returns, step your optimizer, then
-    call ``step()``. Its ``state_dict`` holds the item tower, the score, the store, its refresh and
-    the generator: a run resumed from it goes on as if it had never stopped.
+    call ``step()``; or say ``step_with(optimizer)`` once. Its ``state_dict`` holds the item tower,
+    the score, the store, its refresh and the generator: a run resumed from it goes on as if it had
+    never stopped.
 
     Args:
         item_tower: maps ``corpus[ids]`` to embeddings [M, D].
@@ -69,8 +79,9 @@ class SoftmaxLoss(nn.Module):
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
         self.mini_batch_size = mini_batch_size
         self.generators = Generators(seed)
-        self._recorder = Recorder()
+        self._recorder, self._steps = Recorder(), OptimizerSteps()
         self._filled: Store | None = None
+        self.register_load_state_dict_pre_hook(_check_own_state)
 
     @property
     def store(self) -> Store | None:
@@ -88,7 +99,10 @@ class SoftmaxLoss(nn.Module):
         positives: Int[Tensor, "B *p"],
         query_ids: Int[Tensor, "B"] | None = None,
         negatives: Int[Tensor, "B h"] | None = None,
-    ) -> Float[Tensor, ""]:
+        *,
+        weight: Float[Tensor, "B"] | None = None,
+        reduction: str = "mean",
+    ) -> Float[Tensor, "*B"]:
         """Mean over the batch of -log p+ (nats), under the draw's estimate of the partition.
 
         Args:
@@ -99,35 +113,60 @@ class SoftmaxLoss(nn.Module):
             query_ids: rows of ``known_positives``; needed when that was given.
             negatives: your own negatives beside the sampled ones, padded with -1; they count with
                 weight 1 and are left out of the sampler's draw.
+            weight: of each query; the mean is then ``sum(w l) / sum(w)``.
+            reduction: "mean", "sum", or "none": one loss a query, [B].
 
         Raises:
-            InputError: ids out of range, also known ones, query_ids missing, or a store among
-                several processes.
+            InputError: ids out of range, also known ones, query_ids missing, dimensions that
+                differ, or, among several processes, a store or gradients that stay with one.
         """
         given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
-        if self.store is not None:
-            check_alone(Mesh.now().size)
-        if self._filled is not self.store:
-            self.fill_cache()
+        check_weighting(weight, reduction, len(queries))
+        training = self.training and torch.is_grad_enabled()
+        self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
             request = self._request(queries.detach(), positives, query_ids)
-            generator = self.generators.of(self.training)
+            generator = self.generators.of(training)
             draws = draw_negatives(self.sampler, self.estimator, request, generator, negatives)
         with self._recorder.stage("encode"):
             items = encode_once(positives, draws, self.encoder.encode)
-        if self.training and torch.is_grad_enabled():
+            check_dimensions(queries, items.rows, "embeddings of items")
+        if training:
             self._remember(items)
         with self._recorder.stage("loss"):
             found = sampled_loss(queries, positives, items, draws, self.score)
-        if self.training:
+        if training:
             self._recorder.record_step(*found, draws[0][0], len(items.ids))
-        return found.losses.mean()
+        return reduced(found.losses, weight, reduction)
+
+    def step(self) -> None:
+        """After ``optimizer.step()``: encode the oldest rows anew; one step has passed.
+
+        Raises:
+            InputError: ``step_with`` was called: the optimizer does it.
+        """
+        if self._steps.followed:
+            raise InputError(
+                "steps by the optimizer, after step_with",
+                "a call of step()",
+                "leave one of the two out: each would count",
+            )
+        self._advance()
+
+    def step_with(self, optimizer: Any) -> "SoftmaxLoss":
+        """``step()`` after every step of this optimizer, in whatever trainer: call it once.
+
+        Steps that a ``GradScaler`` skips do not count. Called again, it follows the new optimizer
+        alone. What follows is no part of the state: call it in a resumed run too.
+        """
+        self._steps.follow(optimizer, self._advance)
+        return self
 
     @torch.no_grad()
-    def step(self) -> None:
-        """After ``optimizer.step()``: encode the oldest rows anew; one step has passed."""
+    def _advance(self) -> None:
+        self._steps.stepped()
         if self.store is None:
             return
         with self._recorder.stage("refresh"):
@@ -157,19 +196,53 @@ class SoftmaxLoss(nn.Module):
         self.generators.begin(evaluation=not mode)
         return super().train(mode)
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> Tensor:
+        """One uint8 tensor, so that safetensors and every trainer can save it."""
         filled = len(self.corpus) if self._filled is self.store else 0
         state: dict[str, Any] = {"generator": self.generators.get_state(), "filled": filled}
         if self.store is not None:
             state["store"] = self.store.state_dict()
-        return state
+        return to_bytes(state)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
+        self._restore(from_bytes(state))
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.generators.set_state(state["generator"])
         if self.store is not None:
             check_saved_store(state)
             self.store.load_state_dict(state["store"])
             self._filled = self.store if state.get("filled") == len(self.corpus) else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxLoss":
+        """``to(device)`` moves what the sampler holds as well."""
+        there = self.device
+        super()._apply(fn, recurse)
+        if (device := device_after(fn, there)) != there:
+            move(self.sampler, device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the store lies; without one, the parameters."""
+        if self.store is not None:
+            return self.store.valid.device
+        return next((one.device for one in self.parameters()), torch.device("cpu"))
+
+    def _prepare(self, queries: Tensor, training: bool) -> None:
+        """What can be refused is, and the store is full, before anything is drawn."""
+        mesh = Mesh.now()
+        if training and mesh.size > 1:
+            check_shared_gradients(mesh.size, shares_gradients(self))
+        if self.store is not None:
+            check_alone(mesh.size)
+            if self.store.reencoder is None:
+                nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+                check_dimensions(queries, self.store.rows(nothing), "rows of the store")
+        if self._filled is not self.store:
+            self.fill_cache()
+        if training and self.store is not None and not self.store.is_live:
+            self._steps.passed()
 
     def _request(self, queries: Tensor, positives: Tensor, query_ids: Tensor | None) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""
@@ -191,3 +264,8 @@ class SoftmaxLoss(nn.Module):
                 rows = items.rows.detach()
                 self._recorder.record_staleness(self.store, items.ids, rows)
                 self.store.write(items.ids, rows)
+
+
+def _check_own_state(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    """Trainers load leniently; what the loss remembers must be there all the same."""
+    check_own_state(f"{prefix}_extra_state" in state)

@@ -124,6 +124,18 @@ def mean_of_positives(
     return losses.where(real, 0.0).sum(dim=1) / real.sum(dim=1)
 
 
+def reduced(
+    losses: Float[Tensor, "B"], weight: Float[Tensor, "B"] | None, reduction: str
+) -> Float[Tensor, "*B"]:
+    """As torch's losses reduce: "none", "sum", or "mean", ``sum(w l) / sum(w)`` with weights."""
+    weighted = losses if weight is None else losses * weight.to(losses.dtype)
+    if reduction == "none":
+        return weighted
+    if reduction == "sum" or weight is None:
+        return weighted.sum() if reduction == "sum" else weighted.mean()
+    return weighted.sum() / weight.to(losses.dtype).sum()
+
+
 def _logits(queries: Tensor, rows: Tensor, drawn: Draw, score: Score) -> Tensor:
     """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
     if drawn.columns is None:

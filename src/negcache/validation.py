@@ -118,6 +118,50 @@ def check_alone(num_processes: int) -> None:
         )
 
 
+def check_shared_gradients(num_processes: int, shared: bool) -> None:
+    """Among several processes, towers that train share their gradients. Raises InputError."""
+    if num_processes > 1 and not shared:
+        raise InputError(
+            "gradients that reach all processes",
+            f"a loss with trainable parameters outside DistributedDataParallel, "
+            f"{num_processes} processes",
+            "call DDP(negcache.Retriever(loss_fn, query_tower)): with the query tower alone in DDP "
+            "the item towers drift apart",
+        )
+
+
+def check_weighting(weight: Tensor | None, reduction: str, queries: int) -> None:
+    """How losses become one. Raises InputError."""
+    if reduction not in ("mean", "sum", "none"):
+        raise InputError('reduction "mean", "sum" or "none"', f"{reduction!r}", "as in torch")
+    if weight is not None and (weight.shape != (queries,) or not weight.isfinite().all()):
+        raise InputError(
+            f"a finite weight for each of the {queries} queries",
+            f"shape {tuple(weight.shape)}",
+            "pass weight=[B], or leave it out",
+        )
+
+
+def check_dimensions(queries: Tensor, items: Tensor, where: str) -> None:
+    """Queries and items of one space. Raises InputError."""
+    if queries.shape[1] != items.shape[1]:
+        raise InputError(
+            f"{where} of the queries' {queries.shape[1]} dimensions",
+            f"{items.shape[1]}",
+            "give both towers and the store the same output dimensions",
+        )
+
+
+def check_own_state(there: bool) -> None:
+    """Refuse weights without what a loss remembers, also where loading is not strict."""
+    if not there:
+        raise InputError(
+            "the loss' own state (its store, its clock, its noise)",
+            "a state dict without it",
+            "resume from a checkpoint that holds it, or load the towers' weights alone",
+        )
+
+
 def check_mini_batches(mini_batch_size: int | None, tower: nn.Module) -> None:
     """Items that are encoded in parts do not depend on each other. Raises InputError."""
     if mini_batch_size is None:

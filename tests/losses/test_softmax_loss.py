@@ -6,6 +6,7 @@ from setting import B, D, N, Setting, Watched
 from torch import nn
 
 import negcache as nc
+from negcache.packing import from_bytes, to_bytes
 
 
 def shared(store):
@@ -224,7 +225,8 @@ def test_state_dict_without_the_generator_would_not_resume():
     straight = Setting(shared)
     saved = straight.state()
     wrong = torch.Generator().manual_seed(5).get_state()
-    saved[1]["_extra_state"]["generator"] = wrong
+    own = from_bytes(saved[1]["_extra_state"])
+    saved[1]["_extra_state"] = to_bytes(own | {"generator": wrong})
     losses = [straight.step() for _ in range(3)]
     resumed = Setting(shared)
     resumed.load(saved)

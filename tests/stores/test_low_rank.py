@@ -8,7 +8,7 @@ import torch
 
 import negcache as nc
 from negcache.interfaces import Store
-from negcache.run.training.pack import pack, unpack
+from negcache.packing import pack, unpack
 from negcache.stores import LowRankCache
 from negcache.stores.coordinate_table import CoordinateTable
 from negcache.stores.reading import embeddings, project_items, project_queries

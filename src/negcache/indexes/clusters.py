@@ -146,6 +146,8 @@ class KMeansClusters:
         seed: of the samples.
     """
 
+    on_host = ("labels",)
+
     def __init__(
         self,
         num_clusters: int | None = None,

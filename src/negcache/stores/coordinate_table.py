@@ -35,6 +35,8 @@ class CoordinateTable:
         InputError: a file of another size is there, or the disk has no room.
     """
 
+    on_host = ("stored",)
+
     def __init__(
         self,
         shape: tuple[int, int],

@@ -26,6 +26,7 @@ class LiveTable:
         embed: what rows become before they are scored (``score.embed``); None: nothing.
     """
 
+    on_host = ("source",)  # its owner moves it
     coverage = 1.0
     is_live = True
     reencoder = None

@@ -10,11 +10,11 @@ import torch
 
 from benchmarks.soak import result
 from negcache import InputError
+from negcache.packing import pack
 from negcache.run.cli.runs import reopen, trained
 from negcache.run.evaluation import MEASURES
 from negcache.run.training import Checkpoints
 from negcache.run.training.config import Measure, get_args
-from negcache.run.training.pack import pack
 
 KEYS = {
     "steps": 40,

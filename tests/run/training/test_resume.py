@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.soak import result
 from negcache import InputError
+from negcache.packing import pack, unpack
 from negcache.run.cli.runs import reopen
-from negcache.run.training.pack import pack, unpack
 
 VARIANTS = {
     "cached": {"sampler": {"name": "cached", "num_negatives": 2}},

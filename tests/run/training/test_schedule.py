@@ -8,9 +8,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
 
 from negcache import InputError
+from negcache.packing import pack
 from negcache.run.cli import runs
 from negcache.run.training.config import ScheduleConfig
-from negcache.run.training.pack import pack
 from negcache.run.training.schedule import make_scheduler
 from negcache.run.training.trainer import make_accelerator
 

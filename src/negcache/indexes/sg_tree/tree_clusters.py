@@ -34,6 +34,8 @@ class TreeClusters:
         rebuild_above: build anew where an update would insert more than this share again.
     """
 
+    on_host = ("changed",)
+
     def __init__(
         self,
         num_clusters: int | None = None,

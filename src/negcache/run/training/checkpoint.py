@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from negcache.errors import InputError
+from negcache.packing import pack, unpack
 from negcache.run.atomic import atomic_write
 from negcache.run.checksum import sha256_of
-from negcache.run.training.pack import pack, unpack
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 

@@ -1,14 +1,20 @@
-"""Nested state as a JSON tree and a flat table of tensors; no pickle anywhere."""
+"""Nested state as a JSON tree and a flat table of tensors, or as one tensor of bytes; no pickle."""
 
+import json
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from negcache.errors import InputError
 from negcache.shapes import Tensor
 
 Tree = Any
 """What json.dumps takes."""
+
+TREE = "tree"
+"""The name of the JSON tree among the tensors of a packed state."""
 
 
 def pack(state: Any) -> tuple[Tree, dict[str, Tensor]]:
@@ -60,3 +66,33 @@ def unpack(tree: Tree, tensors: dict[str, Tensor]) -> Any:
         return {key: unpack(value, tensors) for key, value in inner}
     values = [unpack(value, tensors) for value in inner]
     return tuple(values) if kind == "tuple" else values
+
+
+def to_bytes(state: Any) -> Tensor:
+    """Nested state as one uint8 tensor, which every way of saving modules can hold.
+
+    Inside it is a safetensors file, the JSON tree one of its tensors.
+
+    Example:
+        >>> from_bytes(to_bytes({"clock": 3, "rows": torch.ones(1)}))
+        {'clock': 3, 'rows': tensor([1.])}
+    """
+    tree, tensors = pack(state)
+    text = torch.frombuffer(bytearray(json.dumps(tree).encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(save(tensors | {TREE: text})), dtype=torch.uint8)
+
+
+def from_bytes(packed: Tensor) -> Any:
+    """The state that ``to_bytes`` packed.
+
+    Raises:
+        InputError: it is no such state, or damaged.
+    """
+    try:
+        tensors = load(packed.cpu().contiguous().numpy().tobytes())
+        tree = json.loads(tensors.pop(TREE).numpy().tobytes())
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "a state that negcache packed", f"{error!r}", "load an undamaged checkpoint"
+        ) from error
+    return unpack(tree, tensors)
