@@ -186,7 +186,7 @@ def _damage(file: Path, how: str) -> InputError:
     return InputError(
         "an intact checkpoint",
         f"a damaged file {file} ({how})",
-        "restore the file from a copy, or take the checkpoint before it: resume --fall-back",
+        "restore it from a copy, or take another: resume --fall-back, evaluate --checkpoint STEP",
     )
 
 
