@@ -19,7 +19,7 @@ from negcache.run.training.config import Measure, get_args
 KEYS = {
     "steps": 40,
     "eval_every": 4,
-    "checkpoint_every": 2,
+    "checkpoint_every": 5,  # not when it is measured: the best is saved for its own sake
     "keep_checkpoints": 2,
     "save_best": "mrr10",
 }
@@ -66,8 +66,8 @@ def test_the_best_is_kept_while_others_go(start, lines):
     run.trainer.run()
     values = curve(lines(run.folder))
     best = first_best(values)
-    assert best < 36  # else it would be among the newest
-    assert kept(run) == [best, 38, 40]
+    assert best < 35  # else it would be among the newest
+    assert kept(run) == [best, 35, 40]
     assert run.trainer.best.step == best
     manifest = json.loads((run.trainer.checkpoints.paths()[-1] / "manifest.json").read_text())
     assert manifest["best"] == best
@@ -76,7 +76,7 @@ def test_the_best_is_kept_while_others_go(start, lines):
     assert chosen.retriever.evaluate("dev").means["mrr10"] == values[best]
     assert trained(run.folder, "best").trainer.step == best
     assert trained(run.folder, "newest").trainer.step == 40
-    assert trained(run.folder, "38").trainer.step == 38
+    assert trained(run.folder, "35").trainer.step == 35
 
 
 def test_without_save_best_the_newest_is_taken(start):
@@ -124,7 +124,7 @@ def test_a_run_that_gets_no_better_ends(start, lines):
     assert run.trainer.run() is None
     assert run.trainer.is_stopped_early
     assert run.trainer.step == end < 40
-    assert kept(run) == [best, end - 2, end]
+    assert kept(run) == [best, end - 5, end]
     written = lines(run.folder)
     assert written[-1] == {
         "step": end,
