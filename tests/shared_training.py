@@ -47,6 +47,15 @@ class Classifier(nn.Module):
         return {"loss": self.head(self.tower(queries), positives)}
 
 
+class TiedClassifier(Classifier):
+    """Its head's table is an embedding of the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(N, D)
+        self.head = nc.SoftmaxHead.tied(self.words, num_samples=5)
+
+
 DDP = {
     "uniform": lambda: towers(lambda corpus: nc.Uniform(corpus, 5)),
     "cached": lambda: table(lambda rows: nc.CachedSoftmax(rows, 5)),
@@ -57,12 +66,17 @@ DDP = {
     "shared": lambda: table(lambda rows: nc.SharedDraws(nc.CachedSoftmax(rows, 1))),
     "full": lambda: table(nc.FullSoftmax),
     "head": Classifier,
-    "dense_head": partial(Classifier, sparse=False, bias=False),
+    "sparse_head": partial(Classifier, sparse=True, bias=False),
+    "kernel_head": partial(Classifier, sampler=nc.quadratic),
+    "tied_head": TiedClassifier,
     "uniform_head": partial(Classifier, sampler=nc.Uniform),
 }
 
 POOLED = ["rest", "shared"]
 """Draws shared by the queries of a process."""
+
+LAGGING = ["kernel_head"]
+"""Sums that hear of the other process' rows when they start anew."""
 
 FSDP = {
     "root": DDP["uniform"],
@@ -133,11 +147,13 @@ def refusals(rank, world):
         "stores shared by processes": share(
             towers(lambda corpus: nc.CachedSoftmax(nc.DenseCache(N, D), 5))
         ),
-        "KernelSums of Quadratic, 2 processes": share(Classifier(sampler=nc.quadratic)),
+        "KernelSums of Quadratic, 2 processes": share(
+            Classifier(sampler=nc.quadratic, sparse=True)
+        ),
     }.items():
         with pytest.raises(nc.InputError, match=re.escape(meant)):
             model(**rows)
-    for name in ("uniform", "cached", "head"):
+    for name in ("uniform", "cached", "head", "tied_head"):
         with pytest.raises(nc.InputError, match="parameters outside DistributedDataParallel"):
             DDP[name]()(**rows)
     with torch.no_grad():  # an evaluation shares nothing

@@ -236,7 +236,7 @@ class SoftmaxLoss(nn.Module):
             whole = "negcache.Retriever(loss_fn, query_tower)"
             check_shared_gradients(mesh.size, shares_gradients(self), whole)
         if self.store is not None:
-            check_processes(self.store, self, mesh.size)
+            check_processes(self.store, self.parameters(), mesh.size)
             if self.store.reencoder is None:
                 nothing = torch.empty(0, dtype=torch.int64, device=self.device)
                 check_dimensions(queries, self.store.rows(nothing), "rows of the store")

@@ -7,6 +7,8 @@ import torch
 
 NAMES = [*shared_training.DDP, *(f"fsdp_{name}" for name in shared_training.FSDP)]
 
+OTHERS = shared_training.POOLED + shared_training.LAGGING
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -27,7 +29,7 @@ def test_both_processes_hold_the_same_parameters(trained, name):
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in shared_training.POOLED])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
 def test_gradients_are_those_of_one_process_on_the_global_batch(trained, name):
     one, two, _ = trained
     for found, wanted in zip(two[name], one[name], strict=True):

@@ -1,29 +1,34 @@
 """A table that trains: its rows are read in place, nothing is ever stale."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from negcache.distributed import shares_gradients
 from negcache.errors import InputError
 from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
+from negcache.validation import check_shared_gradients
 
 
 class LiveTable:
     """Class vectors or item embeddings as a store whose rows are the parameters themselves.
 
     The training step writes nothing; what it looked up is remembered until the rows are seen to
-    have moved, and observers are then told what they were and what they are. Optimizers that move
-    every row each step (dense Adam, momentum, weight decay) leave observers behind on the others:
-    use sparse gradients. After a change of the whole table call ``invalidate``.
+    have moved, and observers are then told what they were and what they are. Other rows may move
+    too: by optimizers of dense gradients (Adam, momentum, weight decay), by another use of the
+    table, in another process. Nobody tells of these; ``renew_every`` bounds how long observers lag
+    behind. After a change of the whole table call ``invalidate``.
 
     Args:
         table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
         embed: what rows become before they are scored (``score.embed``); None: nothing.
+        renew_every: steps of the optimizer after which observers start anew from the rows as they
+            are; None: never, since no other rows move than those looked up.
     """
 
     on_host = ("source",)  # its owner moves it
@@ -35,8 +40,11 @@ class LiveTable:
         self,
         table: Float[Tensor, "N D"] | nn.Module,
         embed: Callable[[Tensor], Tensor] | None = None,
+        *,
+        renew_every: int | None = None,
     ) -> None:
         self.source, self.embed, self.observers = table, embed, Observers()
+        self.renew_every, self.steps_seen = renew_every, 0
         self.touched: list[tuple[Tensor, Tensor]] = []
         if len(self) < 2:
             raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
@@ -48,25 +56,6 @@ class LiveTable:
         found = self.source.weight if isinstance(self.source, nn.Module) else self.source
         assert isinstance(found, Tensor)
         return found
-
-    @weight.setter
-    def weight(self, table: Float[Tensor, "N D"]) -> None:
-        """Take another table of this shape, an embedding's to tie the two: all starts anew from it.
-
-        Raises:
-            InputError: it has another shape.
-        """
-        if table.shape != self.weight.shape:
-            raise InputError(
-                f"a table of shape {tuple(self.weight.shape)}",
-                f"{tuple(table.shape)}",
-                "tie a SoftmaxHead with bias=False: a bias is a column of its table",
-            )
-        if isinstance(self.source, nn.Module):
-            self.source.weight = table
-        else:
-            self.source = table
-        self.invalidate()
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -116,6 +105,9 @@ class LiveTable:
         self.touched = [] if moved.any() else [(ids, old)]
         if self.touched:
             return
+        self.steps_seen += 1
+        if self.renew_every and self.steps_seen % self.renew_every == 0:
+            return self.observers.invalidate()
         if not moved.all():
             ids, old, new = ids[moved], old[moved], new[moved]
         valid = torch.ones_like(ids, dtype=torch.bool)
@@ -144,31 +136,33 @@ class LiveTable:
     def state_dict(self) -> dict[str, Any]:
         """Of the observers; the table itself is a parameter of its module."""
         self.flush()
-        return self.observers.state_dict()
+        clock = {"steps_seen": self.steps_seen} if self.renew_every else {}
+        return self.observers.state_dict() | clock
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.touched = []
+        self.touched, self.steps_seen = [], int(state.get("steps_seen", 0))
         self.observers.load_state_dict(state)
 
     def _shown(self, rows: Tensor) -> Tensor:
         return rows if self.embed is None else self.embed(rows)
 
 
-def check_processes(store: Store, module: nn.Module, num_processes: int) -> None:
+def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) -> None:
     """Refuse a store that would differ among the processes of a training.
 
     The rows of a live table are equal everywhere as long as their gradients are shared, and a draw
-    that reads them alone is that of one process. What follows the rows is told of those that this
-    process looked up, and the optimizer moves those of the others too.
+    that reads them alone is that of one process. Sums and indexes are told of the rows that this
+    process looked up, and the optimizer moves those of the others too: ``renew_every`` bounds how
+    long they lag behind, at the price of efficiency alone.
 
     Args:
         store: of the sampler.
-        module: whose gradients the processes share.
+        shared: parameters whose gradients the processes share.
         num_processes: that train together.
 
     Raises:
-        InputError: it is no live table, something follows its rows, or they train and are none of
-            the module's parameters.
+        InputError: it is no live table, its observers never start anew, or its rows train and
+            share no gradients.
     """
     if num_processes == 1:
         return
@@ -179,19 +173,27 @@ def check_processes(store: Store, module: nn.Module, num_processes: int) -> None
             "use a sampler without a store, or over a LiveTable of the item tower; stores shared "
             "by processes are not built yet",
         )
-    if store.observers:
+    if store.observers and not store.renew_every:
         raise InputError(
-            "one process for sums or an index over a live table",
+            "one process for sums or an index over a live table that never start anew",
             f"{', '.join(store.observers.names)}, {num_processes} processes",
-            "draw from the rows themselves (CachedSoftmax), or without a store (Uniform)",
+            "say LiveTable(..., renew_every=100), or sparse=False of a SoftmaxHead; or draw from "
+            "the rows themselves (CachedSoftmax)",
         )
-    own = any(store.weight is each for each in module.parameters())
-    if store.weight.requires_grad and not own:
+    if store.weight.requires_grad and not any(store.weight is each for each in shared):
         raise InputError(
             "a live table of the loss' own parameters among several processes",
             "one of others, that train",
             "build it of the item tower, LiveTable(item_tower)",
         )
+
+
+def check_shared_table(table: LiveTable, num_processes: int) -> None:
+    """Among several processes, classes that train share their gradients. Raises InputError."""
+    source = table.source
+    if num_processes > 1 and isinstance(source, nn.Module):
+        whole = "the model that ends in the head"
+        check_shared_gradients(num_processes, shares_gradients(source), whole)
 
 
 def _each_once(touched: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,202 @@
+"""Softmax over a whole corpus as a loss of sentence-transformers."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from torch import nn
+
+from negcache.encoder import without_dropout
+from negcache.errors import InputError
+from negcache.integrations.sentence_transformers.pairs import CorpusPairs
+from negcache.integrations.sentence_transformers.texts import (
+    ITEM_PROMPTS,
+    ItemTower,
+    Texts,
+    own_prompt,
+)
+from negcache.integrations.sentence_transformers.trainer_callback import CorpusSoftmaxCallback
+from negcache.interfaces import RefreshPolicy, Sampler, Store
+from negcache.losses import SoftmaxLoss
+from negcache.samplers import CachedSoftmax, SharedDraws
+from negcache.score import DotScore
+from negcache.shapes import Float, Int, Tensor
+from negcache.stores import DenseCache
+
+
+class CorpusSoftmaxLoss(nn.Module):
+    """Cross-entropy over all texts of a corpus, from a few encoded negatives a step.
+
+    Takes the place of ``MultipleNegativesRankingLoss``: negatives come from the whole corpus, by
+    their stored embeddings, with the weights that make up for the choice; the batch's positives and
+    mined negatives stand beside them. No known positive of a query is ever its negative. Source:
+    Lindgren et al., NeurIPS 2021.
+
+    Args:
+        model: to be trained; queries and items share it, by its routes where it has some.
+        pairs: of ``corpus_pairs``; train on its ``dataset``.
+        scale: of the cosine, the inverse temperature.
+        rho: the fraction of the corpus that is encoded anew each optimizer step, oldest first; or a
+            refresh policy.
+        mini_batch_size: encode at most so many items at a time, and once more in the backward pass,
+            for memory; None: all at once.
+        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))`` and the batch's
+            positives. Or a function that makes one from the store; or a sampler.
+        num_negatives: drawn for each query by the default sampler; all queries share them.
+        prompt: put before each item; None: the model's own for documents.
+        seed: of the draws.
+        gather_across_devices: negatives of all processes count. Several processes are not built
+            yet: among more than one, the first step is refused.
+
+    Raises:
+        InputError: the model is no dense encoder, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        pairs: CorpusPairs,
+        scale: float = 20.0,
+        rho: float | RefreshPolicy = 0.001,
+        *,
+        mini_batch_size: int | None = None,
+        sampler: Sampler | Callable[[Store], Sampler] | None = None,
+        num_negatives: int = 1,
+        prompt: str | None = None,
+        seed: int = 0,
+        gather_across_devices: bool = True,
+    ) -> None:
+        super().__init__()
+        _check(model, scale, sampler, num_negatives)
+        self.pairs, self.scale, self.rho = pairs, scale, rho
+        self.num_negatives, self.gather_across_devices = num_negatives, gather_across_devices
+        self.prompt = own_prompt(model, ITEM_PROMPTS) if prompt is None else prompt
+        tower, texts = ItemTower(model), Texts(pairs.corpus, model, self.prompt)
+        self.softmax = SoftmaxLoss(
+            tower,
+            texts,
+            self._sampler(sampler, _dimensions(tower, texts, model.device), model.device),
+            DotScore(1 / scale),
+            known_positives=pairs.known_positives,
+            mini_batch_size=mini_batch_size,
+            seed=seed,
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as the trainer has wrapped it; registered once, in the item tower."""
+        tower = self.softmax.item_tower
+        assert isinstance(tower, ItemTower)
+        return tower.model
+
+    def forward(
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Int[Tensor, "B c"]
+    ) -> Float[Tensor, ""]:
+        """The mean loss of a batch (nats).
+
+        Args:
+            sentence_features: the tokenized queries.
+            labels: as ``corpus_pairs`` made them.
+
+        Raises:
+            InputError: labels of other pairs, or a loss around this one that cuts embeddings.
+        """
+        self._check_labels(labels)
+        self._check_unwrapped()
+        queries = next(iter(sentence_features))
+        negatives = labels[:, 3:] if labels.shape[1] > 3 else None
+        tower = self.softmax.item_tower
+        assert isinstance(tower, ItemTower)
+        return self.softmax(tower.embed(queries), labels[:, 2], labels[:, 1], negatives)
+
+    def callback(self, resume_from: str | Path | None = None) -> CorpusSoftmaxCallback:
+        """For the trainer's ``callbacks``: steps, saves and restores this loss.
+
+        Args:
+            resume_from: the checkpoint that is resumed, where it lies outside ``output_dir``.
+        """
+        return CorpusSoftmaxCallback(self, resume_from)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """For the model card."""
+        sampler = self.softmax.sampler
+        return {
+            "scale": self.scale,
+            "rho": self.rho if isinstance(self.rho, float | int) else type(self.rho).__name__,
+            "mini_batch_size": self.softmax.mini_batch_size,
+            "sampler": type(sampler).__name__,
+            "num_negatives": self.num_negatives,
+            "num_items": len(self.pairs.corpus),
+            "gather_across_devices": self.gather_across_devices,
+        }
+
+    @property
+    def citation(self) -> str:
+        """For the model card."""
+        return """
+@inproceedings{lindgren2021efficient,
+    title={Efficient Training of Retrieval Models using Negative Cache},
+    author={Erik Lindgren and Sashank Reddi and Ruiqi Guo and Sanjiv Kumar},
+    booktitle={Advances in Neural Information Processing Systems},
+    volume={34},
+    year={2021}
+}
+"""
+
+    def _sampler(
+        self,
+        sampler: Sampler | Callable[[Store], Sampler] | None,
+        dim: int,
+        device: torch.device,
+    ) -> Sampler:
+        if sampler is not None and not callable(sampler):
+            return sampler
+        store = DenseCache(len(self.pairs.corpus), dim, refresh=self.rho, device=device)
+        if sampler is not None:
+            return sampler(store)
+        drawn = CachedSoftmax(store, self.num_negatives)
+        return SharedDraws(drawn, log_popularity=self.pairs.log_popularity.to(device))
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if labels is None or labels.ndim != 2 or not bool((labels[:, 0] == self.pairs.tag).all()):
+            raise InputError(
+                "labels of the pairs that the loss was made with",
+                "none" if labels is None else f"others, of shape {tuple(labels.shape)}",
+                "train and evaluate on pairs.dataset; for several splits give corpus_pairs a "
+                "DatasetDict of them",
+            )
+
+    def _check_unwrapped(self) -> None:
+        if type(self.model.forward).__name__ == "ForwardDecorator":
+            raise InputError(
+                "CorpusSoftmaxLoss by itself",
+                "MatryoshkaLoss or AdaptiveLayerLoss around it",
+                "leave it out: it would score other items than those that were drawn",
+            )
+
+
+def _check(model: Any, scale: float, sampler: Any, num_negatives: int) -> None:
+    """What the arguments must be. Raises InputError."""
+    if isinstance(model, SparseEncoder) or not isinstance(model, SentenceTransformer):
+        raise InputError(
+            "a SentenceTransformer, which embeds queries and items densely",
+            type(model).__name__,
+            "a CrossEncoder has no embeddings to store, and sparse ones are not built",
+        )
+    if not scale > 0:
+        raise InputError("scale > 0", f"{scale}", "20 suits cosines")
+    if sampler is not None and num_negatives != 1:
+        raise InputError(
+            "num_negatives for the default sampler alone",
+            f"{num_negatives} and sampler={type(sampler).__name__}",
+            "say it to your sampler",
+        )
+
+
+@torch.no_grad()
+def _dimensions(tower: ItemTower, texts: Texts, device: torch.device) -> int:
+    """Of an embedding, as the model gives them; by encoding one item."""
+    with without_dropout(tower):
+        return tower(texts[torch.tensor([0])].to(device)).shape[1]

@@ -1,0 +1,158 @@
+"""What a trainer must do for the loss: step it, save it beside each checkpoint, restore it."""
+
+import hashlib
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from negcache.errors import InputError
+from negcache.integrations.sentence_transformers.texts import QUERY_PROMPTS, own_prompt
+
+if TYPE_CHECKING:
+    from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
+
+STATE = "loss_state.safetensors"
+"""The file beside each checkpoint."""
+
+
+class CorpusSoftmaxCallback(TrainerCallback):
+    """Keeps a ``CorpusSoftmaxLoss`` in step with its trainer; ``loss.callback()`` makes it.
+
+    Args:
+        loss: the trainer's.
+        resume_from: the checkpoint that is resumed, where it lies outside ``output_dir``; it is
+            taken at its word.
+    """
+
+    def __init__(self, loss: "CorpusSoftmaxLoss", resume_from: str | Path | None = None) -> None:
+        self.loss = loss
+        self.resume_from = None if resume_from is None else Path(resume_from)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Follow the optimizer, restore a resumed run, encode what is not stored yet.
+
+        Raises:
+            InputError: the checkpoint lacks the loss' state, or it is of another run; or the
+                trainer has another prompt for items than the loss.
+        """
+        _check_prompts(getattr(args, "prompts", None), self.loss)
+        self.loss.softmax.step_with(kwargs["optimizer"])
+        if state.global_step > 0:
+            folder = self.resume_from or _checkpoint(args, state)
+            load_state(self.loss, folder, check_weights=self.resume_from is None)
+        bar = partial(tqdm, desc="Encoding the corpus", disable=args.disable_tqdm)
+        self.loss.softmax.fill_cache(progress=bar)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the loss' state into the new checkpoint."""
+        if args.should_save:
+            save_state(self.loss, _checkpoint(args, state))
+
+
+def save_state(loss: "CorpusSoftmaxLoss", folder: Path) -> Path:
+    """Write what the loss remembers beside the weights, whole or not at all."""
+    own = {name: value.contiguous() for name, value in _own_state(loss).items()}
+    path, part = folder / STATE, folder / f".{STATE}.part"
+    save_file(own, part, {"pairs": f"{loss.pairs.tag}", "weights": _digest(loss.model)})
+    os.replace(part, path)
+    return path
+
+
+def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool = True) -> None:
+    """Restore what ``save_state`` wrote.
+
+    Args:
+        check_weights: whether the model must have the weights that it had then.
+
+    Raises:
+        InputError: no such state, or that of other pairs or weights.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise InputError(
+            f"the loss' own state, {STATE}, in the checkpoint that is resumed",
+            f"none in {folder}",
+            "resume from a checkpoint that was saved with loss.callback(); name one that lies "
+            "elsewhere, loss.callback(resume_from=...)",
+        )
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+    if told["pairs"] != f"{loss.pairs.tag}":
+        raise InputError(
+            "the corpus and queries that the checkpoint was trained on",
+            f"others than those of {path}",
+            "build the pairs from the same data, in the same order",
+        )
+    if check_weights and told["weights"] != _digest(loss.model):
+        raise InputError(
+            f"the weights that {path} was saved with",
+            "a model with others",
+            "name the checkpoint that is resumed: loss.callback(resume_from=...)",
+        )
+    loss.softmax.load_state_dict(loss.softmax.state_dict() | load_file(path))
+
+
+def _own_state(loss: "CorpusSoftmaxLoss") -> dict[str, torch.Tensor]:
+    """All but the model, which the trainer saves."""
+    state = loss.softmax.state_dict()
+    return {name: value for name, value in state.items() if not name.startswith("item_tower.")}
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    """The folder that a trainer writes at this step."""
+    return Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _digest(model: nn.Module) -> str:
+    """A checksum of the weights."""
+    found = hashlib.sha256()
+    for value in model.state_dict().values():
+        if isinstance(value, torch.Tensor):
+            flat = value.detach().cpu().contiguous().flatten()
+            found.update(flat.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _check_prompts(prompts: Any, loss: "CorpusSoftmaxLoss") -> None:
+    """The trainer's prompts are for queries; those of items are the loss' own."""
+    other = set(_prompts_for(loss.pairs.positive_column, prompts)) - {loss.prompt}
+    if other:
+        raise InputError(
+            f"the loss' prompt for items, {loss.prompt!r}, in the trainer's prompts",
+            f"{sorted(other)}",
+            f"CorpusSoftmaxLoss(..., prompt={min(other)!r})",
+        )
+    wanted = own_prompt(loss.softmax.corpus.model, QUERY_PROMPTS)  # type: ignore[attr-defined]
+    if wanted and not _prompts_for(loss.pairs.query_column, prompts):
+        warnings.warn(
+            f"The model has the prompt {wanted!r} for queries, but the trainer puts none before "
+            f"them: its prompts={{{loss.pairs.query_column!r}: {wanted!r}}} would.",
+            stacklevel=2,
+        )
+
+
+def _prompts_for(column: str, prompts: Any) -> list[str]:
+    """What a trainer puts before the texts of a column; in any of several data sets."""
+    if isinstance(prompts, str):
+        return [prompts]
+    found = []
+    for name, value in (prompts or {}).items():
+        if isinstance(value, dict):
+            found += _prompts_for(column, value)
+        elif name == column:
+            found.append(value)
+    return found
