@@ -8,6 +8,7 @@ DEVICES = "tests/losses/test_devices.py"
 RETRIEVER = "tests/losses/test_retriever.py"
 WEIGHTS = "tests/losses/test_weights.py"
 PROCESSES = "tests/losses/test_two_processes.py"
+DDP = "tests/integrations/test_ddp.py"
 
 MUTANTS = [
     Mutant(
@@ -111,7 +112,7 @@ MUTANTS = [
     Mutant(
         "gradients may stay with one process",
         "losses.py",
-        "check_shared_gradients(mesh.size, shares_gradients(self))",
+        "check_shared_gradients(mesh.size, shares_gradients(self), whole)",
         "pass",
         PROCESSES,
     ),
@@ -121,5 +122,40 @@ MUTANTS = [
         "for one in part.parameters()}",
         "for one in ()}",
         PROCESSES,
+    ),
+    Mutant(
+        "a part that towers share stands twice in the state",
+        "retriever.py",
+        "        state.pop(prefix + name, None)",
+        "        pass",
+        RETRIEVER,
+    ),
+    Mutant(
+        "sums of one process' rows may never start anew",
+        "stores/live.py",
+        "if store.observers and not store.renew_every:",
+        "if False:",
+        DDP,
+    ),
+    Mutant(
+        "a live table may be another's",
+        "stores/live.py",
+        "if store.weight.requires_grad and not any(",
+        "if False and not any(",
+        DDP,
+    ),
+    Mutant(
+        "the gradients of a head may stay with one process",
+        "stores/live.py",
+        "check_shared_gradients(num_processes, shares_gradients(source), whole)",
+        "check_shared_gradients(num_processes, True, whole)",
+        DDP,
+    ),
+    Mutant(
+        "a tree built in inference mode stays there",
+        "indexes/sg_tree/tree_clusters.py",
+        "    @torch.inference_mode(False)\n    @torch.no_grad()",
+        "    @torch.no_grad()",
+        "tests/losses/test_inference_mode.py",
     ),
 ]
