@@ -55,6 +55,12 @@ class CorpusSoftmaxCallback(TrainerCallback):
         bar = partial(tqdm, desc="Encoding the corpus", disable=args.disable_tqdm)
         self.loss.softmax.fill_cache(progress=bar)
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The next evaluation draws as this one did: the trainer never calls ``loss.eval()``."""
+        self.loss.softmax.generators.begin(evaluation=False)
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
