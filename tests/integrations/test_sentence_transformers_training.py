@@ -27,7 +27,7 @@ STEPS, BATCH, RATE, RHO = 12, 8, 1e-2, 0.1
 
 def some_pairs(*, mined=False):
     """Words and their meanings; ``mined``: with the meaning of the next word as a negative."""
-    words, meanings = words_and_meanings()
+    meanings = words_and_meanings()[1]
     data = asked_and_meant()
     if mined:
         data = data.add_column("negative", meanings[1:] + meanings[:1])
@@ -234,8 +234,7 @@ def test_a_checkpoint_elsewhere_is_named_and_another_one_is_told(straight, tmp_p
 
 def test_a_checkpoint_of_other_data_is_refused(straight, tmp_path):
     shutil.copytree(straight[2] / "checkpoint-5", tmp_path / "checkpoint-5")
-    words, meanings = words_and_meanings()
-    pairs = corpus_pairs(asked_and_meant(), meanings[::-1])
+    pairs = corpus_pairs(asked_and_meant(), words_and_meanings()[1][::-1])
     trainer = trainer_of(static_model(), pairs, tmp_path)
     with pytest.raises(InputError, match="corpus and queries"):
         trainer.train(resume_from_checkpoint=True)

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
@@ -45,7 +45,8 @@ class CorpusPairs:
 
 
 def corpus_pairs(
-    dataset: Dataset | DatasetDict, corpus: Sequence[str] | Mapping[Any, str] | Dataset
+    dataset: Dataset | dict[str, Dataset] | IterableDataset,
+    corpus: Sequence[str] | Mapping[Any, str] | Dataset,
 ) -> CorpusPairs:
     """Number queries and items, so that a loss can ask for any item of the corpus.
 
@@ -55,7 +56,8 @@ def corpus_pairs(
         dataset: columns in the order query, positive, negatives (none, one or more; None where a
             row has fewer), such as ``mine_hard_negatives`` gives as "triplet" or "n-tuple". Items
             are texts of the corpus, or its ids. Rows with the same query text are one query. Give a
-            DatasetDict to evaluate on another split: its "train" is what popularity counts.
+            DatasetDict to evaluate on another split: its "train" is what popularity counts. No
+            stream: known positives are counted before training.
         corpus: the texts by row; or by id, as a mapping or a Dataset with a column ``_id`` or
             ``id``. A text that stands there twice is one item.
 
@@ -63,7 +65,7 @@ def corpus_pairs(
         InputError: columns that are none of these, or an item that is not in the corpus.
     """
     items = _Items.of(corpus)
-    splits = dict(dataset) if isinstance(dataset, DatasetDict) else {"train": dataset}
+    splits = _splits(dataset)
     queries: dict[str, int] = {}
     labels = {name: _label_rows(split, items, queries) for name, split in splits.items()}
     tag = _tag(chain(items.texts, queries))
@@ -76,7 +78,7 @@ def corpus_pairs(
     trained = labels["train"] if "train" in labels else chain.from_iterable(labels.values())
     query_column, positive_column = next(iter(splits.values())).column_names[:2]
     return CorpusPairs(
-        DatasetDict(numbered) if isinstance(dataset, DatasetDict) else numbered["train"],
+        DatasetDict(numbered.items()) if isinstance(dataset, dict) else numbered["train"],
         items.texts,
         KnownPositives.from_pairs(every[:, 0], every[:, 1], len(queries)),
         _log_share([row[1] for row in trained], len(items.texts)),
@@ -84,6 +86,14 @@ def corpus_pairs(
         query_column,
         positive_column,
     )
+
+
+def _splits(dataset: Any) -> dict[str, Dataset]:
+    """By name; what is given alone is for training. Raises InputError."""
+    splits = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    for split in splits.values():
+        _check_columns(split)
+    return splits
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,6 @@ def _columns_of(corpus: Dataset) -> tuple[Iterable[Any], list[Any]]:
 
 def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> list[list[int]]:
     """[query, positive, negatives...] of each row; new queries are numbered on."""
-    _check_columns(dataset)
     query, *others = dataset.column_names
     asked = [queries.setdefault(text, len(queries)) for text in dataset[query]]
     columns = [items.rows(list(dataset[name]), name) for name in others]
@@ -155,7 +164,7 @@ def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> lis
     return [list(row) for row in zip(asked, *columns, strict=True)]
 
 
-def _check_columns(dataset: Dataset) -> None:
+def _check_columns(dataset: Any) -> None:
     """Query, positive, negatives. Raises InputError."""
     if not isinstance(dataset, Dataset):
         raise InputError(

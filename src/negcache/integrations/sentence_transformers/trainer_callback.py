@@ -16,7 +16,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from negcache.errors import InputError
-from negcache.integrations.sentence_transformers.texts import QUERY_PROMPTS, own_prompt
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
@@ -142,7 +141,7 @@ def _check_prompts(prompts: Any, loss: "CorpusSoftmaxLoss") -> None:
             f"{sorted(other)}",
             f"CorpusSoftmaxLoss(..., prompt={min(other)!r})",
         )
-    wanted = own_prompt(loss.softmax.corpus.model, QUERY_PROMPTS)  # type: ignore[attr-defined]
+    wanted = loss.query_prompt
     if wanted and not _prompts_for(loss.pairs.query_column, prompts):
         warnings.warn(
             f"The model has the prompt {wanted!r} for queries, but the trainer puts none before "
