@@ -75,13 +75,9 @@ class TopLayers(nn.Module):
 
 def frozen(name: str) -> Problem:
     """A task of ``ITEMS`` items under MiniLM whose top layer is trained."""
-    task = open_task(_cut(name), max_tokens=MAX_TOKENS)
-    model = TransformerTower.load(str(get_model_path()), max_length=MAX_TOKENS)
+    task, model = cut(name), minilm()
     encoder: Any = model.model[0].auto_model
-    sides = [
-        HiddenCorpus(_states(task, model, side, DATA / "frozen" / name / side))
-        for side in ("queries", "items")
-    ]
+    sides = [states_below(TOP, task, model, name, side) for side in ("queries", "items")]
     top = encoder.encoder.layer[-TOP:]
 
     def tower() -> nn.Module:
@@ -90,8 +86,17 @@ def frozen(name: str) -> Problem:
     return Problem(task, sides[0], sides[1], tower, encoder.config.hidden_size)
 
 
-def _cut(name: str) -> Path:
+def minilm() -> TransformerTower:
+    """The whole model, as it came."""
+    return TransformerTower.load(str(get_model_path()), max_length=MAX_TOKENS)
+
+
+def cut(name: str) -> Task:
     """The task cut to ``ITEMS`` random items and at most ``QUERIES`` of their queries."""
+    return open_task(_cut(name), max_tokens=MAX_TOKENS)
+
+
+def _cut(name: str) -> Path:
     folder = DATA / f"{name}-cut"
     if not folder.exists():
         corpus, queries, judged = _code() if name == "code" else _texts(fetched(name))
@@ -162,14 +167,22 @@ def _lines(path: Path, texts: dict[str, str]) -> None:
         stream.writelines(json.dumps({"_id": k, "text": t}) + "\n" for k, t in texts.items())
 
 
+def states_below(
+    top: int, task: Task, model: TransformerTower, name: str, side: str
+) -> HiddenCorpus:
+    """Token states below the ``top`` layers of all texts of a side, computed the first time."""
+    folder = DATA / "frozen" / (name if top == TOP else f"{name}-top-{top}") / side
+    return HiddenCorpus(_states(task, model, side, folder, top))
+
+
 @torch.no_grad()
-def _states(task: Task, model: TransformerTower, side: str, folder: Path) -> Path:
+def _states(task: Task, model: TransformerTower, side: str, folder: Path, top: int) -> Path:
     """Run the frozen layers over all texts of a side, in bfloat16, kept as float16."""
     if (folder / "states.npy").exists():
         return folder
     texts = task.corpus_text if side == "items" else task.query_text
     encoder: Any = copy.deepcopy(model.model[0].auto_model).to(torch.bfloat16)
-    encoder.encoder.layer = encoder.encoder.layer[:-TOP]
+    encoder.encoder.layer = encoder.encoder.layer[:-top]
     found: dict[int, np.ndarray] = {}
     lengths = [len(text) for text in texts.texts(torch.arange(len(texts)))]
     order = torch.tensor(lengths).argsort(descending=True)
