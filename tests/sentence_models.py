@@ -59,8 +59,8 @@ def static_model() -> SentenceTransformer:
 
 
 def router_model() -> SentenceTransformer:
-    """Queries and documents by towers of their own."""
-    router = Router.for_query_document([static(0)], [static(1)])
+    """Queries and documents by towers of their own; nobody is sent to documents by default."""
+    router = Router.for_query_document([static(0)], [static(1)], default_route="query")
     return SentenceTransformer(modules=[router], device="cpu")
 
 

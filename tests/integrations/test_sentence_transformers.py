@@ -174,19 +174,20 @@ def test_a_stream_and_a_corpus_without_texts_are_refused():
 
 def rows_of(loss):
     loss.softmax.fill_cache()
-    return loss.softmax.store.rows(torch.arange(len(MEANINGS)))
+    return loss.softmax.store.rows(torch.arange(len(loss.pairs.corpus)))
 
 
 @pytest.mark.parametrize("kind", ["static", "router", "bert"])
 def test_items_are_stored_as_encode_document_gives_them(kind, tmp_path):
     build = {"static": static_model, "router": router_model}.get(kind)
-    model = build() if build else bert_model(tmp_path / "bert", dropout=0.1).train()
+    model = build() if build else bert_model(tmp_path / "bert", dropout=0.1)
     model.prompts |= {"query": "a word ", "document": "the meaning "}
-    loss = CorpusSoftmaxLoss(model, PAIRS)
-    stored, training = rows_of(loss), model.training
+    model.train()
+    pairs = corpus_pairs(asked_and_meant(150), words_and_meanings(150)[1])
+    stored, training = rows_of(CorpusSoftmaxLoss(model, pairs)), model.training
     options = {"convert_to_tensor": True, "normalize_embeddings": True}
-    torch.testing.assert_close(stored, model.encode_document(PAIRS.corpus, **options))
-    assert not torch.allclose(stored, model.encode_query(PAIRS.corpus, **options), atol=1e-3)
+    torch.testing.assert_close(stored, model.encode_document(pairs.corpus, **options))
+    assert not torch.allclose(stored, model.encode_query(pairs.corpus, **options), atol=1e-3)
     assert training
 
 
@@ -214,15 +215,21 @@ def test_prompts_of_the_trainer_and_of_the_loss_agree(tmp_path):
         trained(model, CorpusSoftmaxLoss(model, PAIRS), PAIRS.dataset, tmp_path)
 
 
-def test_mini_batches_give_the_same_gradient():
-    gradients = []
+def test_mini_batches_give_the_same_gradient(tmp_path):
+    gradients, most = [], []
     for size in (None, 5):
-        model = static_model()
+        model, seen = bert_model(tmp_path / "bert"), []
         loss = CorpusSoftmaxLoss(model, PAIRS, mini_batch_size=size)
-        labels = torch.tensor(PAIRS.dataset["label"])[:8]
-        loss([model.preprocess(WORDS[:8])], labels).backward()
-        gradients.append(model[0].embedding.weight.grad)
+        loss.softmax.fill_cache()
+        labels = torch.tensor(PAIRS.dataset["label"])[:4]
+        model.register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(len(given[0]["input_ids"]))
+        )
+        loss([model.preprocess(WORDS[:4])], labels).backward()
+        gradients.append(model[0].auto_model.embeddings.word_embeddings.weight.grad)
+        most.append(max(seen))
     torch.testing.assert_close(*gradients)
+    assert most[0] > most[1] == 5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from sentence_models import asked_and_meant, bert_model, static_model, words_and_meanings
 from sentence_transformers import (
     SentenceTransformer,
@@ -23,14 +24,21 @@ from negcache.integrations.sentence_transformers import CorpusSoftmaxLoss, corpu
 
 STATE = "loss_state.safetensors"
 STEPS, BATCH, RATE, RHO = 12, 8, 1e-2, 0.1
+SECOND = 4
 
 
 def some_pairs(*, mined=False):
-    """Words and their meanings; ``mined``: with the meaning of the next word as a negative."""
-    meanings = words_and_meanings()[1]
-    data = asked_and_meant()
+    """Words and their meanings; ``mined``: with the meaning of the next word as a negative.
+
+    The first words have a second row, with the meaning of the word after: two known positives.
+    """
+    words, meanings = words_and_meanings()
+    data = Dataset.from_dict(
+        {"anchor": words + words[:SECOND], "positive": meanings + meanings[1 : SECOND + 1]}
+    )
     if mined:
-        data = data.add_column("negative", meanings[1:] + meanings[:1])
+        after = meanings[2:] + meanings[:2]
+        data = data.add_column("negative", after + after[:SECOND])
     return corpus_pairs(data, meanings)
 
 
@@ -144,8 +152,6 @@ def test_the_run_is_the_plain_loop_bit_for_bit(kind, accumulation, tmp_path):
         return bert_model(tmp_path / "bert") if kind == "bert" else static_model()
 
     pairs, batches = some_pairs(mined=kind == "mined"), []
-    # 60 rows in batches of 8: an epoch ends with half a batch, alone in its step under
-    # accumulation, so that steps stay within one epoch.
     steps = {"max_steps": 7 // accumulation, "gradient_accumulation_steps": accumulation}
     trainer = trainer_of(build(), pairs, tmp_path / "run", **steps)
     trainer.loss.register_forward_pre_hook(lambda _, given: batches.append(given[1].clone()))
