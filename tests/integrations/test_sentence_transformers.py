@@ -248,6 +248,23 @@ def test_a_sampler_of_ones_own(sampler, drawn, tmp_path):
     trained(model, loss, PAIRS.dataset, tmp_path)
 
 
+def test_the_loss_of_an_evaluation_is_that_of_the_whole_corpus():
+    words, meanings = words_and_meanings(400)
+    data, model = asked_and_meant(400), static_model()
+    halves = DatasetDict(train=data.select(range(300)), dev=data.select(range(300, 400)))
+    pairs = corpus_pairs(halves, meanings)
+    loss, exact, found = CorpusSoftmaxLoss(model, pairs), [], []
+    items = rows_of(loss)
+    for rows in torch.arange(100).view(10, 10).T.repeat(3, 1):
+        labels = torch.tensor(pairs.dataset["dev"]["label"])[rows]
+        queries = [words[300 + row] for row in rows]
+        with torch.no_grad():
+            found.append(float(loss([model.preprocess(queries)], labels)))
+        asked = model.encode_query(queries, convert_to_tensor=True, normalize_embeddings=True)
+        exact.append(float(torch.nn.functional.cross_entropy(20 * asked @ items.T, labels[:, 2])))
+    assert np.mean(found) == pytest.approx(np.mean(exact), abs=0.03)
+
+
 def test_more_negatives_are_drawn_when_asked_for():
     model, labels = static_model(), torch.tensor(PAIRS.dataset["label"])[:4]
     counts = []
@@ -274,7 +291,7 @@ def test_what_the_card_says():
         "scale": 10.0,
         "rho": "Snapshot",
         "mini_batch_size": None,
-        "sampler": "SharedDraws",
+        "sampler": "CorpusDraws",
         "num_negatives": 1,
         "num_items": len(MEANINGS),
         "gather_across_devices": True,

@@ -10,6 +10,7 @@ from torch import nn
 
 from negcache.encoder import without_dropout
 from negcache.errors import InputError
+from negcache.integrations.sentence_transformers.corpus_draws import CorpusDraws
 from negcache.integrations.sentence_transformers.pairs import CorpusPairs
 from negcache.integrations.sentence_transformers.texts import (
     ITEM_PROMPTS,
@@ -22,7 +23,6 @@ from negcache.integrations.sentence_transformers.texts import (
 from negcache.integrations.sentence_transformers.trainer_callback import CorpusSoftmaxCallback
 from negcache.interfaces import RefreshPolicy, Sampler, Store
 from negcache.losses import SoftmaxLoss
-from negcache.samplers import CachedSoftmax, SharedDraws
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores import DenseCache
@@ -45,8 +45,8 @@ class CorpusSoftmaxLoss(nn.Module):
             refresh policy.
         mini_batch_size: encode at most so many items at a time, and once more in the backward pass,
             for memory; None: all at once.
-        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))`` and the batch's
-            positives. Or a function that makes one from the store; or a sampler.
+        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))``, and in training the
+            batch's positives with them. Or a function that makes one from the store; or a sampler.
         num_negatives: drawn for each query by the default sampler; all queries share them.
         prompt: put before each item; None: the model's own for documents.
         seed: of the draws.
@@ -161,8 +161,7 @@ class CorpusSoftmaxLoss(nn.Module):
         store = DenseCache(len(self.pairs.corpus), dim, refresh=self.rho, device=device)
         if sampler is not None:
             return sampler(store)
-        drawn = CachedSoftmax(store, self.num_negatives)
-        return SharedDraws(drawn, log_popularity=self.pairs.log_popularity.to(device))
+        return CorpusDraws(store, self.num_negatives, self.pairs.log_popularity.to(device))
 
     def _checked(self, labels: Tensor | None) -> Tensor:
         if labels is None or labels.ndim != 2 or not bool((labels[:, 0] == self.pairs.tag).all()):
