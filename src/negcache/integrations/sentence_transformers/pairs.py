@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 
@@ -69,19 +71,16 @@ def corpus_pairs(
     queries: dict[str, int] = {}
     labels = {name: _label_rows(split, items, queries) for name, split in splits.items()}
     tag = _tag(chain(items.texts, queries))
-    tagged = {name: [[tag, *row] for row in rows] for name, rows in labels.items()}
-    numbered = {
-        name: split.select_columns(split.column_names[:1]).add_column("label", tagged[name])
-        for name, split in splits.items()
-    }
-    every = torch.tensor([row[:2] for rows in labels.values() for row in rows])
-    trained = labels["train"] if "train" in labels else chain.from_iterable(labels.values())
+    numbered = {name: _labelled(split, tag, labels[name]) for name, split in splits.items()}
+    every = np.concatenate([rows[:, :2] for rows in labels.values()])
+    trained = labels.get("train", every)
+    known = torch.from_numpy(every)
     query_column, positive_column = next(iter(splits.values())).column_names[:2]
     return CorpusPairs(
         DatasetDict(numbered.items()) if isinstance(dataset, dict) else numbered["train"],
         items.texts,
-        KnownPositives.from_pairs(every[:, 0], every[:, 1], len(queries)),
-        _log_share([row[1] for row in trained], len(items.texts)),
+        KnownPositives.from_pairs(known[:, 0], known[:, 1], len(queries)),
+        _log_share(trained[:, 1], len(items.texts)),
         tag,
         query_column,
         positive_column,
@@ -149,19 +148,27 @@ def _columns_of(corpus: Dataset) -> tuple[Iterable[Any], list[Any]]:
             f"columns {corpus.column_names}",
             "rename the column, or pass a list or a mapping from ids to texts",
         )
-    return (list(corpus[ids[0]]) if ids else range(len(corpus))), list(corpus[text])
+    return (corpus[ids[0]][:] if ids else range(len(corpus))), corpus[text][:]
 
 
-def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> list[list[int]]:
-    """[query, positive, negatives...] of each row; new queries are numbered on."""
+def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> np.ndarray:
+    """[query, positive, negatives...] of each row, int64; new queries are numbered on."""
     query, *others = dataset.column_names
-    asked = [queries.setdefault(text, len(queries)) for text in dataset[query]]
-    columns = [items.rows(list(dataset[name]), name) for name in others]
+    asked = [queries.setdefault(text, len(queries)) for text in dataset[query][:]]
+    columns = [items.rows(dataset[name][:], name) for name in others]
     if -1 in columns[0]:
         raise InputError(
             "a positive in every row", f"None in column {others[0]!r}", "filter these rows out"
         )
-    return [list(row) for row in zip(asked, *columns, strict=True)]
+    return np.array([asked, *columns], dtype=np.int64).T
+
+
+def _labelled(dataset: Dataset, tag: int, rows: np.ndarray) -> Dataset:
+    """The query column, and the list [tag, *row] as label."""
+    tagged = np.pad(rows, ((0, 0), (1, 0)), constant_values=tag)
+    labels = pa.FixedSizeListArray.from_arrays(pa.array(tagged.ravel()), tagged.shape[1])
+    queries = dataset.select_columns(dataset.column_names[:1])
+    return queries.add_column("label", labels)
 
 
 def _check_columns(dataset: Any) -> None:
@@ -187,8 +194,8 @@ def _check_columns(dataset: Any) -> None:
         )
 
 
-def _log_share(positives: list[int], num_items: int) -> Tensor:
-    counts = torch.bincount(torch.tensor(positives), minlength=num_items).float()
+def _log_share(positives: np.ndarray, num_items: int) -> Tensor:
+    counts = torch.from_numpy(np.bincount(positives, minlength=num_items)).float()
     return (counts / counts.sum()).log()
 
 
