@@ -23,7 +23,13 @@ from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss,
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from sentence_transformers.util import mine_hard_negatives
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainerControl,
+    TrainerState,
+)
 
 import negcache as nc
 from negcache.errors import InputError
@@ -334,6 +340,20 @@ def test_labels_of_other_pairs_are_refused(tmp_path):
         trained(model, loss, other.dataset, tmp_path)
     with pytest.raises(InputError, match="got none"):
         trained(model, loss, asked_and_meant(), tmp_path)
+
+
+class OfTwo(SentenceTransformerTrainingArguments):
+    """What a trainer has in each of two processes."""
+
+    world_size = 2
+
+
+def test_several_processes_are_refused_before_the_corpus_is_encoded(tmp_path):
+    loss = CorpusSoftmaxLoss(static_model(), PAIRS)
+    begun = OfTwo(f"{tmp_path}", use_cpu=True), TrainerState(), TrainerControl()
+    with pytest.raises(InputError, match="2 processes"):
+        loss.callback().on_train_begin(*begun, optimizer=torch.optim.SGD(loss.model.parameters()))
+    assert not loss.softmax.store.valid.any()
 
 
 def test_settings_that_are_refused():

@@ -16,12 +16,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from negcache.errors import InputError
+from negcache.validation import check_alone
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
 
 STATE = "loss_state.safetensors"
 """The file beside each checkpoint."""
+TOWER = "item_tower."
+"""Where the model stands in the loss: the trainer saves it."""
 
 
 class CorpusSoftmaxCallback(TrainerCallback):
@@ -43,9 +46,11 @@ class CorpusSoftmaxCallback(TrainerCallback):
         """Follow the optimizer, restore a resumed run, encode what is not stored yet.
 
         Raises:
-            InputError: the checkpoint lacks the loss' state, or it is of another run; or the
-                trainer has another prompt for items than the loss.
+            InputError: the checkpoint lacks the loss' state, or it is of another run; the trainer
+                has another prompt for items than the loss; or there are several processes.
         """
+        if self.loss.softmax.store is not None:
+            check_alone(args.world_size)
         _check_prompts(getattr(args, "prompts", None), self.loss)
         self.loss.softmax.step_with(kwargs["optimizer"])
         if state.global_step > 0:
@@ -108,13 +113,14 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
             "a model with others",
             "name the checkpoint that is resumed: loss.callback(resume_from=...)",
         )
-    loss.softmax.load_state_dict(loss.softmax.state_dict() | load_file(path))
+    weights = loss.softmax.item_tower.state_dict(prefix=TOWER)
+    loss.softmax.load_state_dict(weights | load_file(path))
 
 
 def _own_state(loss: "CorpusSoftmaxLoss") -> dict[str, torch.Tensor]:
     """All but the model, which the trainer saves."""
     state = loss.softmax.state_dict()
-    return {name: value for name, value in state.items() if not name.startswith("item_tower.")}
+    return {name: value for name, value in state.items() if not name.startswith(TOWER)}
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
