@@ -55,7 +55,14 @@ PUBLISHED = {
 def head(classes: Float[Tensor, "N D"], method: str) -> nc.SoftmaxHead:
     """A head over these class vectors."""
     built = nc.SoftmaxHead(
-        len(classes), D, SAMPLERS[method], DRAWS, bias=False, normalize=True, temperature=1 / SCALE
+        len(classes),
+        D,
+        SAMPLERS[method],
+        DRAWS,
+        bias=False,
+        normalize=True,
+        temperature=1 / SCALE,
+        sparse=True,
     )
     with torch.no_grad():
         built.weight.copy_(classes)

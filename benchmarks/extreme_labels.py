@@ -72,7 +72,7 @@ class Ranker:
         self.tower = WeightedBagTower(train.num_features, DIM)
         self.head = nc.SoftmaxHead(
             train.num_labels, DIM, SAMPLERS[sampler], SAMPLES,
-            bias=False, normalize=True, temperature=TEMPERATURE, seed=seed,
+            bias=False, normalize=True, temperature=TEMPERATURE, sparse=True, seed=seed,
         )  # fmt: skip
 
     def batches(self) -> Iterator[Batch]:
@@ -84,7 +84,7 @@ class Ranker:
         trained, steps = [*self.tower.parameters(), *self.head.parameters()], 0
         optimizer = torch.optim.Adagrad(trained, lr=rate)
         for batch in self.batches():
-            loss = self.head(self.tower(batch.queries), batch.positives)
+            loss = self.head(self.tower(batch.queries), targets=batch.positives)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -73,7 +73,9 @@ class Model(nn.Module):
             self.classes = nn.Linear(D, points.num_labels)
         else:
             sampler, settings = SAMPLERS[method]
-            self.classes = nc.SoftmaxHead(points.num_labels, D, sampler, DRAWS, **settings)
+            self.classes = nc.SoftmaxHead(
+                points.num_labels, D, sampler, DRAWS, sparse=True, **settings
+            )
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch."""

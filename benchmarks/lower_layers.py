@@ -36,7 +36,7 @@ class LowerLayers(InputModule):
         self.places, self.tables, self.top = places, list(tables), top
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, Any]:
-        """Padded token states [B, L, D] and masks [B, L]."""
+        """Padded token states [B, L, D] and masks [B, L]; the trainer finds a text by input ids."""
         places = torch.tensor([self.places[text] for text in inputs])
         parts = [
             (rows, self.tables[number][places[rows, 1]])
@@ -49,10 +49,10 @@ class LowerLayers(InputModule):
         for rows, found in parts:
             states[rows, : found.states.shape[1]] = found.states
             mask[rows, : found.states.shape[1]] = found.mask
-        return {"token_states": states, "attention_mask": mask}
+        return {"input_ids": mask.long(), "token_embeddings": states, "attention_mask": mask}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        hidden = Hidden(features["token_states"], features["attention_mask"])
+        hidden = Hidden(features["token_embeddings"], features["attention_mask"])
         return features | {"sentence_embedding": self.top(hidden)}
 
     def get_embedding_dimension(self) -> int:

@@ -115,7 +115,13 @@ class NextWordModel(nn.Module):
             nn.Linear(CONTEXT * DIM, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM)
         )
         self.head = nc.SoftmaxHead(
-            WORDS, DIM, lambda table, m: build(table, m, counts), m, seed=seed, **method.head
+            WORDS,
+            DIM,
+            lambda table, m: build(table, m, counts),
+            m,
+            sparse=True,
+            seed=seed,
+            **method.head,
         )
 
     def forward(self, words: Int[Tensor, "B c"]) -> Float[Tensor, "B D"]:

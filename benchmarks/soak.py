@@ -27,14 +27,18 @@ seed = 3
 device = "cpu"
 threads = 1
 log_every = 5
-eval_every = 60
+eval_every = 20
 checkpoint_every = 8
 keep_checkpoints = 3
+save_best = "mrr10"
+early_stopping_patience = 12
 data = {{ source = "{source}", vocab_size = 400 }}
 tower = {{ dim = 16, width = 64, shared = false }}
 score = {{ learn_temperature = true }}
 sampler = {{ name = "cached", num_negatives = 2 }}
 cache = {{ refresh_rows = 5 }}
+optimizer = {{ lr = 0.01, clip_norm = 0.5 }}
+schedule = {{ name = "cosine", warmup_steps = 40 }}
 """
 
 
@@ -71,9 +75,12 @@ def finish(process: "Popen[str]") -> CompletedProcess[str]:
 
 
 def result(run: Path) -> dict[str, str]:
-    """Hashes of the final parameters (optimizer, cache and generators too) and of the metrics."""
+    """Hashes of the final and best parameters (with optimizer, cache, generators), and metrics."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
     files = {"tensors": last / "tensors.safetensors", "metrics": run / "metrics.jsonl"}
+    best = json.loads((last / "manifest.json").read_text())["best"]
+    if best is not None:
+        files["best"] = last.with_name(f"step-{best:09d}") / "tensors.safetensors"
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     return {"step": last.name, **hashes}
 

@@ -28,6 +28,7 @@ from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 
 NAME, D, BATCH, DRAWS, REPEATS = "sum_memory", 64, 256, 10, 3
 SIZES = (100_000, 300_000, 1_000_000)
+SETTINGS: dict[str, Any] = {"bias": False, "temperature": 0.05, "sparse": True}
 METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "quadratic": (nc.quadratic, {}),
     "rff": (partial(nc.rf_softmax, num_frequencies=1024), {"normalize": True}),
@@ -41,7 +42,7 @@ def grown(method: str, items: int) -> dict[str, int]:
     warm_up(sampler, settings)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is held now
     before = peak_rss()
-    head = nc.SoftmaxHead(items, D, sampler, DRAWS, bias=False, temperature=0.05, **settings)
+    head = nc.SoftmaxHead(items, D, sampler, DRAWS, **SETTINGS, **settings)
     found = {"peak_table": peak_rss() - before}
     train(head, 1, rate=0.0)
     found["peak_sums"] = peak_rss() - before
@@ -56,7 +57,7 @@ def grown(method: str, items: int) -> dict[str, int]:
 
 def warm_up(sampler: Callable[..., Any], settings: dict[str, Any]) -> None:
     """What a first use of the libraries takes, whatever the number of classes."""
-    train(nc.SoftmaxHead(1000, D, sampler, DRAWS, bias=False, temperature=0.05, **settings), 2, 0.1)
+    train(nc.SoftmaxHead(1000, D, sampler, DRAWS, **SETTINGS, **settings), 2, 0.1)
 
 
 def train(head: nc.SoftmaxHead, steps: int, rate: float) -> None:

@@ -5,15 +5,14 @@ import torch
 from torch.nn import functional as F
 
 import negcache as nc
-from negcache.indexes.sums import KernelSums
-from negcache.ops.kernels import Quadratic
 
 N, D, B = 400, 12, 9
 
 
-def build(**settings):
+def build(*, sparse=True, **settings):
     torch.manual_seed(0)
-    head = nc.SoftmaxHead(N, D, num_samples=8, dtype=torch.float64, **settings).double()
+    settings |= {"sparse": sparse, "dtype": torch.float64}
+    head = nc.SoftmaxHead(N, D, num_samples=8, **settings).double()
     noise = torch.Generator().manual_seed(1)
     hidden = torch.randn(B, D, generator=noise, dtype=torch.float64)
     return head, hidden, torch.randint(0, N, (B,), generator=noise)
@@ -24,16 +23,22 @@ def everything(head, hidden):
     return F.linear(hidden, head.weight, head.bias)
 
 
-def same_loss(head, hidden, target, ignored):
+def same_loss(head, hidden, target, ignored, several=False):
     """What the loss of all rows is, and that of the rows that count by themselves."""
+
+    def loss(hidden, target):
+        return (
+            head(hidden, targets=target[:, None].expand(-1, 2)) if several else head(hidden, target)
+        )
+
     kept = torch.tensor([row not in ignored for row in range(B)])
     start = head.generators.training.get_state()
     rows = hidden.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(head(rows, target), rows) if head.training else (None,)
+    (grad,) = torch.autograd.grad(loss(rows, target), rows) if head.training else (None,)
     head.generators.training.set_state(start)
-    value = head(hidden, target)
+    value = loss(hidden, target)
     head.generators.training.set_state(start)
-    torch.testing.assert_close(value, head(hidden[kept], target[kept]), atol=0, rtol=0)
+    torch.testing.assert_close(value, loss(hidden[kept], target[kept]), atol=0, rtol=0)
     if grad is not None:
         assert (grad[~kept] == 0).all()
         assert (grad[kept] != 0).any(dim=1).all()
@@ -44,7 +49,7 @@ def same_loss(head, hidden, target, ignored):
 def test_ignored_rows_count_for_nothing(several):
     head, hidden, target = build()
     target[[1, 4]] = -100
-    same_loss(head, hidden, target[:, None].expand(B, 2) if several else target, (1, 4))
+    same_loss(head, hidden, target, (1, 4), several)
     looked_up = head.report().encoded_grad
     assert looked_up <= 3 * (B - 2) * 9, "nothing is drawn for them"
     head.eval()
@@ -90,27 +95,6 @@ def test_the_default_draws_are_what_was_best_for_the_softmax_at_hand(absolute, w
     if not absolute:  # every draw gives the exact value
         truth = F.cross_entropy(everything(head, hidden), target)
         torch.testing.assert_close(head(hidden, target), truth, atol=1e-10, rtol=0)
-
-
-def test_a_table_can_be_tied_to_an_embedding():
-    head, hidden, target = build(sampler=nc.quadratic, bias=False)
-    head(hidden, target)
-    embedding = torch.nn.Embedding(N, D, sparse=True, dtype=torch.float64)
-    head.table.weight = embedding.weight
-    assert next(p for p in head.parameters() if p.requires_grad) is embedding.weight
-    step = torch.optim.SparseAdam([embedding.weight], lr=0.05)
-    for _ in range(2):
-        (head(hidden, target) + embedding(target).square().mean()).backward()
-        assert embedding.weight.grad.is_sparse
-        step.step()
-        step.zero_grad()
-    head(hidden, target)
-    fresh = KernelSums(head.table, Quadratic())
-    fresh.build(torch.zeros(1, D, dtype=torch.float64), torch.tensor(1.0))
-    now = head.sampler.sums.levels[0]
-    torch.testing.assert_close(now, fresh.levels[0], atol=1e-10, rtol=0)
-    with pytest.raises(nc.InputError, match="bias=False"):
-        build()[0].table.weight = embedding.weight
 
 
 def test_sparse_gradients_are_clipped_by_their_norm():

@@ -57,7 +57,10 @@ def assert_siblings(head, loss_fn, several=False, steps=4):
         found = []
         for each, weight in zip((head, loss_fn), weights, strict=True):
             rows = queries.clone().requires_grad_()
-            found.append(gradients(each(rows, positives), rows, weight))
+            loss = (
+                each(rows, targets=positives) if several and each is head else each(rows, positives)
+            )
+            found.append(gradients(loss, rows, weight))
             with torch.no_grad():
                 weight -= 0.1 * found[-1][2]
         loss_fn.step()

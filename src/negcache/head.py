@@ -1,43 +1,36 @@
 """What stands in place of ``nn.Linear`` and ``cross_entropy`` where there are very many classes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from negcache.class_vectors import check_bias, new_vectors, padding_row, vectors_of
 from negcache.devices import device_after, move
 from negcache.distributed import Mesh
-from negcache.encoder import ItemEncoder, Numbers
-from negcache.errors import InputError
-from negcache.estimators import log_q_corrected, softmax_loss
+from negcache.estimators import log_q_corrected
+from negcache.exact import best_classes, exact_losses, log_probs
 from negcache.generators import Generators
-from negcache.indexes import top_k
 from negcache.interfaces import Sampler
 from negcache.messages import Request, StepReport
 from negcache.metrics import Recorder
-from negcache.ops.two_stage import scan
 from negcache.packing import from_bytes, to_bytes
 from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
-from negcache.step import (
-    draw_negatives,
-    encode_once,
-    exclusion_of,
-    mean_of_positives,
-    sampled_loss,
-)
+from negcache.step import draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
 from negcache.stores import LiveTable
-from negcache.stores.reading import scored_rows
-from negcache.validation import admit, check_alone, check_items
+from negcache.targets import Counted, check_hidden, counted
+from negcache.validation import admit, check_alone, check_finite, check_items, check_weighting
 
-ROWS = 8192
-"""Classes that are scored at a time in evaluation."""
+RENEW_EVERY = 100
+"""Optimizer steps after which sums start anew, where rows move that nobody looked up."""
 
 
 class SoftmaxHead(nn.Module):
-    """Softmax over N classes from a few sampled ones a step; only touched rows get a gradient.
+    """Softmax over N classes from a few sampled ones a step.
 
     In training ``head(hidden, target)`` is a sampled estimate of ``cross_entropy(linear(hidden),
     target)``; in ``eval()`` it is the exact value, without gradient. Samplers that keep sums are
@@ -55,18 +48,24 @@ class SoftmaxHead(nn.Module):
         absolute: absolute softmax, p ~ exp(|s|), the companion of even kernels.
         normalize: unit-norm hidden and class vectors (RF-softmax needs it); without bias.
         temperature: divides the logits.
-        sparse: sparse gradients of the table: ``torch.optim.SparseAdam``, ``SGD`` or ``Adagrad``.
-            False: any optimizer; one that moves all rows makes sums lag behind.
+        sparse: sparse gradients of the table, where N is so large that an optimizer must not walk
+            all rows: ``torch.optim.SparseAdam``, ``SGD`` or ``Adagrad``; no ``clip_grad_norm_``
+            (docs/classifiers.md). False: any optimizer. One of dense gradients moves rows that
+            nobody looked up, so the sums of a kernel sampler start anew at every hundredth step
+            (``head.table.renew_every``); between, they lag, and weights stay honest.
+        padding_idx: a class that is none, such as item 0 of recommenders: as a target it counts for
+            nothing, it is never a negative, has no part in any softmax, and its row no gradient.
         ignore_index: rows with this target count for nothing, as in ``cross_entropy``.
         seed: of the draws.
+        embedding: whose ``weight`` the table is, in place of one of its own; see ``tied``.
         device, dtype: of the table, as in ``nn.Linear``.
 
     Example:
         >>> head = SoftmaxHead(1000, 16, num_samples=20)
-        >>> hidden, target = torch.randn(8, 16), torch.arange(8)
+        >>> hidden, target = torch.randn(2, 4, 16), torch.arange(8).view(2, 4)
         >>> head(hidden, target).backward()
         >>> head.log_prob(hidden).shape, head.topk(hidden, 3)[1].shape
-        (torch.Size([8, 1000]), torch.Size([8, 3]))
+        (torch.Size([2, 4, 1000]), torch.Size([2, 4, 3]))
     """
 
     def __init__(
@@ -80,32 +79,74 @@ class SoftmaxHead(nn.Module):
         absolute: bool = False,
         normalize: bool = False,
         temperature: float = 1.0,
-        sparse: bool = True,
+        sparse: bool = False,
+        padding_idx: int | None = None,
         ignore_index: int = -100,
         seed: int = 0,
+        embedding: nn.Module | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if bias and normalize:
-            raise InputError(
-                "bias=False with normalize=True", "both", "unit-norm classes have no bias"
-            )
+        check_bias(bias, normalize=normalize, tied=embedding is not None)
+        self.padding_idx = padding_row(padding_idx, num_classes)
         self.dim, self.has_bias, self.ignore_index = dim, bias, ignore_index
+        self.sparse = sparse
         self.score = DotScore(temperature, normalize=normalize, absolute=absolute)
-        self.classes = nn.Embedding(  # DDP knows it as sparse
-            num_classes, dim + bias, sparse=sparse, device=device, dtype=dtype
-        )
-        nn.init.uniform_(self.classes.weight, -(dim**-0.5), dim**-0.5)
-        if bias:
-            nn.init.zeros_(self.classes.weight[:, dim])
-        self.table = LiveTable(self.classes, self.score.embed if normalize else None)
+        told = sparse and embedding is None  # of every row that moves
+        if embedding is None:
+            row = {"bias": bias, "padding_idx": self.padding_idx, "sparse": sparse}
+            vectors = new_vectors(num_classes, dim, device=device, dtype=dtype, **row)
+            embedding = self.classes = vectors  # DDP knows it as sparse
+        embed = self.score.embed if normalize else None
+        self.table = LiveTable(embedding, embed, renew_every=None if told else RENEW_EVERY)
         build = _default_sampler(absolute) if sampler is None else sampler
         self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
         check_items(
             num_classes, None if self.sampler.store is None else self.sampler.store.num_items
         )
         self._recorder = Recorder()
+
+    @classmethod
+    def tied(
+        cls,
+        embedding: nn.Module,
+        sampler: Callable[[LiveTable, int], Sampler] | None = None,
+        num_samples: int = 100,
+        **settings: Any,
+    ) -> "SoftmaxHead":
+        """A head without bias whose table is the weight of an embedding: both move the same rows.
+
+        The head reads the embedding and does *not* register it: the model does, once, so that the
+        state dict holds the table once, under the embedding's name (``save_file`` of safetensors
+        refuses it twice), and optimizers, DDP and ``deepcopy`` of the model see one parameter.
+        ``head.parameters()`` therefore lacks it: keep both in one module, and train, save, copy
+        and move *that*.
+
+        Args:
+            embedding: ``nn.Embedding``, or any module with a ``weight`` [N, D]; ``padding_idx`` and
+                ``sparse`` are its own, where it has them.
+            sampler: as above.
+            num_samples: as above.
+            settings: ``absolute``, ``normalize``, ``temperature``, ``ignore_index``, ``seed``; and
+                ``padding_idx``, where the embedding does not say it.
+
+        Raises:
+            InputError: no such weight, or a setting that the embedding decides.
+
+        Example:
+            >>> items = nn.Embedding(1000, 16, padding_idx=0)
+            >>> head = SoftmaxHead.tied(items, num_samples=20)
+            >>> sequences = torch.randint(1, 1000, (2, 5))
+            >>> head(items(sequences)[:, :-1], sequences[:, 1:]).backward()
+            >>> items.weight.grad.shape
+            torch.Size([1000, 16])
+        """
+        num_classes, dim = vectors_of(embedding, settings).shape
+        settings.setdefault("padding_idx", getattr(embedding, "padding_idx", None))
+        sparse = bool(getattr(embedding, "sparse", False))
+        settings |= {"bias": False, "sparse": sparse, "embedding": embedding}
+        return cls(num_classes, dim, sampler, num_samples, **settings)
 
     @property
     def weight(self) -> Float[Tensor, "N D"]:
@@ -117,44 +158,56 @@ class SoftmaxHead(nn.Module):
         return self.table.weight[:, self.dim] if self.has_bias else None
 
     def forward(
-        self, hidden: Float[Tensor, "B D"], target: Int[Tensor, "B *p"]
-    ) -> Float[Tensor, ""]:
-        """Mean loss (nats): an estimate with gradient in training, the exact value in ``eval()``.
+        self,
+        hidden: Float[Tensor, "... D"],
+        target: Int[Tensor, "..."] | None = None,
+        *,
+        weight: Float[Tensor, "..."] | None = None,
+        reduction: str = "mean",
+        targets: Int[Tensor, "... p"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """The loss (nats): an estimate with gradient in training, the exact value in ``eval()``.
 
         Args:
-            hidden: what the classes are scored against.
-            target: the class of each row; or several, [B, p], padded with -1: the loss of a row is
-                then the mean over its targets, none competing with another, a repeated one once.
+            hidden: what the classes are scored against: [B, D], [B, T, D], any leading dimensions.
+            target: the class of each row.
+            weight: of each row; None: all weigh the same.
+            reduction: "mean", ``sum(w l) / sum(w)`` over the rows that count; "sum"; or "none":
+                ``w l`` of each row, 0 where none counts.
+            targets: in place of ``target``, several classes a row, padded with -1: the loss of a
+                row is then the mean over them, none competing with another, a repeated one once.
 
-        Rows of ``ignore_index`` are left out before anything is drawn; with no row left the loss is
-        NaN, and its gradient 0, as in torch.
+        Rows of ``ignore_index`` or ``padding_idx`` are left out before anything is drawn; with no
+        row left the mean is NaN, and its gradient 0, as in torch.
 
         Raises:
-            InputError: shapes or targets out of range.
+            InputError: shapes or targets that do not fit.
         """
+        check_hidden(hidden, self.dim)
         self.table.flush()
-        queries, target = self._counted(self._queries(hidden), target)
-        if len(hidden) and not len(queries):
-            nothing = self.classes(target.flatten()[:0])
-            return (queries.sum() + nothing.sum()) / 0.0
-        target = admit(queries, target, None, None, len(self.table))[0]
-        queries = self.score.embed(queries)
-        return self._sampled(queries, target) if self.training else self._exact(queries, target)
+        ignored = self.ignore_index, self.padding_idx
+        rows = counted(hidden, target, targets, weight, ignored)
+        check_weighting(rows.weight, reduction, len(rows.hidden))
+        losses = self._losses(rows)
+        value = reduced(losses, rows.weight, reduction)
+        return rows.spread(value) if reduction == "none" else value
 
     @torch.no_grad()
-    def log_prob(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
-        """Log-probabilities of all classes; holds [B, N]."""
-        queries = self.score.embed(self._queries(hidden))
-        logits = [self.score(queries, chunk) for _, chunk in self.table.chunks(ROWS)]
-        return F.log_softmax(torch.cat(logits, dim=1), dim=1)
+    def log_prob(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... N"]:
+        """Log-probabilities of all classes, -inf of ``padding_idx``; holds [B, N]."""
+        found = log_probs(
+            self._queries(check_hidden(hidden, self.dim)), self.table, self.score, self.padding_idx
+        )
+        return found.view(*hidden.shape[:-1], -1)
 
     @torch.no_grad()
     def topk(
-        self, hidden: Float[Tensor, "B D"], k: int
-    ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+        self, hidden: Float[Tensor, "... D"], k: int
+    ) -> tuple[Float[Tensor, "... k"], Int[Tensor, "... k"]]:
         """Logits and numbers of the k best classes of each row, best first; never holds [B, N]."""
-        queries = self.score.embed(self._queries(hidden))
-        return top_k(queries, self.table.chunks(ROWS), self.score, k)
+        queries = self._queries(check_hidden(hidden, self.dim))
+        scores, ids = best_classes(queries, self.table, self.score, k, self.padding_idx)
+        return scores.view(*hidden.shape[:-1], k), ids.view(*hidden.shape[:-1], k)
 
     def report(self) -> StepReport:
         """Metrics of the last training step, as plain numbers; counters start anew."""
@@ -171,65 +224,70 @@ class SoftmaxHead(nn.Module):
         self.table.load_state_dict(found["table"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxHead":
-        """``to(device)`` moves what the sampler holds as well."""
-        there = self.table.weight.device
+        """``to(device)`` moves what the sampler holds as well; a tied table may be there before."""
+        device = device_after(fn, self.table.weight.device)
         super()._apply(fn, recurse)
-        if (device := device_after(fn, there)) != there:
-            move(self.sampler, device)
-            move(self.table, device)
+        move(self.sampler, device)
+        move(self.table, device)
         return self
 
-    def _sampled(self, queries: Tensor, target: Tensor) -> Tensor:
+    def _losses(self, rows: Counted) -> Float[Tensor, "R"]:
+        """-log p+ of each row that counts."""
+        queries = self._queries(rows.hidden)
+        if len(rows.kept) and not len(queries):  # nothing but a graph
+            return queries.sum(dim=1) + self._look_up(rows.target.flatten().long()).sum()
+        target = admit(queries, rows.target, None, None, len(self.table))[0]
+        request = self._request(queries.detach(), target, len(rows.kept))
+        return (
+            self._sampled(queries, request) if self.training else exact_losses(request, self.table)
+        )
+
+    def _sampled(self, queries: Tensor, request: Request) -> Tensor:
         """The step of ``SoftmaxLoss``, its items looked up in the table."""
+        target, generator = request.positives, self.generators.of(torch.is_grad_enabled())
         with self._recorder.stage("draw"):
-            request = self._request(queries.detach(), target)
-            generator = self.generators.of(torch.is_grad_enabled())
             draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
         with self._recorder.stage("encode"):
-            encoder = ItemEncoder(self.classes, Numbers(len(self.table)), self.score)
-            items = encode_once(target, draws, encoder.encode)
+            items = encode_once(target, draws, self._look_up)
         if torch.is_grad_enabled():
             self.table.write(items.ids, items.rows)
         with self._recorder.stage("loss"):
             found = sampled_loss(queries, target, items, draws, self.score)
         if torch.is_grad_enabled():
             self._recorder.record_step(*found, draws[0][0], len(items.ids))
-        return found.losses.mean()
+        return found.losses
 
-    @torch.no_grad()
-    def _exact(self, queries: Tensor, target: Tensor) -> Tensor:
-        """The loss over all classes, in blocks; never holds [B, N]."""
-        request, several = self._request(queries, target), target.view(len(target), -1)
-        log_z = scan(scored_rows(request, self.table)).log_mass
-        rows = self.table.rows(several.clamp_min(0).flatten()).view(*several.shape, -1)
-        losses = softmax_loss(self.score.paired(queries, rows), log_z[:, None])
-        return mean_of_positives(losses, target).mean()
+    def _look_up(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        """Classes as they are scored, with gradient; none for the padding."""
+        rows = F.embedding(ids, self.table.weight, self.padding_idx, sparse=self.sparse)
+        return check_finite(self.score.embed(rows), ids)
 
-    def _request(self, queries: Tensor, target: Tensor) -> Request:
-        """What the sampler is asked; rows stand at their place in the global batch."""
+    def _request(self, queries: Tensor, target: Tensor, batch_rows: int) -> Request:
+        """What the sampler is asked; the padding is excluded like a target.
+
+        Args:
+            batch_rows: of this process, those that do not count among them: so much noise each
+                process passes over, and no row has another's.
+        """
         mesh, num_classes = Mesh.now(), len(self.table)
-        if self.sampler.store is not None:
+        if self.sampler.store is not None and not self._follows_all():
             check_alone(mesh.size)
-        exclude, place = exclusion_of(target, num_classes), mesh.place(len(target))
+        barred = target.view(len(target), -1)
+        if self.padding_idx is not None:
+            barred = F.pad(barred, (0, 1), value=self.padding_idx)
+        place = mesh.place(len(target) if mesh.size == 1 else batch_rows)
+        exclude = exclusion_of(barred, num_classes)
         return Request(queries, self.score, target, exclude, *place, num_classes)
 
-    def _counted(self, queries: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that have another target than ``ignore_index``."""
-        kept = target != self.ignore_index
-        kept = kept.any(dim=1) if kept.ndim == 2 else kept
-        if kept.shape != queries.shape[:1] or kept.all():  # wrong shapes are refused later
-            return queries, target
-        return queries[kept], target[kept]
+    def _follows_all(self) -> bool:
+        """Whether rows that other processes move are seen here: read live, or soon enough."""
+        live = self.sampler.store is self.table
+        return live and bool(self.table.renew_every or not self.table.observers)
 
-    def _queries(self, hidden: Tensor) -> Tensor:
-        """Hidden rows with a 1 for the bias."""
-        if hidden.ndim != 2 or hidden.shape[1] != self.dim:
-            raise InputError(
-                f"hidden of shape [B, {self.dim}]",
-                f"{tuple(hidden.shape)}",
-                "flatten sequences to rows, and their targets with them",
-            )
-        return F.pad(hidden, (0, 1), value=1.0) if self.has_bias else hidden
+    def _queries(self, hidden: Tensor) -> Float[Tensor, "B _"]:
+        """Hidden states as flat rows of score, with a 1 for the bias."""
+        rows = hidden.reshape(-1, self.dim)
+        return self.score.embed(F.pad(rows, (0, 1), value=1.0) if self.has_bias else rows)
 
 
 def _default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:

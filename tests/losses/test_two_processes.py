@@ -32,7 +32,7 @@ drawn = [*sampler.draws, *head.sampler.draws]
 torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 torch.save(gradient, f"{folder}/gradient-{rank}-of-{world}.pt")
 if world > 1:
-    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4)
+    store, head = nc.DenseCache(200, 4), nc.SoftmaxHead(200, 4, nc.quadratic, sparse=True)
     raw = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
     try:
         raw(queries[mine], positives[mine])

@@ -54,7 +54,7 @@ def test_a_head_takes_narrow_targets_and_counts_a_repeated_one_once(dtype, train
     for target in (once, again):
         torch.manual_seed(0)
         head = nc.SoftmaxHead(40_000, D, nc.Uniform, 5, dtype=torch.float64).train(training)
-        values.append(head(hidden, target).detach())
+        values.append(head(hidden, targets=target).detach())
     torch.testing.assert_close(*values, atol=1e-12, rtol=0)
 
 

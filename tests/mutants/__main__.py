@@ -11,11 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import draws, rows, sums_and_clusters
+from tests.mutants import draws, hosts, rows, sums_and_clusters
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-MUTANTS = [*draws.MUTANTS, *rows.MUTANTS, *sums_and_clusters.MUTANTS]
+PARTS = (draws, hosts, rows, sums_and_clusters)
+MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
 
 
 def run(source: Path, tests: str) -> int:

@@ -138,20 +138,30 @@ def test_only_rows_that_have_moved_are_told():
     assert torch.equal(change.new, weight.detach()[[3, 5]]) or change.new[1, 0].isnan()
 
 
-def test_another_table_is_taken_whole():
-    _, table, ear = build()
-    encode(table, [1])
-    with pytest.raises(nc.InputError, match=r"shape \(6, 2\)"):
-        table.weight = torch.zeros(6, 3)
-    other = torch.nn.Parameter(torch.ones(6, 2))
-    table.weight = other
-    assert table.weight is other
-    assert table.touched == []
-    assert ear.heard is None
-    module = torch.nn.Embedding(6, 2)
-    tied = nc.LiveTable(module)
-    tied.weight = other
-    assert module.weight is other
+def test_where_other_rows_move_too_observers_start_anew_every_so_many_steps():
+    """Counted in steps that moved the table; the count is saved."""
+    weight = torch.nn.Parameter(torch.zeros(6, 2))
+
+    def heard(table, steps):
+        ear = Ear()
+        table.observe(ear, "ear")
+        for step in range(steps):
+            encode(table, [step])
+            table.flush()  # nothing has moved: no step
+            with torch.no_grad():
+                weight.add_(1.0)
+            table.flush()
+            if ear.heard is None:
+                return step + 1
+        return None
+
+    assert heard(nc.LiveTable(weight, renew_every=3), 6) == 3
+    assert heard(nc.LiveTable(weight), 6) is None
+    table = nc.LiveTable(weight, renew_every=4)
+    assert heard(table, 3) is None
+    saved, other = table.state_dict(), nc.LiveTable(weight, renew_every=4)
+    other.load_state_dict(saved)
+    assert heard(other, 6) == 1
 
 
 def test_saving_flushes_first():

@@ -17,13 +17,16 @@ class LiveTable:
     """Class vectors or item embeddings as a store whose rows are the parameters themselves.
 
     The training step writes nothing; what it looked up is remembered until the rows are seen to
-    have moved, and observers are then told what they were and what they are. Optimizers that move
-    every row each step (dense Adam, momentum, weight decay) leave observers behind on the others:
-    use sparse gradients. After a change of the whole table call ``invalidate``.
+    have moved, and observers are then told what they were and what they are. Other rows may move
+    too: by optimizers of dense gradients (Adam, momentum, weight decay), by another use of the
+    table, in another process. Nobody tells of these; ``renew_every`` bounds how long observers lag
+    behind. After a change of the whole table call ``invalidate``.
 
     Args:
         table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
         embed: what rows become before they are scored (``score.embed``); None: nothing.
+        renew_every: steps of the optimizer after which observers start anew from the rows as they
+            are; None: never, since no other rows move than those looked up.
     """
 
     on_host = ("source",)  # its owner moves it
@@ -35,8 +38,11 @@ class LiveTable:
         self,
         table: Float[Tensor, "N D"] | nn.Module,
         embed: Callable[[Tensor], Tensor] | None = None,
+        *,
+        renew_every: int | None = None,
     ) -> None:
         self.source, self.embed, self.observers = table, embed, Observers()
+        self.renew_every, self.steps_seen = renew_every, 0
         self.touched: list[tuple[Tensor, Tensor]] = []
         if len(self) < 2:
             raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
@@ -48,25 +54,6 @@ class LiveTable:
         found = self.source.weight if isinstance(self.source, nn.Module) else self.source
         assert isinstance(found, Tensor)
         return found
-
-    @weight.setter
-    def weight(self, table: Float[Tensor, "N D"]) -> None:
-        """Take another table of this shape, an embedding's to tie the two: all starts anew from it.
-
-        Raises:
-            InputError: it has another shape.
-        """
-        if table.shape != self.weight.shape:
-            raise InputError(
-                f"a table of shape {tuple(self.weight.shape)}",
-                f"{tuple(table.shape)}",
-                "tie a SoftmaxHead with bias=False: a bias is a column of its table",
-            )
-        if isinstance(self.source, nn.Module):
-            self.source.weight = table
-        else:
-            self.source = table
-        self.invalidate()
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -116,6 +103,9 @@ class LiveTable:
         self.touched = [] if moved.any() else [(ids, old)]
         if self.touched:
             return
+        self.steps_seen += 1
+        if self.renew_every and self.steps_seen % self.renew_every == 0:
+            return self.observers.invalidate()
         if not moved.all():
             ids, old, new = ids[moved], old[moved], new[moved]
         valid = torch.ones_like(ids, dtype=torch.bool)
@@ -144,10 +134,11 @@ class LiveTable:
     def state_dict(self) -> dict[str, Any]:
         """Of the observers; the table itself is a parameter of its module."""
         self.flush()
-        return self.observers.state_dict()
+        clock = {"steps_seen": self.steps_seen} if self.renew_every else {}
+        return self.observers.state_dict() | clock
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.touched = []
+        self.touched, self.steps_seen = [], int(state.get("steps_seen", 0))
         self.observers.load_state_dict(state)
 
     def _shown(self, rows: Tensor) -> Tensor:

@@ -20,6 +20,18 @@ SETTINGS = {
     "data.source=/nowhere": "/nowhere",
     "steps": "--set key=value|--set steps",
     "steps.more=1": "steps.more",
+    "schedule.name=step": "'constant', 'linear' or 'cosine'|'step'",
+    "schedule.warmup_steps=6": "schedule.warmup_steps below the 6 steps|6",
+    "schedule.warmup_steps=0.1": "schedule.warmup_steps to be a valid integer|0.1",
+    "schedule.warmup_steps=-1": "schedule.warmup_steps to be greater",
+    "warmup_steps=3": "'warmup_steps'|use 'schedule.warmup_steps'",
+    "optimizer.clip_norm=-1": "optimizer.clip_norm to be greater than or equal to 0|-1",
+    "optimizer.clip_norm=inf": "optimizer.clip_norm to be a finite number|inf",
+    "optimizer.clip_norm=nan": "optimizer.clip_norm|nan",
+    "save_best=MRR@10": "'ndcg10', 'mrr10', 'r1', 'r10' or 'r100'|'MRR@10'",
+    "save_best=mrr10": "eval_every from 1 to the 6 steps|eval_every = 0|mrr10 of the dev split",
+    "early_stopping_patience=2": "save_best|ndcg10, mrr10, r1, r10, r100|none",
+    "early_stopping_patience=-1": "early_stopping_patience to be greater",
 }
 
 
@@ -57,7 +69,8 @@ def test_no_dev_split_to_evaluate_on(refused, small, tmp_path):
     test.write_text(test.read_text() + dev.read_text().split("\n", 1)[1])
     dev.unlink()
     words = ("--set", f"data.source={task}", "--set", "eval_every=2", "--out", tmp_path / "run")
-    assert "dev split" in refused("train", small / "small.toml", *words)
+    for more in ((), ("--set", "save_best=mrr10")):
+        assert "dev split" in refused("train", small / "small.toml", *words, *more)
 
 
 def test_folders(refused, small, tmp_path):
@@ -76,6 +89,10 @@ def test_a_run_without_checkpoint_or_split(call, refused, small, tmp_path):
     run = tmp_path / "run"
     assert call("train", small / "small.toml", "--out", run).exit_code == 0
     assert "'nosuch'" in refused("evaluate", run, "--split", "nosuch")
+    for command in (("evaluate", run), ("search", run, "word1"), ("export", run, tmp_path / "m")):
+        for word in ("best", "4", "last"):
+            told = refused(*command, "--checkpoint", word)
+            assert f"newest or a step (3, 6); got {word}." in told
     for path in (run / "checkpoints").rglob("*.*"):
         path.unlink()
     for path in (run / "checkpoints").iterdir():

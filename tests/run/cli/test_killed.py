@@ -44,6 +44,31 @@ def test_sigkill_at_three_moments(config, whole):
     assert soak.result(run) == whole
 
 
+@pytest.mark.slow
+def test_sigkill_while_a_better_evaluation_is_waited_for(config):
+    """The best measure and the patience are those of a run that was not killed."""
+    wanted = {
+        "steps": 40,
+        "log_every": 4,
+        "eval_every": 4,
+        "checkpoint_every": 1,
+        "early_stopping_patience": 2,
+        "optimizer.lr": 0.1,
+        "schedule.warmup_steps": 30,  # as the rate rises, so does the measure, then it falls
+    }
+    words = [word for item in wanted.items() for word in ("--set", "{}={}".format(*item))]
+    whole, run = (config.parent / name for name in ("early", "early-killed"))
+    done = soak.finish(soak.negcache("train", config, *words, "--out", whole))
+    assert "Stopped early at step" in done.stdout
+    lines = (whole / "metrics.jsonl").read_bytes().count(b"\n")
+    process = soak.negcache("train", config, *words, "--out", run)
+    assert soak.kill_at_line(process, run, lines - 3)  # the first that was not better
+    assert soak.finish(process).returncode == -signal.SIGKILL
+    done = soak.finish(soak.negcache("resume", run))
+    assert "Stopped early at step" in done.stdout
+    assert soak.result(run) == soak.result(whole)
+
+
 def kill_inside(run, after):
     """Resume and kill until the kill meets a half-written checkpoint; it may come too late."""
     landed = False

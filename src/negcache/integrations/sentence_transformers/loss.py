@@ -51,7 +51,7 @@ class CorpusSoftmaxLoss(nn.Module):
         prompt: put before each item; None: the model's own for documents.
         seed: of the draws.
         gather_across_devices: negatives of all processes count. Several processes are not built
-            yet: among more than one, the first step is refused.
+            yet: with a store among more than one, training is refused.
 
     Raises:
         InputError: the model is no dense encoder, or an argument is out of range.

@@ -27,6 +27,13 @@ class CleanErrors(TyperGroup):
 
 app = typer.Typer(cls=CleanErrors, no_args_is_help=True, add_completion=False, help=__doc__)
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="best|newest|STEP",
+        help="Which checkpoint; default the best where save_best kept one, else the newest.",
+    ),
+]
 
 
 @app.command()
@@ -84,14 +91,16 @@ def resume(
 def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    checkpoint: Checkpoint = None,
 ) -> None:
     """Measure a run by exact search; writes the measures and a TREC run file."""
     from negcache.run.cli.runs import evaluate_run, trained
 
-    means = evaluate_run(trained(run), split)
-    for name, value in means.items():
+    opened = trained(run, checkpoint)
+    for name, value in evaluate_run(opened, split).items():
         typer.echo(f"{name:8}{value:.4f}")
-    typer.echo(f"written to {run / 'evaluation' / split}.json and .trec")
+    written = f"written to {run / 'evaluation' / split}.json and .trec"
+    typer.echo(f"checkpoint of step {opened.trainer.step}; {written}")
 
 
 @app.command()
@@ -116,12 +125,13 @@ def search(
         str | None, typer.Argument(help="What to look for; asked for if absent.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items to show.")] = 10,
+    checkpoint: Checkpoint = None,
 ) -> None:
     """Search the corpus of a run for a text, or for what you type."""
     from negcache.run.cli.runs import trained
     from negcache.run.cli.searching import open_searcher, prompt, show
 
-    console, searcher = Console(), open_searcher(trained(run))
+    console, searcher = Console(), open_searcher(trained(run, checkpoint))
     if text is None:
         prompt(console, searcher, k, "Type a query.")
     else:
@@ -132,12 +142,13 @@ def search(
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    checkpoint: Checkpoint = None,
 ) -> None:
     """Write the trained transformers as folders that sentence-transformers loads."""
     from negcache.run.cli.export import export_run
     from negcache.run.cli.runs import trained
 
-    for folder in export_run(trained(run), out):
+    for folder in export_run(trained(run, checkpoint), out):
         typer.echo(f'written; to use it: SentenceTransformer("{folder}")')
 
 
@@ -166,9 +177,18 @@ def demo(
 
 def _train(run: "Run") -> None:
     """Train to the end, or say how to go on."""
-    done = run.trainer.run()
-    _stopped(done, f"negcache resume {run.folder}")
-    typer.echo(f"{run.trainer.step} steps done; next: negcache evaluate {run.folder}")
+    trainer, next_one = run.trainer, f"next: negcache evaluate {run.folder}"
+    if trainer.is_stopped_early:
+        typer.echo("This run was stopped early and is finished; it is not trained on.")
+    _stopped(trainer.run(), f"negcache resume {run.folder}")
+    best = f"; best {trainer.best}" if trainer.best.step else ""
+    if trainer.is_stopped_early:
+        typer.echo(
+            f"Stopped early at step {trainer.step} of {run.config.steps}: no better evaluation in "
+            f"{trainer.best.waited}{best}; {next_one}"
+        )
+    else:
+        typer.echo(f"{trainer.step} steps done{best}; {next_one}")
 
 
 def _stopped(signal: int | None, command: str) -> None:

@@ -18,6 +18,7 @@ from negcache.run.data import Task, open_task
 from negcache.run.data.mined import read_mined_negatives
 from negcache.run.training import Config, Parts
 from negcache.run.training.config import OptimizerConfig
+from negcache.run.training.schedule import make_scheduler
 from negcache.score import DotScore
 from negcache.shapes import Tensor
 from negcache.towers import Bags, StaticTower
@@ -65,13 +66,15 @@ def build(config: Config, task: Task, accelerator: Accelerator) -> tuple[Parts, 
         task, pair.query_tower, pair.item_tower, score, pair.queries, pair.items, pair.read
     )
     loss_fn = _loss(config, retriever, pair.dim, device)
+    optimizer = _optimizer(config.optimizer, pair.query_tower, loss_fn)
     train = task.learnable("train")
     parts = Parts(
         queries=pair.queries,
         pairs=(train.queries, train.items),
         query_tower=pair.query_tower,
         loss_fn=loss_fn,
-        optimizer=_optimizer(config.optimizer, pair.query_tower, loss_fn),
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, config.schedule, config.steps),
         fingerprint=_fingerprint(task, negatives),
         evaluate=(lambda: retriever.evaluate("dev").means) if "dev" in task.splits else None,
         negatives=negatives,

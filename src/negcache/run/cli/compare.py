@@ -46,7 +46,7 @@ def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None)
     task = open_data(found, split)
     for run in found:
         if not is_evaluated(run, split):
-            typer.echo(f"{run.folder}: measuring split {split} at step {run.step}", err=True)
+            typer.echo(f"{run.folder}: measuring split {split} at step {run.measured}", err=True)
             evaluate_now(run, split)
     runs = [read_run(run, task, split) for run in found]
     report = report_on(runs, split, measure)

@@ -14,7 +14,7 @@ from negcache.run.cli.planning.memory import memory_parts
 from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
 from negcache.run.evaluation import write_run
-from negcache.run.training import Config, Trainer
+from negcache.run.training import Checkpoints, Config, Trainer
 from negcache.run.training.checkpoint import writing
 from negcache.run.training.config import parse_config
 from negcache.run.training.trainer import make_accelerator
@@ -79,13 +79,17 @@ def read_config(folder: Path) -> Config:
     return parse_config(values)
 
 
-def trained(folder: Path) -> Run:
-    """A run that has a checkpoint."""
-    run = reopen(folder)
-    if run.trainer.step == 0:
-        raise InputError(
-            "a run with a checkpoint", f"none in {folder}", f"train it: negcache resume {folder}"
-        )
+def trained(folder: Path, checkpoint: str | None = None) -> Run:
+    """A run as one of its checkpoints has it, to be used.
+
+    Args:
+        folder: of the run.
+        checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
+    """
+    config = read_config(folder)
+    step = Checkpoints(folder / "checkpoints").choose(checkpoint)
+    run = _open(config, folder)
+    run.trainer.restore_step(step)
     return run
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The newest ``keep`` checkpoints of a run, in ``step-*`` folders.
+    """The newest checkpoints of a run and its best, in ``step-*`` folders.
 
     Args:
         folder: where they live; made when the first is saved.
-        keep: how many of the newest survive a save.
+        keep: how many of the newest survive a save, and with each the one it names as best.
     """
 
     folder: Path
@@ -36,14 +36,15 @@ class Checkpoints:
         """Finished checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".damaged")
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any], best: int | None = None) -> Path:
         """Write one checkpoint; the older ones are untouched unless it succeeds.
 
         Args:
             step: its number.
             state: nested tensors, numbers, strings, lists, dictionaries.
+            best: number of the best so far, this one or one that was saved; None: none is known.
         """
-        target = self.folder / f"step-{step:09d}"
+        target = self._path(step)
         for left in self.folder.glob(".step-*"):  # of a process that was killed
             shutil.rmtree(left)
         tree, tensors = pack(state)
@@ -52,13 +53,51 @@ class Checkpoints:
             save_file(tensors, part / TENSORS)
             (part / STATE).write_text(json.dumps(tree), encoding="utf-8")
             hashes = {name: sha256_of(part / name) for name in (TENSORS, STATE)}
-            (part / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+            manifest = {"step": step, "best": best, "sha256": hashes}
+            (part / MANIFEST).write_text(json.dumps(manifest))
             for path in (*part.iterdir(), part):
                 _sync(path)
         _sync(self.folder)
-        for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old)
+        self._rotate()
         return target
+
+    def best(self) -> int | None:
+        """Number of the best checkpoint, as the newest names it; None where it names none."""
+        paths = self.paths()
+        return _manifest(paths[-1]).get("best") if paths else None
+
+    def choose(self, word: str | None = None) -> int:
+        """Number of a checkpoint.
+
+        Args:
+            word: "best", "newest" or a number; None: the best where there is one, else the newest.
+        """
+        kept = [_number(path) for path in self.paths()]
+        if not kept:
+            run = self.folder.parent
+            remedy = f"train it: negcache resume {run}"
+            raise InputError("a run with a checkpoint", f"none in {run}", remedy)
+        match word:
+            case None:
+                chosen = self.best() or kept[-1]
+            case "newest":
+                chosen = kept[-1]
+            case "best":
+                chosen = self.best()
+            case _:
+                chosen = int(word) if word.isdecimal() else None
+        if chosen is None or chosen not in kept:
+            there = ", ".join(map(str, kept))
+            raise InputError(
+                f"a checkpoint: best (of a run with save_best), newest or a step ({there})",
+                f"{word or chosen}",
+                "name another --checkpoint",
+            )
+        return chosen
+
+    def load_step(self, step: int) -> dict[str, Any]:
+        """State of the checkpoint with this number."""
+        return _read(self._path(step))
 
     def load(self, *, fall_back: bool = False) -> dict[str, Any] | None:
         """State of the newest checkpoint; None when there is none.
@@ -88,6 +127,19 @@ class Checkpoints:
             )
         return None
 
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def _rotate(self) -> None:
+        """Delete all but the newest and what these name as the best."""
+        paths, named = self.paths(), set[int | None]()
+        for path in paths[-self.keep :]:
+            with suppress(InputError):  # damaged: it names none
+                named.add(_manifest(path).get("best"))
+        for path in paths[: -self.keep]:
+            if _number(path) not in named:
+                shutil.rmtree(path)
+
 
 @contextmanager
 def writing(what: Path) -> Iterator[None]:
@@ -104,12 +156,7 @@ def writing(what: Path) -> Iterator[None]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Verify every file of a checkpoint, then read it."""
-    try:
-        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        expected = {name: str(hashes[name]) for name in (TENSORS, STATE)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damage(path / MANIFEST, str(error)) from error
-    for name, wanted in expected.items():
+    for name, wanted in _manifest(path)["sha256"].items():
         try:
             found = sha256_of(path / name)
         except OSError as error:
@@ -120,11 +167,26 @@ def _read(path: Path) -> dict[str, Any]:
     return unpack(tree, load_file(path / TENSORS))
 
 
+def _manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: its step, the best step so far, the sha256 of its files."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        hashes = {name: str(manifest["sha256"][name]) for name in (TENSORS, STATE)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damage(path / MANIFEST, str(error)) from error
+    return manifest | {"sha256": hashes}
+
+
+def _number(path: Path) -> int:
+    """The step of a checkpoint."""
+    return int(path.name.removeprefix("step-"))
+
+
 def _damage(file: Path, how: str) -> InputError:
     return InputError(
         "an intact checkpoint",
         f"a damaged file {file} ({how})",
-        "restore the file from a copy, or take the checkpoint before it: resume --fall-back",
+        "restore it from a copy, or take another: resume --fall-back, evaluate --checkpoint STEP",
     )
 
 

@@ -4,13 +4,16 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negcache.errors import InputError
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+Measure = Literal["ndcg10", "mrr10", "r1", "r10", "r100"]
+"""The names in ``evaluation.metrics.MEASURES``: higher is better."""
 
 
 class DataConfig(BaseModel):
@@ -110,12 +113,27 @@ class CacheConfig(BaseModel):
 
 
 class OptimizerConfig(BaseModel):
-    """lr: learning rate; weight_decay: as torch.optim understands it."""
+    """lr: learning rate; weight_decay: as torch.optim understands it.
+
+    clip_norm: most that the norm of all gradients together may be; 0: anything.
+    """
 
     model_config = STRICT
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class ScheduleConfig(BaseModel):
+    """name: of the learning rate after the warmup; linear and cosine end at 0 after the last step.
+
+    warmup_steps: optimizer steps in which it rises from near 0, the first of all ``steps``.
+    """
+
+    model_config = STRICT
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
 
 
 class Config(BaseModel):
@@ -127,6 +145,8 @@ class Config(BaseModel):
         accumulation: forward passes per optimizer step.
         device: "auto" or "cpu".
         keep_checkpoints: how many of the newest are kept.
+        save_best: dev measure by which the best checkpoint is kept beside them.
+        early_stopping_patience: evaluations without a better one that end the run; 0: none do.
         threads: torch threads; 0 leaves torch's choice. Results depend on it in the last bit.
     """
 
@@ -137,6 +157,7 @@ class Config(BaseModel):
     sampler: SamplerConfig = SamplerConfig()
     cache: CacheConfig = CacheConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=128, ge=1)
     accumulation: int = Field(default=1, ge=1)
@@ -147,7 +168,32 @@ class Config(BaseModel):
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=500, ge=0)
     keep_checkpoints: int = Field(default=2, ge=1)
+    save_best: Measure | None = None
+    early_stopping_patience: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _keys_that_need_others(self) -> "Config":
+        """What would never happen is refused."""
+        if self.schedule.warmup_steps >= self.steps:
+            raise InputError(
+                f"schedule.warmup_steps below the {self.steps} steps",
+                f"{self.schedule.warmup_steps}",
+                "warm up for fewer steps, or train for more",
+            )
+        if self.save_best and not 0 < self.eval_every <= self.steps:
+            raise InputError(
+                f"eval_every from 1 to the {self.steps} steps with save_best",
+                f"eval_every = {self.eval_every}",
+                f"say how often {self.save_best} of the dev split is measured",
+            )
+        if self.early_stopping_patience and not self.save_best:
+            raise InputError(
+                f"save_best with early_stopping_patience ({', '.join(get_args(Measure))})",
+                "none",
+                "name the dev measure that decides",
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from torch.utils.tensorboard import SummaryWriter
 
 from negcache.errors import InputError
-from negcache.messages import StepReport
 from negcache.run.training.checkpoint import writing
+from negcache.run.training.step import Stepped
 
 FILES = ("metrics.jsonl", "timings.jsonl")
 MEANS = ("loss", "effective_sample_size", "staleness", "masked_hits")
@@ -37,6 +37,7 @@ class RunLog:
     def __init__(self, folder: Path, state: dict[str, Any] | None = None) -> None:
         state = state or {"bytes": {}, "step": 0, "window": {}, "totals": {}, "seconds": {}}
         self.folder, self.window = folder, Counter[str](state["window"])
+        self._lr = math.nan  # until a step is added
         self.totals, self.seconds = Counter[str](state["totals"]), Counter[str](state["seconds"])
         with writing(folder):
             self._files = {
@@ -44,18 +45,21 @@ class RunLog:
             }
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=state["step"] + 1)
 
-    def add(self, reports: list[StepReport], wall: float) -> None:
-        """Take in the reports of one optimizer step that took ``wall`` seconds."""
-        for report in reports:
+    def add(self, step: Stepped, wall: float) -> None:
+        """Take in one optimizer step that took ``wall`` seconds."""
+        self._lr = step.lr
+        if step.grad_norm is not None:
+            self.window.update({"grad_norm": step.grad_norm, "grad_norms": 1})
+        for report in step.reports:
             self.window.update({name: getattr(report, name) for name in (*MEANS, *COUNTS)})
             self.window.update({f"sampler/{name}": x for name, x in report.sampler.items()})
             self.totals.update({name: getattr(report, name) for name in COUNTS})
             self.seconds.update(report.seconds)
-        self.window.update({"steps": 1, "reports": len(reports)})
+        self.window.update({"steps": 1, "reports": len(step.reports)})
         self.seconds.update({"wall": wall})
 
     def flush(self, step: int, epoch: int) -> None:
-        """Write means since the last flush, counts and seconds since the start."""
+        """Write the last step's rate, means since the last flush, counts since the start."""
         own = sorted(name for name in self.window if name.startswith("sampler/"))
         values: dict[str, float | int] = {
             name: self.window[name] / self.window["reports"] for name in (*MEANS, *own)
@@ -63,11 +67,14 @@ class RunLog:
         for name in COUNTS:
             values[f"{name}_per_step"] = self.window[name] / self.window["steps"]
             values[f"{name}_total"] = self.totals[name]
+        values["lr"] = self._lr
+        if self.window["grad_norms"]:
+            values["grad_norm"] = self.window["grad_norm"] / self.window["grad_norms"]
         self._write("metrics.jsonl", {"step": step, "epoch": epoch}, values)
         self._write("timings.jsonl", {"step": step}, dict(self.seconds), prefix="seconds/")
         self.window.clear()
 
-    def write(self, step: int, values: dict[str, float], prefix: str) -> None:
+    def write(self, step: int, values: Mapping[str, float | int], prefix: str) -> None:
         """Write other measures of this step, such as those of the dev split."""
         self._write("metrics.jsonl", {"step": step}, {f"{prefix}{k}": v for k, v in values.items()})
 

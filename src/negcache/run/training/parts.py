@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from negcache.interfaces import Corpus
 from negcache.messages import Batch, StepReport
@@ -43,7 +44,8 @@ class Parts:
         pairs: (query rows, item ids) of the training pairs.
         query_tower: features -> (B, D).
         loss_fn: owns the item tower, the score, the cache and the sampler.
-        optimizer: over the parameters of both.
+        optimizer: over the parameters of both, each once.
+        scheduler: of its learning rate; made over the optimizer itself, before it is prepared.
         fingerprint: of the data; a run resumes on equal data only.
         evaluate: measures the dev split; None where there is none.
         negatives: the user's own of every query, [Q, h] item ids padded with -1.
@@ -54,6 +56,7 @@ class Parts:
     query_tower: nn.Module
     loss_fn: Loss
     optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
     fingerprint: str
     evaluate: Callable[[], dict[str, float]] | None = None
     negatives: Int[Tensor, "Q h"] | None = None
@@ -71,6 +74,7 @@ class Parts:
             "query_tower": self.query_tower.state_dict(),
             "loss": self.loss_fn.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -82,6 +86,7 @@ class Parts:
         self.query_tower.load_state_dict(state["query_tower"])
         self.loss_fn.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.is_available() and "cuda_rng" in state:
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -1,8 +1,9 @@
 """One training step: the one place where towers, loss, optimizer and store meet."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from accelerate import Accelerator
@@ -13,18 +14,39 @@ from negcache.run.training.parts import Parts
 from negcache.validation import check_finite
 
 
+@dataclass(frozen=True)
+class Stepped:
+    """What one optimizer step tells.
+
+    Args:
+        reports: of each batch.
+        lr: its learning rate.
+        grad_norm: of all gradients before they were clipped; None: they are not clipped, or the
+            step was skipped because they were not finite in half precision.
+    """
+
+    reports: list[StepReport]
+    lr: float
+    grad_norm: float | None = None
+
+
 def train_step(
-    parts: Parts, batches: Iterable[Batch], accelerator: Accelerator, step: int
-) -> list[StepReport]:
-    """One optimizer step over one or more batches; a report for each batch.
+    parts: Parts,
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    step: int,
+    clip_norm: float = 0.0,
+) -> Stepped:
+    """One optimizer step over one or more batches.
 
     Args:
         parts: what is trained; ``parts.optimizer`` as ``accelerator.prepare`` returned it.
         batches: as many as ``accelerator.gradient_accumulation_steps``.
         accelerator: device, mixed precision, accumulation.
         step: number of this step, counted from 1; named in errors.
+        clip_norm: most that the norm of all gradients may be; 0: anything.
     """
-    reports = []
+    reports, norm, lr = [], None, float(parts.scheduler.get_last_lr()[0])
     for batch in batches:
         seconds: dict[str, float] = {}
         with accelerator.accumulate():
@@ -37,15 +59,45 @@ def train_step(
                 check_finite(loss[None, None], batch.positives, "loss of items")
             with timed(seconds, "backward"):
                 accelerator.backward(loss)
-            with timed(seconds, "optimizer"):
-                parts.optimizer.step()
-                parts.optimizer.zero_grad()
             if accelerator.sync_gradients:
-                with named(step):
-                    parts.loss_fn.step()
+                with timed(seconds, "optimizer"), named(step):
+                    norm = _clip(parts, accelerator, clip_norm) if clip_norm else None
+                    was_made = _optimize(parts, accelerator)
+                if was_made:
+                    with named(step):
+                        parts.loss_fn.step()
         report = parts.loss_fn.report()
         reports.append(replace(report, seconds=report.seconds | seconds))
-    return reports
+    return Stepped(reports, lr, norm)
+
+
+def _clip(parts: Parts, accelerator: Accelerator, clip_norm: float) -> float | None:
+    """Scale the gradients of all parameters to this norm at most; their norm before."""
+    groups = parts.optimizer.param_groups
+    learned = [parameter for group in groups for parameter in group["params"]]
+    norm = accelerator.clip_grad_norm_(learned, clip_norm)
+    value = math.nan if norm is None else float(norm)
+    if math.isfinite(value):
+        return value
+    if accelerator.scaler is None:
+        raise InputError("gradients of finite norm", f"{value}", "lower optimizer.lr")
+    return None  # the scaler skips this step
+
+
+def _optimize(parts: Parts, accelerator: Accelerator) -> bool:
+    """Move the parameters, then the learning rate; whether they were moved.
+
+    A fused optimizer is called by the scaler also when it skips, which hides the skip from
+    ``accelerator.optimizer_step_was_skipped``; that the scale falls tells it of every optimizer.
+    """
+    scaler = accelerator.scaler
+    before = scaler.get_scale() if scaler is not None else 0.0
+    parts.optimizer.step()
+    parts.optimizer.zero_grad()
+    if scaler is not None and scaler.get_scale() < before:
+        return False
+    parts.scheduler.step()
+    return True
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from negcache.errors import InputError
 from negcache.run.progress import bar, track
+from negcache.run.training.best import Best
 from negcache.run.training.checkpoint import Checkpoints
 from negcache.run.training.config import Config, differences, parse_config
 from negcache.run.training.log import RunLog
@@ -56,8 +57,14 @@ class Trainer:
         self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer))
         self.order = Order(len(parts.pairs[0]), config.batch_size, config.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+        self.best = Best(config.save_best, config.early_stopping_patience)
         self.step = 0
         self._log_state: dict[str, Any] | None = None
+
+    @property
+    def is_stopped_early(self) -> bool:
+        """Whether it ended before its last step, because no better evaluation came."""
+        return self.best.is_waited_out and self.step < self.config.steps
 
     def restore(self, *, fall_back: bool = False) -> None:
         """Go on from the newest checkpoint, if there is one.
@@ -66,16 +73,26 @@ class Trainer:
             fall_back: take the one before, where the newest is damaged.
         """
         state = self.checkpoints.load(fall_back=fall_back)
-        if state is None:
-            return
+        if state is not None:
+            self._take(state)
+
+    def restore_step(self, step: int) -> None:
+        """Be as the checkpoint of this step has it: to measure or to search with, not to go on."""
+        self._take(self.checkpoints.load_step(step))
+
+    def _take(self, state: dict[str, Any]) -> None:
         self._check_unchanged(state)
+        self.best.load_state_dict(state["best"])
         self.parts.load_state_dict(state["parts"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self._log_state = state["step"], state["log"]
 
     def run(self) -> int | None:
-        """Train to the last step; returns the number of the signal that stopped it, if any."""
+        """Train to the last step, or until no better evaluation is waited for.
+
+        Returns the number of the signal that stopped it, if any.
+        """
         config = self.config
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(self.folder, self._log_state))
@@ -83,15 +100,14 @@ class Trainer:
                 self.parts.loss_fn.fill_cache(progress=track("filling the cache"))
             received = stack.enter_context(stop_signals())
             advance = stack.enter_context(bar("training", self.step, config.steps))
-            while self.step < config.steps:
+            while self.step < config.steps and not self.is_stopped_early:
                 advance(self._one_step(log))
-                last = self.step == config.steps
-                if last or _due(self.step, config.log_every):
-                    log.flush(self.step, self.order.place(self._position - 1)[0])
-                if self.parts.evaluate and _due(self.step, config.eval_every):
-                    log.write(self.step, self.parts.evaluate(), "dev/")
+                measured = self._evaluate()
+                improved = bool(measured) and self.best.update(self.step, measured)
+                last = self.step == config.steps or self.is_stopped_early
+                self._log(log, measured, last)
                 stop = list(received)  # read once: a signal during the save waits for the next step
-                if last or stop or _due(self.step, config.checkpoint_every):
+                if last or stop or improved or _due(self.step, config.checkpoint_every):
                     self._save(log)
                 if stop and not last:
                     return stop[0]
@@ -107,10 +123,27 @@ class Trainer:
         start = perf_counter()
         numbers = (self.order.batch(self._position + i) for i in range(self.config.accumulation))
         batches = (self.parts.batch(part, self.accelerator.device) for part in numbers)
-        reports = train_step(self.parts, batches, self.accelerator, self.step + 1)
+        clip_norm = self.config.optimizer.clip_norm
+        done = train_step(self.parts, batches, self.accelerator, self.step + 1, clip_norm)
         self.step += 1
-        log.add(reports, perf_counter() - start)
-        return reports[-1].loss
+        log.add(done, perf_counter() - start)
+        return done.reports[-1].loss
+
+    def _evaluate(self) -> dict[str, float]:
+        """Measures of the dev split, when they are due; else none."""
+        evaluate = self.parts.evaluate
+        if evaluate is None or not _due(self.step, self.config.eval_every):
+            return {}
+        return evaluate()
+
+    def _log(self, log: RunLog, measured: dict[str, float], last: bool) -> None:
+        """Write what is due after a step."""
+        if last or _due(self.step, self.config.log_every):
+            log.flush(self.step, self.order.place(self._position - 1)[0])
+        if measured:
+            log.write(self.step, measured, "dev/")
+        if self.is_stopped_early:
+            log.write(self.step, self.best.figures(), "early_stopping/")
 
     def _save(self, log: RunLog) -> None:
         epoch, batch = self.order.place(self._position)
@@ -121,12 +154,20 @@ class Trainer:
             "config": self.config.model_dump(),
             "fingerprint": self.parts.fingerprint,
             "parts": self.parts.state_dict(),
+            "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "log": log.state_dict(self.step),
         }
-        self.checkpoints.save(self.step, state)
+        self.checkpoints.save(self.step, state, best=self.best.step)
 
     def _check_unchanged(self, state: dict[str, Any]) -> None:
+        missing = [name for name in ("best", "scheduler") if name not in state | state["parts"]]
+        if missing:
+            raise InputError(
+                "a checkpoint of this version of negcache",
+                f"one without {' and '.join(missing)} in {self.folder}",
+                "go on with the version that wrote it, or train anew into another folder",
+            )
         changed = differences(parse_config(state["config"]), self.config)
         if changed:
             raise InputError(

@@ -102,6 +102,8 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     for name, title in TITLES.items():
         yield title, [f"{run.means[name]:.4f}" for run in runs]
     yield "steps", [_steps(run) for run in runs]
+    if any(run.found.measured != run.found.step for run in runs):
+        yield "best on dev, measured here, at step", [f"{run.found.measured:,}" for run in runs]
     yield "items encoded with gradient", [f"{run.history.encoded_grad:,}" for run in runs]
     yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
     yield "seconds of training steps", [f"{run.history.seconds:,.1f}" for run in runs]
@@ -129,7 +131,7 @@ def _judge(one: Versus, baseline: str, title: str) -> str:
 def _caveats(runs: Sequence[Measured]) -> Iterator[str]:
     """What makes the runs less than comparable."""
     if len({run.found.step for run in runs}) > 1:
-        yield "The runs have not made equally many steps: the newest checkpoints are compared."
+        yield "The runs have not made equally many steps."
     if len({run.found.config.seed for run in runs}) > 1:
         yield "The runs have different training seeds, which alone make some difference."
     if len({run.found.config.batch_size for run in runs}) > 1:

@@ -27,7 +27,8 @@ class Found:
 
     Args:
         name: of the run, distinct among those compared.
-        step: of its newest checkpoint.
+        step: of its newest checkpoint: how far it was trained.
+        measured: step of the checkpoint that is measured, the best where there is one.
         fingerprint: of the data that it was trained on, mined negatives included.
     """
 
@@ -35,6 +36,7 @@ class Found:
     folder: Path
     config: Config
     step: int
+    measured: int
     fingerprint: str
 
 
@@ -100,9 +102,9 @@ def open_data(runs: Sequence[Found], split: str) -> Task:
 
 
 def is_evaluated(run: Found, split: str) -> bool:
-    """Whether the newest checkpoint has been measured on this split."""
+    """Whether the checkpoint that counts has been measured on this split."""
     told, ranking = (run.folder / "evaluation" / f"{split}.{end}" for end in ("json", "trec"))
-    return ranking.is_file() and _read(told).get("step") == run.step
+    return ranking.is_file() and _read(told).get("step") == run.measured
 
 
 def evaluate_now(run: Found, split: str) -> None:
@@ -125,11 +127,8 @@ def read_run(run: Found, task: Task, split: str) -> Measured:
 
 def _find(name: str, folder: Path) -> Found:
     config = read_config(folder)
-    paths = Checkpoints(folder / "checkpoints").paths()
-    if not paths:
-        raise InputError(
-            "a run with a checkpoint", f"none in {folder}", f"train it: negcache resume {folder}"
-        )
+    checkpoints = Checkpoints(folder / "checkpoints")
+    measured, paths = checkpoints.choose(), checkpoints.paths()
     state = dict(_read(paths[-1] / STATE).get("dict", []))
     if not {"step", "fingerprint"} <= state.keys():
         raise InputError(
@@ -137,7 +136,7 @@ def _find(name: str, folder: Path) -> Found:
             f"a damaged file {paths[-1] / STATE}",
             f"take the checkpoint before it: negcache resume {folder} --fall-back",
         )
-    return Found(name, folder, config, state["step"], state["fingerprint"])
+    return Found(name, folder, config, state["step"], measured, state["fingerprint"])
 
 
 def _measure(path: Path, task: Task, split: str) -> dict[str, dict[str, float]]:

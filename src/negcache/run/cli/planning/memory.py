@@ -153,10 +153,9 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
     lower = f"{_smaller_rows(planned)} or keep_checkpoints"
     if planned.on_gpu:
         yield Part("checkpoint, copied", state, "host", "checkpoint", True, lower)
-    kept = (config.keep_checkpoints + 1) * state
-    yield Part(
-        f"{config.keep_checkpoints} checkpoints and the next", kept, "disk", ALWAYS, True, lower
-    )
+    named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
+    kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
+    yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
     rows = planned.facts.num_items * planned.tower.dim * FLOAT
     when = "evaluation" if config.eval_every else LATER
     yield Part("evaluation: encoded corpus", 2 * rows, "device", when, False, _dim(planned))

@@ -1,0 +1,125 @@
+"""Faults of what every trainer relies on: steps, states, devices, gradients that are shared."""
+
+from tests.mutants.mutant import Mutant
+
+STEPS = "tests/losses/test_step_with.py"
+SAVING = "tests/losses/test_saving.py"
+DEVICES = "tests/losses/test_devices.py"
+RETRIEVER = "tests/losses/test_retriever.py"
+WEIGHTS = "tests/losses/test_weights.py"
+PROCESSES = "tests/losses/test_two_processes.py"
+
+MUTANTS = [
+    Mutant(
+        "a fused step that was skipped counts",
+        "optimizer_steps.py",
+        "if overflow is None or not bool(overflow):",
+        "if True:",
+        STEPS,
+    ),
+    Mutant(
+        "two optimizers are followed",
+        "optimizer_steps.py",
+        "            self._handle.remove()",
+        "            pass",
+        STEPS,
+    ),
+    Mutant(
+        "a copy follows the optimizer",
+        "optimizer_steps.py",
+        'return {"_handle": None, "_passes": self._passes}',
+        "return dict(vars(self))",
+        STEPS,
+    ),
+    Mutant(
+        "never stepped is told again and again",
+        "optimizer_steps.py",
+        "            self._passes = None\n            warnings",
+        "            self._passes = 0\n            warnings",
+        STEPS,
+    ),
+    Mutant(
+        "evaluations are told to step",
+        "losses.py",
+        "if training and self.store is not None and not self.store.is_live:",
+        "if self.store is not None and not self.store.is_live:",
+        STEPS,
+    ),
+    Mutant(
+        "steps by hand count beside the optimizer's",
+        "losses.py",
+        "        if self._steps.followed:",
+        "        if False:",
+        STEPS,
+    ),
+    Mutant(
+        "passes without gradient spend the noise of training",
+        "losses.py",
+        "generator = self.generators.of(training)",
+        "generator = self.generators.of(self.training)",
+        SAVING,
+    ),
+    Mutant(
+        "two evaluations in training mode share their noise",
+        "generators.py",
+        "            self._evaluation = None\n            return self.training",
+        "            return self.training",
+        SAVING,
+    ),
+    Mutant(
+        "weights without the own state are taken",
+        "losses.py",
+        'check_own_state(f"{prefix}_extra_state" in state)',
+        "pass",
+        SAVING,
+    ),
+    Mutant(
+        "tuples stay behind",
+        "devices.py",
+        '                return type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)',
+        "                return value",
+        DEVICES,
+    ),
+    Mutant(
+        "indexes stay behind",
+        "devices.py",
+        "            case _ if _ours(value):\n                self.within(value)",
+        "            case _ if False:\n                self.within(value)",
+        DEVICES,
+    ),
+    Mutant(
+        "what belongs in ordinary memory moves",
+        "devices.py",
+        "if name not in on_host:",
+        "if True:",
+        DEVICES,
+    ),
+    Mutant(
+        "a shared tower stands twice",
+        "retriever.py",
+        "None if query_tower is loss_fn.item_tower else query_tower",
+        "query_tower",
+        RETRIEVER,
+    ),
+    Mutant(
+        "weights are left out of the mean",
+        "step.py",
+        "return weighted.sum() / weight.to(losses.dtype).sum()",
+        "return weighted.mean()",
+        WEIGHTS,
+    ),
+    Mutant(
+        "gradients may stay with one process",
+        "losses.py",
+        "check_shared_gradients(mesh.size, shares_gradients(self))",
+        "pass",
+        PROCESSES,
+    ),
+    Mutant(
+        "wrappers below the loss are not seen",
+        "distributed.py",
+        "for one in part.parameters()}",
+        "for one in ()}",
+        PROCESSES,
+    ),
+]
