@@ -159,7 +159,7 @@ class Run:
             rows = self.model.encode(self.data.corpus, batch_size=BATCH, convert_to_tensor=True)
             for split in splits:
                 search = self.data.searches[split]
-                scores = search.compute_metrices(self.model, corpus_embeddings=rows)
+                scores: Any = search.compute_metrices(self.model, corpus_embeddings=rows)
                 found[split] = round(scores["cosine"]["mrr@k"][10], 5)
         self.model.train()
         names = ("model_name", "task", "method", "rate", "seed")

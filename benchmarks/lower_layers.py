@@ -35,7 +35,9 @@ class LowerLayers(InputModule):
         super().__init__()
         self.places, self.tables, self.top = places, list(tables), top
 
-    def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, **_: Any
+    ) -> dict[str, Any]:
         """Padded token states [B, L, D] and masks [B, L]; the trainer finds a text by input ids."""
         places = torch.tensor([self.places[text] for text in inputs])
         parts = [

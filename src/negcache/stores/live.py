@@ -12,7 +12,7 @@ from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
-from negcache.validation import check_shared_gradients
+from negcache.validation import check_alone, check_shared_gradients
 
 
 class LiveTable:
@@ -167,12 +167,7 @@ def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) 
     if num_processes == 1:
         return
     if not isinstance(store, LiveTable):
-        raise InputError(
-            "one process for a sampler with a store",
-            f"{num_processes} processes",
-            "use a sampler without a store, or over a LiveTable of the item tower; stores shared "
-            "by processes are not built yet",
-        )
+        return check_alone(num_processes)
     if store.observers and not store.renew_every:
         raise InputError(
             "one process for sums or an index over a live table that never start anew",

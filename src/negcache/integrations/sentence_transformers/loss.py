@@ -10,17 +10,19 @@ from torch import nn
 
 from negcache.encoder import without_dropout
 from negcache.errors import InputError
+from negcache.integrations.sentence_transformers.corpus_draws import CorpusDraws
 from negcache.integrations.sentence_transformers.pairs import CorpusPairs
 from negcache.integrations.sentence_transformers.texts import (
     ITEM_PROMPTS,
+    QUERY_PROMPTS,
     ItemTower,
     Texts,
+    corpus_of,
     own_prompt,
 )
 from negcache.integrations.sentence_transformers.trainer_callback import CorpusSoftmaxCallback
 from negcache.interfaces import RefreshPolicy, Sampler, Store
 from negcache.losses import SoftmaxLoss
-from negcache.samplers import CachedSoftmax, SharedDraws
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores import DenseCache
@@ -35,20 +37,21 @@ class CorpusSoftmaxLoss(nn.Module):
     Lindgren et al., NeurIPS 2021.
 
     Args:
-        model: to be trained; queries and items share it, by its routes where it has some.
+        model: a SentenceTransformer, to be trained; queries and items share it, by its routes where
+            it has some.
         pairs: of ``corpus_pairs``; train on its ``dataset``.
         scale: of the cosine, the inverse temperature.
         rho: the fraction of the corpus that is encoded anew each optimizer step, oldest first; or a
             refresh policy.
         mini_batch_size: encode at most so many items at a time, and once more in the backward pass,
             for memory; None: all at once.
-        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))`` and the batch's
-            positives. Or a function that makes one from the store; or a sampler.
+        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))``, and in training the
+            batch's positives with them. Or a function that makes one from the store; or a sampler.
         num_negatives: drawn for each query by the default sampler; all queries share them.
         prompt: put before each item; None: the model's own for documents.
         seed: of the draws.
         gather_across_devices: negatives of all processes count. Several processes are not built
-            yet: among more than one, the first step is refused.
+            yet: with a store among more than one, training is refused.
 
     Raises:
         InputError: the model is no dense encoder, or an argument is out of range.
@@ -56,7 +59,7 @@ class CorpusSoftmaxLoss(nn.Module):
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        model: nn.Module,
         pairs: CorpusPairs,
         scale: float = 20.0,
         rho: float | RefreshPolicy = 0.001,
@@ -69,11 +72,13 @@ class CorpusSoftmaxLoss(nn.Module):
         gather_across_devices: bool = True,
     ) -> None:
         super().__init__()
-        _check(model, scale, sampler, num_negatives)
+        model = _dense(model)
+        _check(scale, sampler, num_negatives)
         self.pairs, self.scale, self.rho = pairs, scale, rho
         self.num_negatives, self.gather_across_devices = num_negatives, gather_across_devices
         self.prompt = own_prompt(model, ITEM_PROMPTS) if prompt is None else prompt
-        tower, texts = ItemTower(model), Texts(pairs.corpus, model, self.prompt)
+        self.query_prompt = own_prompt(model, QUERY_PROMPTS)
+        tower, texts = ItemTower(model), corpus_of(pairs.corpus, model, self.prompt)
         self.softmax = SoftmaxLoss(
             tower,
             texts,
@@ -92,7 +97,7 @@ class CorpusSoftmaxLoss(nn.Module):
         return tower.model
 
     def forward(
-        self, sentence_features: Iterable[Mapping[str, Any]], labels: Int[Tensor, "B c"]
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Int[Tensor, "B c"] | None
     ) -> Float[Tensor, ""]:
         """The mean loss of a batch (nats).
 
@@ -103,8 +108,8 @@ class CorpusSoftmaxLoss(nn.Module):
         Raises:
             InputError: labels of other pairs, or a loss around this one that cuts embeddings.
         """
-        self._check_labels(labels)
         self._check_unwrapped()
+        labels = self._checked(labels)
         queries = next(iter(sentence_features))
         negatives = labels[:, 3:] if labels.shape[1] > 3 else None
         tower = self.softmax.item_tower
@@ -156,10 +161,9 @@ class CorpusSoftmaxLoss(nn.Module):
         store = DenseCache(len(self.pairs.corpus), dim, refresh=self.rho, device=device)
         if sampler is not None:
             return sampler(store)
-        drawn = CachedSoftmax(store, self.num_negatives)
-        return SharedDraws(drawn, log_popularity=self.pairs.log_popularity.to(device))
+        return CorpusDraws(store, self.num_negatives, self.pairs.log_popularity.to(device))
 
-    def _check_labels(self, labels: Tensor) -> None:
+    def _checked(self, labels: Tensor | None) -> Tensor:
         if labels is None or labels.ndim != 2 or not bool((labels[:, 0] == self.pairs.tag).all()):
             raise InputError(
                 "labels of the pairs that the loss was made with",
@@ -167,6 +171,7 @@ class CorpusSoftmaxLoss(nn.Module):
                 "train and evaluate on pairs.dataset; for several splits give corpus_pairs a "
                 "DatasetDict of them",
             )
+        return labels
 
     def _check_unwrapped(self) -> None:
         if type(self.model.forward).__name__ == "ForwardDecorator":
@@ -177,14 +182,19 @@ class CorpusSoftmaxLoss(nn.Module):
             )
 
 
-def _check(model: Any, scale: float, sampler: Any, num_negatives: int) -> None:
-    """What the arguments must be. Raises InputError."""
+def _dense(model: nn.Module) -> SentenceTransformer:
+    """The model, if it is one of those. Raises InputError."""
     if isinstance(model, SparseEncoder) or not isinstance(model, SentenceTransformer):
         raise InputError(
             "a SentenceTransformer, which embeds queries and items densely",
             type(model).__name__,
             "a CrossEncoder has no embeddings to store, and sparse ones are not built",
         )
+    return model
+
+
+def _check(scale: float, sampler: Any, num_negatives: int) -> None:
+    """What the arguments must be. Raises InputError."""
     if not scale > 0:
         raise InputError("scale > 0", f"{scale}", "20 suits cosines")
     if sampler is not None and num_negatives != 1:
@@ -199,4 +209,4 @@ def _check(model: Any, scale: float, sampler: Any, num_negatives: int) -> None:
 def _dimensions(tower: ItemTower, texts: Texts, device: torch.device) -> int:
     """Of an embedding, as the model gives them; by encoding one item."""
     with without_dropout(tower):
-        return tower(texts[torch.tensor([0])].to(device)).shape[1]
+        return tower(texts.tokenize(texts.texts[:1]).to(device)).shape[1]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
@@ -45,7 +47,8 @@ class CorpusPairs:
 
 
 def corpus_pairs(
-    dataset: Dataset | DatasetDict, corpus: Sequence[str] | Mapping[Any, str] | Dataset
+    dataset: Dataset | dict[str, Dataset] | IterableDataset,
+    corpus: Sequence[str] | Mapping[Any, str] | Dataset,
 ) -> CorpusPairs:
     """Number queries and items, so that a loss can ask for any item of the corpus.
 
@@ -55,7 +58,8 @@ def corpus_pairs(
         dataset: columns in the order query, positive, negatives (none, one or more; None where a
             row has fewer), such as ``mine_hard_negatives`` gives as "triplet" or "n-tuple". Items
             are texts of the corpus, or its ids. Rows with the same query text are one query. Give a
-            DatasetDict to evaluate on another split: its "train" is what popularity counts.
+            DatasetDict to evaluate on another split: its "train" is what popularity counts. No
+            stream: known positives are counted before training.
         corpus: the texts by row; or by id, as a mapping or a Dataset with a column ``_id`` or
             ``id``. A text that stands there twice is one item.
 
@@ -63,27 +67,32 @@ def corpus_pairs(
         InputError: columns that are none of these, or an item that is not in the corpus.
     """
     items = _Items.of(corpus)
-    splits = dict(dataset) if isinstance(dataset, DatasetDict) else {"train": dataset}
+    splits = _splits(dataset)
     queries: dict[str, int] = {}
     labels = {name: _label_rows(split, items, queries) for name, split in splits.items()}
     tag = _tag(chain(items.texts, queries))
-    tagged = {name: [[tag, *row] for row in rows] for name, rows in labels.items()}
-    numbered = {
-        name: split.select_columns(split.column_names[:1]).add_column("label", tagged[name])
-        for name, split in splits.items()
-    }
-    every = torch.tensor([row[:2] for rows in labels.values() for row in rows])
-    trained = labels["train"] if "train" in labels else chain.from_iterable(labels.values())
+    numbered = {name: _labelled(split, tag, labels[name]) for name, split in splits.items()}
+    every = np.concatenate([rows[:, :2] for rows in labels.values()])
+    trained = labels.get("train", every)
+    known = torch.from_numpy(every)
     query_column, positive_column = next(iter(splits.values())).column_names[:2]
     return CorpusPairs(
-        DatasetDict(numbered) if isinstance(dataset, DatasetDict) else numbered["train"],
+        DatasetDict(numbered.items()) if isinstance(dataset, dict) else numbered["train"],
         items.texts,
-        KnownPositives.from_pairs(every[:, 0], every[:, 1], len(queries)),
-        _log_share([row[1] for row in trained], len(items.texts)),
+        KnownPositives.from_pairs(known[:, 0], known[:, 1], len(queries)),
+        _log_share(trained[:, 1], len(items.texts)),
         tag,
         query_column,
         positive_column,
     )
+
+
+def _splits(dataset: Any) -> dict[str, Dataset]:
+    """By name; what is given alone is for training. Raises InputError."""
+    splits = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    for split in splits.values():
+        _check_columns(split)
+    return splits
 
 
 @dataclass(frozen=True)
@@ -139,23 +148,30 @@ def _columns_of(corpus: Dataset) -> tuple[Iterable[Any], list[Any]]:
             f"columns {corpus.column_names}",
             "rename the column, or pass a list or a mapping from ids to texts",
         )
-    return (list(corpus[ids[0]]) if ids else range(len(corpus))), list(corpus[text])
+    return (corpus[ids[0]][:] if ids else range(len(corpus))), corpus[text][:]
 
 
-def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> list[list[int]]:
-    """[query, positive, negatives...] of each row; new queries are numbered on."""
-    _check_columns(dataset)
+def _label_rows(dataset: Dataset, items: _Items, queries: dict[str, int]) -> np.ndarray:
+    """[query, positive, negatives...] of each row, int64; new queries are numbered on."""
     query, *others = dataset.column_names
-    asked = [queries.setdefault(text, len(queries)) for text in dataset[query]]
-    columns = [items.rows(list(dataset[name]), name) for name in others]
+    asked = [queries.setdefault(text, len(queries)) for text in dataset[query][:]]
+    columns = [items.rows(dataset[name][:], name) for name in others]
     if -1 in columns[0]:
         raise InputError(
             "a positive in every row", f"None in column {others[0]!r}", "filter these rows out"
         )
-    return [list(row) for row in zip(asked, *columns, strict=True)]
+    return np.array([asked, *columns], dtype=np.int64).T
 
 
-def _check_columns(dataset: Dataset) -> None:
+def _labelled(dataset: Dataset, tag: int, rows: np.ndarray) -> Dataset:
+    """The query column, and the list [tag, *row] as label."""
+    tagged = np.pad(rows, ((0, 0), (1, 0)), constant_values=tag)
+    labels = pa.FixedSizeListArray.from_arrays(pa.array(tagged.ravel()), tagged.shape[1])
+    queries = dataset.select_columns(dataset.column_names[:1])
+    return queries.add_column("label", labels)
+
+
+def _check_columns(dataset: Any) -> None:
     """Query, positive, negatives. Raises InputError."""
     if not isinstance(dataset, Dataset):
         raise InputError(
@@ -178,8 +194,8 @@ def _check_columns(dataset: Dataset) -> None:
         )
 
 
-def _log_share(positives: list[int], num_items: int) -> Tensor:
-    counts = torch.bincount(torch.tensor(positives), minlength=num_items).float()
+def _log_share(positives: np.ndarray, num_items: int) -> Tensor:
+    counts = torch.from_numpy(np.bincount(positives, minlength=num_items)).float()
     return (counts / counts.sum()).log()
 
 

@@ -1,17 +1,20 @@
 """The items of a corpus, as a sentence-transformers model reads them."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from negcache.encoder import to_device
+from negcache.ragged import take_rows
 from negcache.shapes import Float, Int, Tensor
 
-TEXTS_AT_ONCE = 64
-"""Encoded without gradient; bounds memory when a whole corpus is asked for."""
+TEXTS_AT_ONCE, BAGS_AT_ONCE = 64, 1024
+"""Encoded without gradient, which bounds memory; and tokenized, for static models."""
 QUERY_PROMPTS, ITEM_PROMPTS = ("query",), ("document", "passage", "corpus")
 """Names that sentence-transformers' ``encode_query`` and ``encode_document`` look for."""
 
@@ -53,18 +56,48 @@ class Texts:
     def __getitem__(self, ids: Int[Tensor, "M"], /) -> Tokens:
         texts = [self.texts[row] for row in ids.tolist()]
         if torch.is_grad_enabled() or len(texts) <= TEXTS_AT_ONCE:
-            return Tokens([self._tokenize(texts)], None)
+            return self.tokenize(texts)
         order = torch.tensor([-len(text) for text in texts]).argsort(stable=True)
-        parts = [
-            self._tokenize([texts[row] for row in rows]) for rows in order.split(TEXTS_AT_ONCE)
-        ]
-        return Tokens(parts, order.argsort())
+        some = (self.tokenize([texts[row] for row in rows]) for rows in order.split(TEXTS_AT_ONCE))
+        return Tokens([part for tokens in some for part in tokens.parts], order.argsort())
 
-    def _tokenize(self, texts: list[str]) -> dict[str, Any]:
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Any texts, as documents."""
         if hasattr(self.model, "preprocess"):
-            return dict(self.model.preprocess(texts, prompt=self.prompt, task="document"))
-        prompted = [self.prompt + text for text in texts]  # sentence-transformers before 5.4
-        return dict(self.model.tokenize(prompted, task="document"))
+            part = self.model.preprocess(texts, prompt=self.prompt, task="document")
+        else:  # sentence-transformers before 5.4
+            part = self.model.tokenize([self.prompt + text for text in texts], task="document")
+        return Tokens([dict(part)], None)
+
+
+class Bags(Texts):
+    """Texts of a static model, each tokenized once: it takes longer than embedding them.
+
+    Holds four bytes a token.
+    """
+
+    def __getitem__(self, ids: Int[Tensor, "M"], /) -> Tokens:
+        tokens, counts = take_rows(*self._table, ids.numpy())
+        starts = torch.from_numpy(counts.cumsum() - counts)
+        return Tokens([{"input_ids": torch.from_numpy(tokens).long(), "offsets": starts}], None)
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of each text begin, [N + 1], and the tokens."""
+        tokens, counts = [], []
+        for first in range(0, len(self.texts), BAGS_AT_ONCE):
+            (part,) = self.tokenize(self.texts[first : first + BAGS_AT_ONCE]).parts
+            ends = torch.tensor([len(part["input_ids"])])
+            counts.append(torch.cat([part["offsets"], ends]).diff().numpy())
+            tokens.append(part["input_ids"].to(torch.int32).numpy())
+        offsets = np.concatenate([np.zeros(1, np.int64), np.concatenate(counts).cumsum()])
+        return offsets, np.concatenate(tokens)
+
+
+def corpus_of(texts: list[str], model: SentenceTransformer, prompt: str) -> Texts:
+    """What the item tower takes from these texts."""
+    is_static = type(model[0]).__name__ == "StaticEmbedding"  # its module moves between versions
+    return (Bags if is_static else Texts)(texts, model, prompt)
 
 
 class ItemTower(nn.Module):

@@ -16,13 +16,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from negcache.errors import InputError
-from negcache.integrations.sentence_transformers.texts import QUERY_PROMPTS, own_prompt
+from negcache.validation import check_alone
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
 
 STATE = "loss_state.safetensors"
 """The file beside each checkpoint."""
+TOWER = "item_tower."
+"""Where the model stands in the loss: the trainer saves it."""
 
 
 class CorpusSoftmaxCallback(TrainerCallback):
@@ -44,9 +46,11 @@ class CorpusSoftmaxCallback(TrainerCallback):
         """Follow the optimizer, restore a resumed run, encode what is not stored yet.
 
         Raises:
-            InputError: the checkpoint lacks the loss' state, or it is of another run; or the
-                trainer has another prompt for items than the loss.
+            InputError: the checkpoint lacks the loss' state, or it is of another run; the trainer
+                has another prompt for items than the loss; or there are several processes.
         """
+        if self.loss.softmax.store is not None:
+            check_alone(args.world_size)
         _check_prompts(getattr(args, "prompts", None), self.loss)
         self.loss.softmax.step_with(kwargs["optimizer"])
         if state.global_step > 0:
@@ -54,6 +58,12 @@ class CorpusSoftmaxCallback(TrainerCallback):
             load_state(self.loss, folder, check_weights=self.resume_from is None)
         bar = partial(tqdm, desc="Encoding the corpus", disable=args.disable_tqdm)
         self.loss.softmax.fill_cache(progress=bar)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The next evaluation draws as this one did: the trainer never calls ``loss.eval()``."""
+        self.loss.softmax.generators.begin(evaluation=False)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,13 +113,14 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
             "a model with others",
             "name the checkpoint that is resumed: loss.callback(resume_from=...)",
         )
-    loss.softmax.load_state_dict(loss.softmax.state_dict() | load_file(path))
+    weights = loss.softmax.item_tower.state_dict(prefix=TOWER)
+    loss.softmax.load_state_dict(weights | load_file(path))
 
 
 def _own_state(loss: "CorpusSoftmaxLoss") -> dict[str, torch.Tensor]:
     """All but the model, which the trainer saves."""
     state = loss.softmax.state_dict()
-    return {name: value for name, value in state.items() if not name.startswith("item_tower.")}
+    return {name: value for name, value in state.items() if not name.startswith(TOWER)}
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
@@ -136,7 +147,7 @@ def _check_prompts(prompts: Any, loss: "CorpusSoftmaxLoss") -> None:
             f"{sorted(other)}",
             f"CorpusSoftmaxLoss(..., prompt={min(other)!r})",
         )
-    wanted = own_prompt(loss.softmax.corpus.model, QUERY_PROMPTS)  # type: ignore[attr-defined]
+    wanted = loss.query_prompt
     if wanted and not _prompts_for(loss.pairs.query_column, prompts):
         warnings.warn(
             f"The model has the prompt {wanted!r} for queries, but the trainer puts none before "
