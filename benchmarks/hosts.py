@@ -177,7 +177,7 @@ class Module(lightning.LightningModule):
     def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
         return self.retriever(**batch)["loss"]
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.ends.append(time.process_time())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
