@@ -153,6 +153,8 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
     lower = f"{_smaller_rows(planned)} or keep_checkpoints"
     if planned.on_gpu:
         yield Part("checkpoint, copied", state, "host", "checkpoint", True, lower)
+    packed = 2 * (cache_bytes(planned) + sums_bytes(planned))  # as a file, and as a tensor of it
+    yield Part("checkpoint: the loss' state as bytes", packed, "host", "checkpoint", False, lower)
     named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
     kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
     yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
