@@ -20,7 +20,16 @@ def new_vectors(
 
     Args:
         settings: ``sparse``, ``device`` and ``dtype`` of ``nn.Embedding``.
+
+    Raises:
+        InputError: too few classes, or no dimension.
     """
+    if num_classes < 2 or dim < 1:
+        raise InputError(
+            "2 classes or more, of 1 dimension or more",
+            f"{num_classes} classes of {dim}",
+            "num_classes is N, dim the last dimension of hidden",
+        )
     vectors = nn.Embedding(num_classes, dim + bias, padding_idx, **settings)
     nn.init.uniform_(vectors.weight, -(dim**-0.5), dim**-0.5)
     with torch.no_grad():
@@ -64,3 +73,15 @@ def padding_row(index: int | None, num_classes: int) -> int | None:
             "it is the number of a class",
         )
     return index + num_classes
+
+
+def check_table(embedding: nn.Module, num_classes: int, dim: int) -> nn.Module:
+    """The embedding itself. Raises InputError where its weight is not [N, D]."""
+    shape = tuple(vectors_of(embedding, ()).shape)
+    if shape != (num_classes, dim):
+        raise InputError(
+            f"an embedding of shape {(num_classes, dim)}",
+            f"{shape}",
+            "SoftmaxHead.tied(embedding) takes the shape from it",
+        )
+    return embedding

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from negcache.class_vectors import check_bias, new_vectors, padding_row, vectors_of
+from negcache import validation
+from negcache.class_vectors import check_bias, check_table, new_vectors, padding_row, vectors_of
 from negcache.devices import device_after, move
 from negcache.distributed import Mesh
 from negcache.estimators import log_q_corrected
@@ -24,7 +25,7 @@ from negcache.step import draw_negatives, encode_once, exclusion_of, reduced, sa
 from negcache.stores import LiveTable
 from negcache.stores.live import check_processes, check_shared_table
 from negcache.targets import Counted, check_hidden, counted
-from negcache.validation import admit, check_finite, check_items, check_weighting
+from negcache.validation import admit, check_finite, check_items, check_own_state, check_weighting
 
 RENEW_EVERY = 100
 """Optimizer steps after which sums start anew, where rows move that nobody looked up."""
@@ -92,21 +93,22 @@ class SoftmaxHead(nn.Module):
         check_bias(bias, normalize=normalize, tied=embedding is not None)
         self.padding_idx = padding_row(padding_idx, num_classes)
         self.dim, self.has_bias, self.ignore_index = dim, bias, ignore_index
-        self.sparse = sparse
         self.score = DotScore(temperature, normalize=normalize, absolute=absolute)
-        told = sparse and embedding is None  # of every row that moves
         if embedding is None:
             row = {"bias": bias, "padding_idx": self.padding_idx, "sparse": sparse}
             vectors = new_vectors(num_classes, dim, device=device, dtype=dtype, **row)
-            embedding = self.classes = vectors  # DDP knows it as sparse
-        embed = self.score.embed if normalize else None
-        self.table = LiveTable(embedding, embed, renew_every=None if told else RENEW_EVERY)
+            self.classes = vectors  # DDP knows it as sparse
+        else:
+            vectors = check_table(embedding, num_classes, dim)
+        self.sparse = bool(getattr(vectors, "sparse", False))
+        lag = None if self.sparse and embedding is None else RENEW_EVERY  # only looked up rows move
+        self.table = LiveTable(vectors, self.score.embed if normalize else None, renew_every=lag)
         build = _default_sampler(absolute) if sampler is None else sampler
         self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
-        check_items(
-            num_classes, None if self.sampler.store is None else self.sampler.store.num_items
-        )
+        store = self.sampler.store
+        check_items(num_classes, None if store is None else store.num_items)
         self._recorder = Recorder()
+        self.register_load_state_dict_pre_hook(check_own_state)
 
     @classmethod
     def tied(
@@ -118,11 +120,10 @@ class SoftmaxHead(nn.Module):
     ) -> "SoftmaxHead":
         """A head without bias whose table is the weight of an embedding: both move the same rows.
 
-        The head reads the embedding and does *not* register it: the model does, once, so that the
-        state dict holds the table once, under the embedding's name (``save_file`` of safetensors
-        refuses it twice), and optimizers, DDP and ``deepcopy`` of the model see one parameter.
-        ``head.parameters()`` therefore lacks it: keep both in one module, and train, save, copy
-        and move *that*.
+        The head reads the embedding and does *not* register it: the model does, so that its state
+        dict holds the table once (``save_file`` of safetensors refuses it twice) and optimizers,
+        DDP and ``deepcopy`` see one parameter. Keep both in one module, and train, save, copy and
+        move *that*; a module put in the embedding's place is not followed.
 
         Args:
             embedding: ``nn.Embedding``, or any module with a ``weight`` [N, D]; ``padding_idx`` and
@@ -145,8 +146,7 @@ class SoftmaxHead(nn.Module):
         """
         num_classes, dim = vectors_of(embedding, settings).shape
         settings.setdefault("padding_idx", getattr(embedding, "padding_idx", None))
-        sparse = bool(getattr(embedding, "sparse", False))
-        settings |= {"bias": False, "sparse": sparse, "embedding": embedding}
+        settings |= {"bias": False, "embedding": embedding}
         return cls(num_classes, dim, sampler, num_samples, **settings)
 
     @property
@@ -184,6 +184,7 @@ class SoftmaxHead(nn.Module):
         Raises:
             InputError: shapes or targets that do not fit.
         """
+        validation.check_no_replica(self)
         check_hidden(hidden, self.dim)
         self.table.flush()
         ignored = self.ignore_index, self.padding_idx
@@ -199,7 +200,7 @@ class SoftmaxHead(nn.Module):
         found = log_probs(
             self._queries(check_hidden(hidden, self.dim)), self.table, self.score, self.padding_idx
         )
-        return found.view(*hidden.shape[:-1], -1)
+        return found.view(*hidden.shape[:-1], len(self.table))
 
     @torch.no_grad()
     def topk(
@@ -220,7 +221,7 @@ class SoftmaxHead(nn.Module):
         return to_bytes(state)
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = from_bytes(state)
+        found = from_bytes(state, "generator", "table")
         self.generators.set_state(found["generator"])
         self.table.load_state_dict(found["table"])
 

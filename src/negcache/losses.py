@@ -30,6 +30,7 @@ from negcache.validation import (
     check_dimensions,
     check_items,
     check_mini_batches,
+    check_no_replica,
     check_own_state,
     check_saved_store,
     check_shared_gradients,
@@ -81,7 +82,7 @@ class SoftmaxLoss(nn.Module):
         self.generators = Generators(seed)
         self._recorder, self._steps = Recorder(), OptimizerSteps()
         self._filled: Store | None = None
-        self.register_load_state_dict_pre_hook(_check_own_state)
+        self.register_load_state_dict_pre_hook(check_own_state)
 
     @property
     def store(self) -> Store | None:
@@ -205,21 +206,18 @@ class SoftmaxLoss(nn.Module):
         return to_bytes(state)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._restore(from_bytes(state))
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.generators.set_state(state["generator"])
+        found = from_bytes(state, "generator", "filled")
+        self.generators.set_state(found["generator"])
         if self.store is not None:
-            check_saved_store(state)
-            self.store.load_state_dict(state["store"])
-            self._filled = self.store if state.get("filled") == len(self.corpus) else None
+            check_saved_store(found)
+            self.store.load_state_dict(found["store"])
+            self._filled = self.store if found["filled"] == len(self.corpus) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxLoss":
         """``to(device)`` moves what the sampler holds as well."""
-        there = self.device
+        device = device_after(fn, self.device)
         super()._apply(fn, recurse)
-        if (device := device_after(fn, there)) != there:
-            move(self.sampler, device)
+        move(self.sampler, device)
         return self
 
     @property
@@ -232,6 +230,7 @@ class SoftmaxLoss(nn.Module):
     def _prepare(self, queries: Tensor, training: bool) -> None:
         """What can be refused is, and the store is full, before anything is drawn."""
         mesh = Mesh.now()
+        check_no_replica(self)
         if training and mesh.size > 1:
             whole = "negcache.Retriever(loss_fn, query_tower)"
             check_shared_gradients(mesh.size, shares_gradients(self), whole)
@@ -265,8 +264,3 @@ class SoftmaxLoss(nn.Module):
                 rows = items.rows.detach()
                 self._recorder.record_staleness(self.store, items.ids, rows)
                 self.store.write(items.ids, rows)
-
-
-def _check_own_state(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
-    """Trainers load leniently; what the loss remembers must be there all the same."""
-    check_own_state(f"{prefix}_extra_state" in state)

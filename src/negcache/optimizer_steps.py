@@ -9,8 +9,9 @@ from torch.utils.hooks import RemovableHandle
 
 from negcache.errors import InputError
 
-PATIENCE = 100
-"""Training passes without a single step after which the user is told."""
+PATIENCE, LONGER = 100, 1000
+"""Training passes without a single step after which the user is told; and where an optimizer is
+followed, which may gather many passes for a step."""
 
 
 class OptimizerSteps:
@@ -29,8 +30,8 @@ class OptimizerSteps:
 
     @property
     def followed(self) -> bool:
-        """Whether an optimizer is followed."""
-        return self._handle is not None
+        """Whether an optimizer is followed that is still there."""
+        return self._handle is not None and self._handle.hooks_dict_ref() is not None
 
     def follow(self, optimizer: Any, stepped: Callable[[], None]) -> None:
         """Call ``stepped`` after each step of this optimizer, and of this one alone.
@@ -58,18 +59,25 @@ class OptimizerSteps:
         self._handle = optimizer.register_step_post_hook(after)
 
     def passed(self) -> None:
-        """A training pass was made; the first ``PATIENCE`` without any step end in a warning."""
+        """A training pass was made; many of them without any step end in a warning, once."""
         if self._passes is None:
             return
         self._passes += 1
-        if self._passes == PATIENCE:
-            self._passes = None
-            warnings.warn(
-                f"The loss was trained {PATIENCE} times and never stepped: its store is not "
-                "refreshed. Call loss_fn.step_with(optimizer) once, or loss_fn.step() after each "
-                "optimizer.step().",
-                stacklevel=4,
-            )
+        if self._passes < (LONGER if self.followed else PATIENCE):
+            return
+        remedy = (
+            "The optimizer that it follows has made no step: did the trainer make another? Call "
+            "loss_fn.step_with(optimizer) with the one that steps."
+            if self.followed
+            else "Call loss_fn.step_with(optimizer) once, or loss_fn.step() after each "
+            "optimizer.step()."
+        )
+        warnings.warn(
+            f"The loss was trained {self._passes} times and never stepped: its store is not "
+            f"refreshed. {remedy}",
+            stacklevel=6,  # past nn.Module's two, to the line that calls the loss
+        )
+        self._passes = None
 
     def stepped(self) -> None:
         """A step was made: nobody needs to be told."""

@@ -82,17 +82,28 @@ def to_bytes(state: Any) -> Tensor:
     return torch.frombuffer(bytearray(save(tensors | {TREE: text})), dtype=torch.uint8)
 
 
-def from_bytes(packed: Tensor) -> Any:
+def from_bytes(packed: Tensor, *names: str) -> Any:
     """The state that ``to_bytes`` packed.
+
+    Args:
+        packed: by ``to_bytes``.
+        names: that must be in it, which tells one module's state from another's.
 
     Raises:
         InputError: it is no such state, or damaged.
     """
     try:
         tensors = load(packed.cpu().contiguous().numpy().tobytes())
-        tree = json.loads(tensors.pop(TREE).numpy().tobytes())
+        state = unpack(json.loads(tensors.pop(TREE).numpy().tobytes()), tensors)
+        missing = [name for name in names if name not in state]
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "a state that negcache packed", f"{error!r}", "load an undamaged checkpoint"
         ) from error
-    return unpack(tree, tensors)
+    if missing:
+        raise InputError(
+            f"a state with {', '.join(names)}",
+            f"one without {', '.join(missing)}",
+            "load it into a module of the kind that saved it",
+        )
+    return state

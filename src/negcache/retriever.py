@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from negcache.errors import InputError
 from negcache.losses import SoftmaxLoss
 from negcache.shapes import Float, Int, Tensor
 
@@ -32,6 +33,12 @@ class Retriever(nn.Module):
 
     def __init__(self, loss_fn: SoftmaxLoss, query_tower: nn.Module | None = None) -> None:
         super().__init__()
+        if not isinstance(loss_fn, SoftmaxLoss):
+            raise InputError(
+                "a SoftmaxLoss, then its query tower",
+                type(loss_fn).__name__,
+                "Retriever(loss_fn, query_tower)",
+            )
         self.loss_fn = loss_fn
         self.query_tower = None if query_tower is loss_fn.item_tower else query_tower
         self.register_state_dict_post_hook(_leave_twins_out)
@@ -50,7 +57,8 @@ class Retriever(nn.Module):
 
         Args:
             queries: features of the query tower.
-            positives: the target item of each query, or several, padded with -1.
+            positives: the target item of each query, or several, padded with -1; None: the
+                embeddings of the queries are returned.
             query_ids: rows of the loss' known positives.
             negatives: your own, [B, h] padded with -1.
             weight: of each query.

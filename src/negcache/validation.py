@@ -27,6 +27,9 @@ def admit(
     Raises:
         InputError: shapes that do not fit, ids that are none, or none of the corpus.
     """
+    for ids in (positives, query_ids, negatives):
+        if ids is not None and not isinstance(ids, Tensor):
+            raise InputError("ids as tensors", type(ids).__name__, "torch.as_tensor(ids)")
     _check_shapes(queries, positives, query_ids, negatives)
     if known and query_ids is None:
         raise InputError(
@@ -137,11 +140,17 @@ def check_weighting(weight: Tensor | None, reduction: str, queries: int) -> None
     """How losses become one. Raises InputError."""
     if reduction not in ("mean", "sum", "none"):
         raise InputError('reduction "mean", "sum" or "none"', f"{reduction!r}", "as in torch")
-    if weight is not None and (weight.shape != (queries,) or not weight.isfinite().all()):
+    if weight is None:
+        return
+    if weight.shape != (queries,) or not weight.isfinite().all():
         raise InputError(
             f"a finite weight for each of the {queries} queries",
             f"shape {tuple(weight.shape)}",
             "pass weight=[B], or leave it out",
+        )
+    if reduction == "mean" and queries and not float(weight.sum()):
+        raise InputError(
+            "weights with a sum to divide by", "a sum of 0", 'leave the batch out, or take "sum"'
         )
 
 
@@ -155,13 +164,24 @@ def check_dimensions(queries: Tensor, items: Tensor, where: str) -> None:
         )
 
 
-def check_own_state(there: bool) -> None:
-    """Refuse weights without what a loss remembers, also where loading is not strict."""
-    if not there:
+def check_own_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse weights without what a loss remembers: trainers load leniently. A pre-hook."""
+    if f"{prefix}_extra_state" not in state:
         raise InputError(
-            "the loss' own state (its store, its clock, its noise)",
+            f"the loss' own state: store, clock and noise of the {type(module).__name__}",
             "a state dict without it",
-            "resume from a checkpoint that holds it, or load the towers' weights alone",
+            "resume from a checkpoint that holds it; for weights alone load them into the towers "
+            "or the embedding themselves: item_tower.load_state_dict(...)",
+        )
+
+
+def check_no_replica(module: nn.Module) -> None:
+    """Threads would share one store and one generator. Raises InputError."""
+    if getattr(module, "_is_replica", False):
+        raise InputError(
+            "a process for each device",
+            "a replica that nn.DataParallel made",
+            "start with torchrun, or show one device alone: CUDA_VISIBLE_DEVICES=0",
         )
 
 

@@ -48,7 +48,7 @@ def test_safetensors_saves_a_head_and_gives_it_back(tmp_path):
 def test_weights_without_the_own_state_are_refused(strict):
     setting = Setting(shared)
     state = {k: v for k, v in setting.loss.state_dict().items() if k != "_extra_state"}
-    with pytest.raises(nc.InputError, match="load the towers' weights alone"):
+    with pytest.raises(nc.InputError, match="load them into the towers"):
         setting.loss.load_state_dict(state, strict=strict)
     holder = nn.ModuleDict({"loss": setting.loss})
     with pytest.raises(nc.InputError, match="the loss' own state"):

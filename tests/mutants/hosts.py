@@ -35,8 +35,8 @@ MUTANTS = [
     Mutant(
         "never stepped is told again and again",
         "optimizer_steps.py",
-        "            self._passes = None\n            warnings",
-        "            self._passes = 0\n            warnings",
+        "        self._passes = None\n\n    def stepped",
+        "        self._passes = 0\n\n    def stepped",
         STEPS,
     ),
     Mutant(
@@ -69,9 +69,9 @@ MUTANTS = [
     ),
     Mutant(
         "weights without the own state are taken",
-        "losses.py",
-        'check_own_state(f"{prefix}_extra_state" in state)',
-        "pass",
+        "validation.py",
+        'if f"{prefix}_extra_state" not in state:',
+        "if False:",
         SAVING,
     ),
     Mutant(

@@ -48,7 +48,7 @@ class LiveTable:
         self.touched: list[tuple[Tensor, Tensor]] = []
         if len(self) < 2:
             raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
-        self.every_row = torch.ones(len(self), dtype=torch.bool)
+        self.every_row = torch.ones(0, dtype=torch.bool)
 
     @property
     def weight(self) -> Tensor:
@@ -70,7 +70,10 @@ class LiveTable:
 
     @property
     def valid(self) -> Bool[Tensor, "N"]:
-        self.every_row = self.every_row.to(self.weight.device)
+        """Every row is there; made anew where the table has come to another device or length."""
+        size, device = len(self), self.weight.device
+        if len(self.every_row) != size or self.every_row.device != device:
+            self.every_row = torch.ones(size, dtype=torch.bool, device=device)
         return self.every_row
 
     def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
