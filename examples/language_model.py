@@ -62,9 +62,10 @@ def perplexity(model, rows, batch_size=16):
     return math.exp(total / len(rows))
 
 
-def train(model, tokens, steps, batch_size=16, rate=3e-3, seed=0):
-    """AdamW, the rate rising for a tenth of the steps and falling to 0 then."""
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
+def train(model, tokens, steps, batch_size=16, rate=3e-3, seed=0, **settings):
+    """AdamW, the rate rising for a tenth of the steps and falling to 0 then; yields losses."""
+    settings = {"weight_decay": 0.01, "fused": True} | settings
+    optimizer = torch.optim.AdamW(model.parameters(), rate, **settings)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, steps, pct_start=0.1, cycle_momentum=False
     )

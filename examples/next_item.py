@@ -86,7 +86,7 @@ def evaluate(model, histories, wanted):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--log", required=True, help="Parquet: user, item, and time where known")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("next-item.safetensors"))
     given = parser.parse_args()
 
