@@ -42,4 +42,5 @@ bench: install  ## the questions of benchmarks/, results appended; hours
 	for name in draw_cost estimator_grid memory first_comparison rho_sweep cache_size_sweep \
 		cheap_encoder costly_encoder kernel_error draw_cost_vs_items sum_memory \
 		proposal_quality large_head sampler_bias extreme_labels index_upkeep \
-		index_draw_cost memory_vs_quality second_edition hosts against_mnrl soak; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+		index_draw_cost memory_vs_quality second_edition hosts against_mnrl \
+		language_model_head soak; do $(BIN)/python -m benchmarks.$$name || exit 1; done
