@@ -187,7 +187,8 @@ def measured(text: Text, key: dict[str, Any], steps: int, table: str = NAME) -> 
     if any(all(row[k] == str(v) for k, v in key.items()) for row in read_rows(table)):
         return
     model, start = model_of(key["method"], text, key["seed"]), time.process_time()
-    settings = {"rate": key["rate"], "seed": key["seed"]} | ADAM.get(key["method"], {})
+    settings: dict[str, Any] = {"rate": key["rate"], "seed": key["seed"]}
+    settings |= ADAM.get(key["method"], {})
     losses = list(train(model, text.train, steps, **settings))
     row = key | {"steps": steps, "seconds": round(time.process_time() - start, 1)}
     rows = stretches(text.test if table == NAME else text.dev, model.length)[::EVERY]
