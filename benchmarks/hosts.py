@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as lightning
 import torch
@@ -125,12 +125,12 @@ def plain(setting: Setting, steps: int) -> Ends:
 
 
 def sentence_transformers(setting: Setting, steps: int) -> Ends:
-    stamps = Stamps()
+    stamps, data = Stamps(), cast(Dataset, setting.pairs.dataset)
     with TemporaryDirectory() as folder:
         SentenceTransformerTrainer(
             setting.model,
             SentenceTransformerTrainingArguments(folder, **_common(steps)),
-            train_dataset=setting.pairs.dataset,
+            train_dataset=data,
             loss=setting.adapter,
             callbacks=[setting.adapter.callback(), stamps],
         ).train()
