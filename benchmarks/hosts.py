@@ -125,12 +125,12 @@ def plain(setting: Setting, steps: int) -> Ends:
 
 
 def sentence_transformers(setting: Setting, steps: int) -> Ends:
-    stamps, data = Stamps(), cast(Dataset, setting.pairs.dataset)
+    stamps = Stamps()
     with TemporaryDirectory() as folder:
         SentenceTransformerTrainer(
             setting.model,
             SentenceTransformerTrainingArguments(folder, **_common(steps)),
-            train_dataset=data,
+            train_dataset=setting.pairs.dataset,
             loss=setting.adapter,
             callbacks=[setting.adapter.callback(), stamps],
         ).train()
@@ -145,7 +145,7 @@ def hugging_face(setting: Setting, steps: int) -> Ends:
         Trainer(
             setting.retriever,
             arguments,
-            train_dataset=setting.pairs.dataset,
+            train_dataset=cast(Dataset, setting.pairs.dataset),
             data_collator=setting.collate,
             optimizers=(setting.optimizer, None),
             callbacks=[stamps],
