@@ -1,34 +1,122 @@
-"""Where this process stands among the others: what "the global batch" means, said once."""
+"""The processes that train together: what "the global batch" means, and what travels, said once.
 
-from dataclasses import dataclass
+Everything that torch keeps private about processes is in this file.
+"""
 
+from itertools import pairwise
+from typing import Any
+
+import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+_HOST = torch.device("cpu")
 
-@dataclass(frozen=True)
+
 class Mesh:
-    """The processes that train together; alone, everything here is the identity.
+    """Processes of a group, in the order of their ranks; alone, everything here is the identity.
+
+    What travels carries gradient where its input does: the backward of ``gather`` adds up, on the
+    process that gave a row, what every process found for it.
 
     Args:
+        group: of processes; None: this process alone.
+
+    Attributes:
         rank: number of this process, from 0.
         size: number of processes.
+        sent: bytes that this process has sent through this mesh, by the ring algorithms' count.
     """
 
-    rank: int = 0
-    size: int = 1
+    def __init__(self, group: Any = None) -> None:
+        self.group, self.sent = group, 0
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
 
     @staticmethod
     def now() -> "Mesh":
-        """The default process group, if there is one."""
-        if dist.is_available() and dist.is_initialized():
-            return Mesh(dist.get_rank(), dist.get_world_size())
+        """The default process group, if there is one; else this process alone."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return Mesh(dist.group.WORLD)
         return Mesh()
+
+    @staticmethod
+    def of(devices: Any) -> "Mesh":
+        """A process group, or a one-dimensional ``DeviceMesh`` (one dimension of a larger one)."""
+        return Mesh(devices.get_group() if hasattr(devices, "get_group") else devices)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mesh":
+        """Processes are not copied."""
+        return self
+
+    def part(self, count: int) -> slice:
+        """The share of this process of ``count`` things: as many for each, but for one."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def parts(self, count: int) -> list[int]:
+        """How many of ``count`` things each process has."""
+        ends = [count * rank // self.size for rank in range(self.size + 1)]
+        return [end - start for start, end in pairwise(ends)]
 
     def place(self, rows: int) -> tuple[int, int]:
         """Of a batch of ``rows`` on every process: the global number of row 0, and rows in all."""
         return self.rank * rows, self.size * rows
+
+    def each(self, *counts: int) -> list[list[int]]:
+        """These counts of every process: a list for each of them."""
+        mine = torch.tensor([counts], device=self.device)
+        return self.gather(mine).T.tolist()
+
+    @property
+    def device(self) -> torch.device:
+        """Where counts travel: NCCL knows no host memory."""
+        with_nccl = self.group is not None and dist.get_backend(self.group) == "nccl"
+        return torch.device("cuda", torch.cuda.current_device()) if with_nccl else _HOST
+
+    def gather(self, rows: Tensor, sizes: list[int] | None = None) -> Tensor:
+        """The rows of all processes, one after the other; with gradient.
+
+        Args:
+            rows: [n, ...] of this process.
+            sizes: n of every process; None: they are all the same.
+        """
+        if self.size == 1:
+            return rows
+        from torch.distributed import _functional_collectives as collectives  # half a second
+
+        rows = rows.contiguous()
+        self.sent += (self.size - 1) * rows.nbytes
+        if sizes is None or len(set(sizes)) == 1:
+            return collectives.wait_tensor(collectives.all_gather_single(rows, 0, self.group))
+        copies = rows.repeat(self.size, *[1] * (rows.ndim - 1))
+        mine = [len(rows)] * self.size
+        found = collectives.all_to_all_single(copies, sizes, mine, self.group)
+        return collectives.wait_tensor(found)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes, without gradient."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The maximum over all processes, without gradient."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def from_owners(self, values: Tensor, here: Tensor) -> Tensor:
+        """Each entry as the one process has it that says ``here``; 0 where none does."""
+        return values if self.size == 1 else self.total(values.where(here, values.new_zeros(())))
+
+    def _reduced(self, values: Tensor, operation: Any) -> Tensor:
+        if self.size == 1:
+            return values
+        found = values.detach().clone()
+        dist.all_reduce(found, operation, self.group)
+        self.sent += 2 * (self.size - 1) * found.nbytes // self.size
+        return found
+
+
+ALONE = Mesh()
+"""One process."""
 
 
 def shares_gradients(module: nn.Module) -> bool:

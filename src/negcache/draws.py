@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import DensitySampler, DrawSampler, Noise, Proposal, Sampler, Store
 from negcache.messages import Draw, Request
+from negcache.ops.shards import Masses, Turns
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -26,12 +28,16 @@ def propose(sampler: Sampler, request: Request, generator: torch.Generator) -> "
     """A sampler's proposal, in item ids: what combinators are made of."""
     _check_offers(sampler, DensitySampler, "num_negatives and propose")
     proposal = cast(DensitySampler, sampler).propose(request, generator)
+    _check_mass(sampler, proposal)
     return ItemProposal(proposal, request, cast(DensitySampler, sampler).num_negatives)
 
 
 @dataclass(frozen=True)
 class ItemProposal:
     """A proposal that speaks of items, and knows what may not stand for a query.
+
+    Where processes share the store, each draw is made by one of them, drawn by the mass of its
+    rows: what a sampler proposes for the rows here is thereby a law over all.
 
     Args:
         proposal: in slots.
@@ -48,17 +54,55 @@ class ItemProposal:
         """log of the chance that the law reaches an item at all."""
         return math.log(self.proposal.coverage)
 
+    @cached_property
+    def masses(self) -> Masses | None:
+        """Of the rows of every process; None: the law is not dealt out."""
+        store, log_mass = self.proposal.store, self.proposal.log_mass
+        if store is None or log_mass is None or store.shard.mesh.size == 1:
+            return None
+        return Masses(store.shard.mesh, log_mass)
+
     def draw(self, noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
         """m items for each query, and log q of each; -inf: it may not stand for the query."""
-        slots, log_q = self.proposal.draw(noise)
-        ids = self._ids(slots)
+        if self.masses is None:
+            slots, log_q = self.proposal.draw(noise)
+            ids = self._ids(slots)
+        else:
+            ids, log_q = self._draw_in_turns(noise, self.masses)
         return ids, log_q.masked_fill(self.request.exclude.hits(ids), -torch.inf)
+
+    def _draw_in_turns(
+        self, noise: Noise, masses: Masses
+    ) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        """Each draw by the process whose turn it is, for all to know."""
+        turns: list[Turns] = []
+
+        def uniforms(count: int, width: int) -> Tensor:
+            (widths,) = masses.mesh.each(width)  # trees may differ in height
+            turns.append(masses.turns(noise(count, max(widths))))
+            return turns[-1].uniforms[..., :width]
+
+        slots, log_q = self.proposal.draw(uniforms)
+        (turn,) = turns
+        log_q = log_q + masses.log_share[:, None].to(log_q.dtype)
+        ids = masses.mesh.from_owners(self._ids(slots), turn.here)
+        return ids, masses.mesh.from_owners(log_q, turn.here)
 
     def log_prob(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
         """log q_b(y) of these items; -inf where b may not draw y.
 
         Sums to 1 over the items that the law reaches, less the chance of hits that are masked.
         """
+        log_q = self._log_prob_here(ids)
+        return log_q if self.masses is None else self.masses.mesh.largest(log_q)
+
+    def log_expected(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
+        """log of how often each item is expected in one draw for every query."""
+        found = torch.logsumexp(self._log_prob_here(ids), dim=0)
+        return found if self.masses is None else self.masses.mesh.largest(found)
+
+    def _log_prob_here(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+        """As ``log_prob``; -inf too where another process holds the row."""
         store, exclude = self.proposal.store, self.request.exclude
         slots = ids if store is None else store.slots(ids)
         log_q = self.proposal.log_prob(slots.clamp_min(0))
@@ -66,7 +110,7 @@ class ItemProposal:
         log_q[exclude.among(ids)] = -torch.inf
         if store is not None:
             log_q[:, slots < 0] = -torch.inf
-        return log_q
+        return log_q if self.masses is None else log_q + self.masses.log_share[:, None].to(log_q)
 
     def draw_for_each(self, generator: torch.Generator) -> Draw:
         """Each query's draws stand for it alone: ``w = -log(m q coverage)``.
@@ -81,7 +125,8 @@ class ItemProposal:
         )
         dtype, log_z = self.request.queries.dtype, None
         if self.proposal.is_softmax and self.proposal.log_mass is not None:
-            log_z = (self.proposal.log_mass - self.log_coverage).to(dtype)
+            log_mass = self.proposal.log_mass if self.masses is None else self.masses.log_total
+            log_z = (log_mass - self.log_coverage).to(dtype)
         own = (None, None) if log_z is None else (log_z, log_share.to(dtype))
         return use_columns(ids, weight.to(dtype), *own)
 
@@ -89,9 +134,9 @@ class ItemProposal:
         return slots if self.proposal.store is None else self.proposal.store.ids(slots)
 
 
-def from_slots(
+def from_weights(
     store: Store,
-    slots: Int[Tensor, "B m"],
+    ids: Int[Tensor, "B m"],
     log_weight: Float[Tensor, "B m"],
     log_z: Float[Tensor, "B"] | None = None,
     log_share: Float[Tensor, "B m"] | None = None,
@@ -99,7 +144,7 @@ def from_slots(
     dtype: torch.dtype,
     metrics: Mapping[str, Tensor] | None = None,
 ) -> Draw:
-    """The draw of a sampler without density: rows of a store, and what each stands for there.
+    """The draw of a sampler without density: items of a store, and what each stands for there.
 
     Args:
         log_weight: log of how many rows of the store each draw stands for; -inf: it is masked.
@@ -111,7 +156,7 @@ def from_slots(
     stands = -math.log(store.coverage)
     own = () if log_z is None or log_share is None else ((log_z + stands).to(dtype), log_share)
     return use_columns(
-        store.ids(slots.clamp_min(0)),
+        ids.clamp_min(0),
         (log_weight + stands).to(dtype),
         *(each.to(dtype) for each in own),
         metrics=means(metrics or {}),
@@ -120,7 +165,7 @@ def from_slots(
 
 def from_shares(
     store: Store,
-    slots: Int[Tensor, "B m"],
+    ids: Int[Tensor, "B m"],
     scores: Float[Tensor, "B m"],
     log_z: Float[Tensor, "B"],
     log_share: Float[Tensor, "B m"],
@@ -137,12 +182,11 @@ def from_shares(
     """
     masked = log_share == -torch.inf
     weight = (log_z[:, None] + log_share - scores).masked_fill(masked, -torch.inf)
-    return from_slots(store, slots, weight, log_z, log_share, dtype=dtype, metrics=metrics)
+    return from_weights(store, ids, weight, log_z, log_share, dtype=dtype, metrics=metrics)
 
 
 def plain(
-    store: Store,
-    slots: Int[Tensor, "B m"],
+    ids: Int[Tensor, "B m"],
     alive: Tensor,
     *,
     dtype: torch.dtype,
@@ -150,8 +194,9 @@ def plain(
 ) -> Draw:
     """Draws that stand for themselves alone, each with weight 0; -inf where not ``alive``."""
     weight = torch.zeros(alive.shape, dtype=dtype, device=alive.device)
-    ids = store.ids(slots.clamp_min(0))
-    return use_columns(ids, weight.masked_fill(~alive, -torch.inf), metrics=means(metrics or {}))
+    return use_columns(
+        ids.clamp_min(0), weight.masked_fill(~alive, -torch.inf), metrics=means(metrics or {})
+    )
 
 
 def use_columns(
@@ -211,6 +256,18 @@ def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     """Means of metrics; what is infinite or of nothing is left out."""
     found = {name: float(each.double().mean()) for name, each in metrics.items() if each.numel()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _check_mass(sampler: Sampler, proposal: Proposal) -> None:
+    """A law over the rows of several processes has a mass on those of each. Raises InputError."""
+    store = proposal.store
+    if store is not None and store.shard.mesh.size > 1 and proposal.log_mass is None:
+        raise InputError(
+            "a law with a mass on the rows of each process",
+            f"{type(sampler).__name__} as it is set, and {store.shard.mesh.size} processes",
+            "in place of a floor mix with uniform draws: "
+            "Mixture(rf_softmax(store, m, floor=0), Uniform(corpus, k))",
+        )
 
 
 def _check_offers(sampler: Sampler, kind: type, wanted: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from negcache.distributed import ALONE, Mesh
 from negcache.interfaces import Corpus
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
@@ -51,15 +52,35 @@ class ItemEncoder:
             parts.append(check_finite(self.score.embed(rows), chunk))
         return torch.cat(parts)
 
+    def encode_together(self, ids: Int[Tensor, "M"], mesh: Mesh) -> Float[Tensor, "M D"]:
+        """The same ids on every process: each encodes its share, and all have the rows.
+
+        The backward pass brings each row's gradient, added up over the processes, to the one that
+        encoded it. A tower is called where there is nothing to encode too, since wrappers wait for
+        all.
+        """
+        if mesh.size == 1:
+            return self.encode(ids)
+        mine = ids[mesh.part(len(ids))]
+        rows = self.encode(mine if len(mine) else ids[:1])[: len(mine)]
+        return mesh.gather(rows, mesh.parts(len(ids)))
+
     def encode_all(
-        self, ids: Int[Tensor, "M"], batch_size: int, progress: Progress = iter
+        self, ids: Int[Tensor, "M"], batch_size: int, progress: Progress = iter, mesh: Mesh = ALONE
     ) -> Iterator[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]]:
-        """Some at a time, as search will see the items: no gradient, no dropout."""
-        for start in progress(range(0, len(ids), batch_size)):
-            some = ids[start : start + batch_size]
+        """Some at a time, as search will see the items: no gradient, no dropout.
+
+        Args:
+            mesh: processes that encode at the same time, each its own ids: a tower is called as
+                often on all, since wrappers wait for all.
+        """
+        calls = -(-max(mesh.each(len(ids))[0]) // batch_size)
+        for call in progress(range(calls)):
+            some = ids[call * batch_size : (call + 1) * batch_size]
             with torch.no_grad(), without_dropout(self.tower):
-                rows = self.encode(some)
-            yield some, rows
+                rows = self.encode(some if len(some) else some.new_zeros(1))
+            if len(some):
+                yield some, rows
 
 
 class Numbers:

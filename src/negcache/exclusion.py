@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.shapes import Bool, Int, Tensor
 
 
@@ -34,6 +35,17 @@ class Exclusion:
         keys = torch.unique(rows * span + ids)  # sorted by row, then by id
         counts = torch.bincount(keys // span, minlength=num_rows)
         return Exclusion(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % span)
+
+    def gathered(self, mesh: Mesh, entries: list[int], rows: list[int]) -> "Exclusion":
+        """The tables of all processes, one below the other.
+
+        Args:
+            entries: of every process.
+            rows: of every process.
+        """
+        counts = mesh.gather(self.counts, rows)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Exclusion(offsets, mesh.gather(self.ids, entries))
 
     @property
     def num_rows(self) -> int:

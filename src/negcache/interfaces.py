@@ -16,6 +16,7 @@ import torch
 
 from negcache.exclusion import Exclusion
 from negcache.messages import Draw, Request, RowChange
+from negcache.ops.shards import Shard
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -77,8 +78,14 @@ class Store(Protocol):
     """Remembers what items looked like when they were last encoded. Holds no gradient.
 
     Rows stand in numbered slots, each of one item; perhaps not of every item. They are embeddings,
-    or low-rank coordinates that a ``reencoder`` knows how to read today.
+    or low-rank coordinates that a ``reencoder`` knows how to read today. Among several processes
+    each has a store of its share of the rows, in slots of its own.
     """
+
+    @property
+    def shard(self) -> Shard:
+        """Which of the rows are here; ``Shard.whole(num_rows)``: all are."""
+        ...
 
     @property
     def num_items(self) -> int: ...
@@ -88,7 +95,7 @@ class Store(Protocol):
 
     @property
     def coverage(self) -> float:
-        """Chance that an item has a slot: a row stands for ``1 / coverage`` items. 1: all have."""
+        """Chance that an item has a slot somewhere: a row stands for ``1 / coverage`` items."""
         ...
 
     @property
@@ -112,8 +119,8 @@ class Store(Protocol):
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M C"]: ...
 
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        """The slot of each item, -1 where it has none; ``ids`` itself where slot = item id."""
+    def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The slot of each item, -1 where it has none here; ``ids`` itself where slot = id."""
         ...
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -162,11 +169,14 @@ class RefreshPolicy(Protocol):
         """Whether rows that a training step encodes anyway are written, or those planned alone."""
         ...
 
-    def plan(self, written: Int[Tensor, "S"], step: int) -> Int[Tensor, "R"]:
+    def plan(self, written: Int[Tensor, "S"], step: int, shard: Shard) -> Int[Tensor, "R"]:
         """Slots to renew after step ``step`` (from 0), oldest first.
+
+        The rows of all processes together must not depend on how they are dealt out.
 
         Args:
             written: the step that each row was last renewed in; -1: never.
+            shard: which rows of the whole table these are.
         """
         ...
 
@@ -185,7 +195,9 @@ class Proposal:
     Args:
         draw: noise -> slots [B, m] and log q of each, -inf where the query may draw nothing.
         log_prob: slots [M] -> log q_b(slot), [B, M]; -inf where the law does not reach the slot.
-        log_mass: log of the unnormalised mass on the rows of this process; None: there is none.
+        log_mass: log of the unnormalised mass on the rows of this process, by which a process is
+            drawn among several; None: there is none. ``draw`` and ``log_prob`` are given these
+            rows; ``draw`` asks for noise once, and spends the first uniform of a draw first.
         store: whose slots are spoken of; None: slots are item ids.
         coverage: chance that the law reaches an item at all: a store of some of the items, a step
             that scores some of the rows. The law is then itself drawn, without regard to scores.

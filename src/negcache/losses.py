@@ -5,26 +5,27 @@ draw -> encode what was drawn -> remember -> loss -> (caller: backward) -> (call
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from negcache.devices import device_after, move
-from negcache.distributed import Mesh, shares_gradients
+from negcache.distributed import ALONE, Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Progress
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.generators import Generators
 from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
-from negcache.messages import Request, StepReport
+from negcache.messages import Request, StepReport, gather_columns
 from negcache.metrics import Recorder
 from negcache.optimizer_steps import OptimizerSteps
 from negcache.packing import from_bytes, to_bytes
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
-from negcache.stores.live import check_processes
+from negcache.stores.live import check_pool, check_processes
 from negcache.validation import (
     admit,
     check_dimensions,
@@ -57,6 +58,8 @@ class SoftmaxLoss(nn.Module):
         mini_batch_size: encode at most so many items at a time, and once more in the backward
             pass, so that memory does not grow with the number of drawn items; None: all at once.
             Not for towers with batch normalisation, whose items depend on each other.
+        gather_across_devices: among several processes, what queries share they share with those of
+            all; False: with those of their own process. A store shared by processes wants True.
         seed: of the generator behind all draws.
     """
 
@@ -70,15 +73,17 @@ class SoftmaxLoss(nn.Module):
         estimator: Estimator = log_q_corrected,
         known_positives: Known | None = None,
         mini_batch_size: int | None = None,
+        gather_across_devices: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_mini_batches(mini_batch_size, item_tower)
+        check_pool(sampler.store, gather_across_devices)
         check_items(len(corpus), None if sampler.store is None else sampler.store.num_items)
         self.item_tower, self.corpus = item_tower, corpus
         self.score: Score = score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
-        self.mini_batch_size = mini_batch_size
+        self.mini_batch_size, self.gather_across_devices = mini_batch_size, gather_across_devices
         self.generators = Generators(seed)
         self._recorder, self._steps = Recorder(), OptimizerSteps()
         self._filled: Store | None = None
@@ -125,22 +130,26 @@ class SoftmaxLoss(nn.Module):
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
         check_weighting(weight, reduction, len(queries))
         training = self.training and torch.is_grad_enabled()
-        self._prepare(queries, training)
+        mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            request = self._request(queries.detach(), positives, query_ids)
+            request, mine = self._request(queries.detach(), positives, query_ids).gathered(mesh)
+            negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
             draws = draw_negatives(self.sampler, self.estimator, request, generator, negatives)
         with self._recorder.stage("encode"):
-            items = encode_once(positives, draws, self.encoder.encode)
+            encode = partial(self.encoder.encode_together, mesh=mesh)
+            items = encode_once(request.positives, draws, encode)
             check_dimensions(queries, items.rows, "embeddings of items")
         if training:
             self._remember(items)
         with self._recorder.stage("loss"):
-            found = sampled_loss(queries, positives, items, draws, self.score)
+            draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
+            found = sampled_loss(queries, positives, items.of(mine), draws, self.score)
         if training:
-            self._recorder.record_step(*found, draws[0][0], len(items.ids))
-        return reduced(found.losses, weight, reduction)
+            encoded = mesh.parts(len(items.ids))[mesh.rank]
+            self._recorder.record_step(*found, draws[0][0], encoded)
+        return reduced(found.losses, weight, reduction, mesh)
 
     def step(self) -> None:
         """After ``optimizer.step()``: encode the oldest rows anew; one step has passed.
@@ -227,8 +236,12 @@ class SoftmaxLoss(nn.Module):
             return self.store.valid.device
         return next((one.device for one in self.parameters()), torch.device("cpu"))
 
-    def _prepare(self, queries: Tensor, training: bool) -> None:
-        """What can be refused is, and the store is full, before anything is drawn."""
+    def _prepare(self, queries: Tensor, training: bool) -> Mesh:
+        """What can be refused is, and the store is full, before anything is drawn.
+
+        Returns:
+            The processes whose queries share what is drawn.
+        """
         mesh = Mesh.now()
         check_no_replica(self)
         if training and mesh.size > 1:
@@ -243,6 +256,14 @@ class SoftmaxLoss(nn.Module):
             self.fill_cache()
         if training and self.store is not None and not self.store.is_live:
             self._steps.passed()
+        return mesh if self._is_pooled else ALONE
+
+    @property
+    def _is_pooled(self) -> bool:
+        """Whether draws are made for the queries of all processes together."""
+        if self.store is not None and self.store.shard.mesh.size > 1:
+            return True
+        return self.gather_across_devices and not self.sampler.has_density
 
     def _request(self, queries: Tensor, positives: Tensor, query_ids: Tensor | None) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""
@@ -253,7 +274,8 @@ class SoftmaxLoss(nn.Module):
     def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:
         """Encode items anew and tell the store, ``batch_size`` at a time."""
         assert self.store is not None
-        for some, rows in self.encoder.encode_all(ids, batch_size, progress):
+        mesh = self.store.shard.mesh
+        for some, rows in self.encoder.encode_all(ids, batch_size, progress, mesh):
             self.store.write(some, rows)
         self._recorder.encoded_nograd += len(ids)
 

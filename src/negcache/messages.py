@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.score import Score
@@ -43,6 +45,24 @@ class Request:
                 f"one over {num_items}",
                 "build it from this corpus, or from counts of all its items",
             )
+
+    def gathered(self, mesh: Mesh) -> tuple["Request", slice]:
+        """What the queries of all processes ask, in order of rank; and which of them are here."""
+        if mesh.size == 1:
+            return self, slice(0, len(self.queries))
+        several = self.positives.view(len(self.queries), -1)
+        rows, entries, widths = mesh.each(len(several), len(self.exclude.ids), several.shape[1])
+        positives = mesh.gather(pad_columns(several, max(widths)), rows)
+        whole = replace(
+            self,
+            queries=mesh.gather(self.queries, rows),
+            positives=positives.squeeze(1) if self.positives.ndim == 1 else positives,
+            exclude=self.exclude.gathered(mesh, entries, rows),
+            first_row=0,
+            total_rows=None,
+        )
+        first = sum(rows[: mesh.rank])
+        return whole, slice(first, first + len(several))
 
     @property
     def targets(self) -> Int[Tensor, "P"]:
@@ -87,6 +107,28 @@ class Request:
         return partial(self.uniforms, generator)
 
 
+def gather_columns(ids: Int[Tensor, "B h"] | None, mesh: Mesh) -> Int[Tensor, "B w"] | None:
+    """The ids of all processes, padded with -1 to the widest; None: no process has any."""
+    if mesh.size == 1:
+        return ids
+    widths = mesh.each(-1 if ids is None else ids.shape[1])[0]
+    if max(widths) < 0:
+        return None
+    if ids is None or min(widths) < 0:
+        raise InputError(
+            "negatives on every process, or on none",
+            f"none on process {widths.index(-1)}",
+            "pad with -1: torch.full((B, 1), -1)",
+        )
+    (rows,) = mesh.each(len(ids))
+    return mesh.gather(pad_columns(ids, max(widths)), rows)
+
+
+def pad_columns(ids: Int[Tensor, "B p"], width: int) -> Int[Tensor, "B w"]:
+    """With columns of -1 up to a width."""
+    return F.pad(ids, (0, width - ids.shape[1]), value=-1)
+
+
 @dataclass(frozen=True)
 class Rest:
     """The items that were scored from the store but not encoded (rest form).
@@ -102,6 +144,10 @@ class Rest:
     log_mass: Float[Tensor, "B"]
     mean: Float[Tensor, "B D"]
     inclusion: Float[Tensor, "M"]
+
+    def of(self, rows: slice) -> "Rest":
+        """What stands for some of the queries."""
+        return Rest(self.log_mass[rows], self.mean[rows], self.inclusion)
 
 
 @dataclass(frozen=True)
@@ -138,6 +184,17 @@ class Draw:
                 f"log_weight of shape {tuple(self.log_weight.shape)}",
                 "give one column per id, or one per entry of `columns`",
             )
+
+    def of(self, rows: slice) -> "Draw":
+        """What stands for some of the queries; all items are still listed."""
+        return replace(
+            self,
+            columns=None if self.columns is None else self.columns[rows],
+            log_weight=self.log_weight[rows],
+            log_z=None if self.log_z is None else self.log_z[rows],
+            log_share=None if self.log_share is None else self.log_share[rows],
+            rest=None if self.rest is None else self.rest.of(rows),
+        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from negcache.distributed import ALONE, Mesh
 from negcache.draws import draw, given
 from negcache.estimators import log_q_corrected, softmax_loss
 from negcache.exclusion import Exclusion
@@ -34,6 +35,10 @@ class Encoded(NamedTuple):
     rows: Float[Tensor, "M D"]
     targets: Float[Tensor, "B p D"]
     drawn: list[Tensor]
+
+    def of(self, rows: slice) -> "Encoded":
+        """The targets of some of the queries, and all that was drawn."""
+        return self._replace(targets=self.targets[rows])
 
 
 class SampledLoss(NamedTuple):
@@ -125,15 +130,24 @@ def mean_of_positives(
 
 
 def reduced(
-    losses: Float[Tensor, "B"], weight: Float[Tensor, "B"] | None, reduction: str
+    losses: Float[Tensor, "B"],
+    weight: Float[Tensor, "B"] | None,
+    reduction: str,
+    mesh: Mesh = ALONE,
 ) -> Float[Tensor, "*B"]:
-    """As torch's losses reduce: "none", "sum", or "mean", ``sum(w l) / sum(w)`` with weights."""
+    """As torch's losses reduce: "none", "sum", or "mean", ``sum(w l) / sum(w)`` with weights.
+
+    Args:
+        mesh: processes whose gradients are averaged: the average of their means is the mean over
+            the global batch, also where they have unequal batches.
+    """
     weighted = losses if weight is None else losses * weight.to(losses.dtype)
     if reduction == "none":
         return weighted
-    if reduction == "sum" or weight is None:
+    if reduction == "sum" or (weight is None and mesh.size == 1):
         return weighted.sum() if reduction == "sum" else weighted.mean()
-    return weighted.sum() / weight.to(losses.dtype).sum()
+    each = torch.ones_like(losses) if weight is None else weight.to(losses.dtype)
+    return weighted.sum() * mesh.size / mesh.total(each.sum())
 
 
 def _logits(queries: Tensor, rows: Tensor, drawn: Draw, score: Score) -> Tensor:

@@ -11,6 +11,7 @@ from negcache.indexes.scored_clusters import ClusterScorer
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.shapes import Float64, Int, Tensor
+from negcache.stores.reading import refuse_shards
 
 
 class DynamicIndexMiner:
@@ -50,6 +51,7 @@ class DynamicIndexMiner:
         self.clusters = ClusterScorer(store, index)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        refuse_shards(self.store, "mining as it was run", "use DynamicIndex")
         scored = self.clusters.score(request)
         scored = replace(scored, law=scored.law.best(self.top_clusters))
         noise = request.uniforms(generator, self.num_negatives, self.chain, 2)
@@ -58,7 +60,8 @@ class DynamicIndexMiner:
         best, scores = highest_distinct(scores, slots, self.num_negatives)
         alive = scores > -torch.inf
         slots, metrics = slots.gather(1, best), {"distinct": alive}
-        return plain(self.store, slots, alive, dtype=request.queries.dtype, metrics=metrics)
+        ids = self.store.ids(slots)
+        return plain(ids, alive, dtype=request.queries.dtype, metrics=metrics)
 
 
 def highest_distinct(

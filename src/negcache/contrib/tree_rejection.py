@@ -14,7 +14,7 @@ from negcache.ops.metropolis import log_partition
 from negcache.ops.rejection import log_shares
 from negcache.ops.tree_draw import Frontier, TreeArrays, draw_from_tree
 from negcache.shapes import Float, Int, Tensor
-from negcache.stores.reading import project_items
+from negcache.stores.reading import project_items, refuse_shards
 
 
 @runtime_checkable
@@ -60,8 +60,10 @@ class DynamicIndexTree:
         """As ``Sampler.draw``.
 
         Raises:
-            InputError: the store does not score coordinates as they are, so radii say nothing.
+            InputError: the store does not score coordinates as they are, so radii say nothing; or
+                several processes share it.
         """
+        refuse_shards(self.store, "rejection down a tree", "use CachedSoftmax")
         scored = self.clusters.score(request)
         scored.check_radius()
         proposed = scored.draw_scored(request.uniforms(generator, self.num_negatives, 1, 2))
@@ -73,7 +75,7 @@ class DynamicIndexTree:
         scores = found.where(kept, scores)
         not_found = ~kept & ~scored.law.empty[:, None]
         return from_shares(
-            self.store, places.where(kept, slots), scores, log_z, shares,
+            self.store, self.store.ids(places.where(kept, slots)), scores, log_z, shares,
             dtype=request.queries.dtype, metrics={"not_found": not_found},
         )  # fmt: skip
 

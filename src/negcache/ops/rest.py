@@ -1,24 +1,41 @@
 """Unequal inclusion chances, samples that keep them, and the gradients that go with them."""
 
 import torch
+from torch.nn import functional as F
 
+from negcache.distributed import ALONE, Mesh
 from negcache.shapes import Float, Float64, Int, Tensor
 
 
-def inclusion_chances(demand: Float[Tensor, "S"], count: int) -> Float64[Tensor, "S"]:
-    """``min(1, c demand)`` with c such that the chances sum to ``count``.
+def inclusion_chances(
+    demand: Float[Tensor, "S"], count: int, mesh: Mesh = ALONE
+) -> Float64[Tensor, "S"]:
+    """``min(1, c demand)`` with c such that the chances of all processes sum to ``count``.
 
     All rows with demand get chance 1 where there are no more of them than ``count``.
     """
     demand = demand.double()
-    wanted = int((demand > 0).sum())
+    wanted = int(mesh.total((demand > 0).sum()))
     if count >= wanted:
         return (demand > 0).double()
-    ordered = demand.sort(descending=True).values
+    ordered = _largest_first(demand, count, mesh)
     left = ordered.flip(0).cumsum(0).flip(0)[:count]  # demand of row i and all smaller ones
     factor = (count - torch.arange(count, device=demand.device)) / left
     certain = int((factor * ordered[:count] > 1).sum())  # these are encoded for sure
     return (demand * factor[min(certain, count - 1)]).clamp_(max=1.0)
+
+
+def _largest_first(demand: Float64[Tensor, "S"], count: int, mesh: Mesh) -> Float64[Tensor, "_"]:
+    """Demand of all rows, largest first; of other processes' rows the ``count`` largest alone.
+
+    The sum of the others stands as the last entry.
+    """
+    ordered = demand.sort(descending=True).values
+    if mesh.size == 1:
+        return ordered
+    mine = F.pad(ordered[:count], (0, max(0, count - len(ordered))))
+    others = mesh.total(ordered[count:].sum())
+    return torch.cat([mesh.gather(mine).sort(descending=True).values, others[None]])
 
 
 def systematic(chances: Float64[Tensor, "S"], uniform: Float64[Tensor, ""]) -> Int[Tensor, "M"]:

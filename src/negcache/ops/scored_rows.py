@@ -72,6 +72,6 @@ class ScoredRows:
         return replace(self, queries=self.queries[start:stop], exclude=exclude)
 
     def without(self, slots: Int[Tensor, "B h"]) -> "ScoredRows":
-        """The same once each query's ``slots`` may no longer stand for it."""
-        queries = torch.arange(len(slots), device=slots.device).repeat_interleave(slots.shape[1])
-        return replace(self, exclude=self.exclude.and_also(queries, slots.flatten()))
+        """The same once each query's ``slots`` may no longer stand for it; -1: none."""
+        queries, columns = (slots >= 0).nonzero(as_tuple=True)
+        return replace(self, exclude=self.exclude.and_also(queries, slots[queries, columns]))

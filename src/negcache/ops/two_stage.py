@@ -98,7 +98,7 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
     keep = few and scores_all(per_query, rows.num_rows)
-    masses, kept = [], []
+    masses, kept = [rows.queries.new_empty(len(rows.queries), 0)], []
     for _, logits in masked_chunks(rows):
         if keep:
             kept.append(logits.clone())
@@ -127,6 +127,9 @@ def _log_mass_(logits: Float[Tensor, "B blocks BLOCK"]) -> Float[Tensor, "B bloc
 def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) -> Found:
     """Stage two: draw a block, then a row of it, for every query and draw."""
     num_queries, per_query = noise.shape[:2]
+    if not rows.num_rows:
+        nothing = rows.queries.new_full((num_queries, per_query), -torch.inf)
+        return Found(torch.zeros_like(nothing, dtype=torch.long), nothing)
     blocks = invert_cdf(scanned.log_masses, noise[..., 0].contiguous())
     if scanned.logits is not None:
         return _draw_from(scanned.logits, blocks, noise[..., 1])
@@ -194,9 +197,12 @@ def take_away(
     """The rows and their block masses once each query's ``slots`` may no longer be drawn.
 
     Only the blocks of these rows are scored anew.
+
+    Args:
+        slots: -1 for a row that is none of these.
     """
-    queries = torch.arange(len(slots), device=slots.device).repeat_interleave(slots.shape[1])
-    rows, blocks = rows.without(slots), slots.flatten() // BLOCK
+    queries, columns = (slots >= 0).nonzero(as_tuple=True)
+    rows, blocks = rows.without(slots), slots[queries, columns] // BLOCK
     log_masses, size = scanned.log_masses.clone(), GATHER // BLOCK
     for some, where in zip(queries.split(size), blocks.split(size), strict=True):
         log_masses[some, where] = torch.logsumexp(_score_blocks(rows, some, where)[1], 1)

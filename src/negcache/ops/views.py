@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.shards import Shard
 from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Int, Tensor
 
@@ -18,21 +19,20 @@ class BlockView:
     Args:
         num_base: rows in all.
         blocks: distinct, ascending.
+        share: chance that a block is among them.
     """
 
     num_base: int
     blocks: Int[Tensor, "blocks"]
+    share: float
 
     @property
     def num_rows(self) -> int:
+        if not len(self.blocks):
+            return 0
         whole = len(self.blocks) * BLOCK
         last = (int(self.blocks[-1]) + 1) * BLOCK
         return whole - max(0, last - self.num_base)
-
-    @property
-    def share(self) -> float:
-        """Chance that a block is among them."""
-        return len(self.blocks) / _num_blocks(self.num_base)
 
     def to_base(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return self.blocks[slots // BLOCK] * BLOCK + slots % BLOCK
@@ -63,17 +63,20 @@ class BlockView:
 
 
 def some_blocks(
-    num_rows: int, fraction: float, generator: torch.Generator, device: torch.device
+    shard: Shard, fraction: float, generator: torch.Generator, device: torch.device
 ) -> BlockView:
     """A stratified random share of the blocks: each is in with the same chance, evenly spread.
 
-    Systematic sampling: one uniform decides the place within all of the equally long strata.
+    Systematic sampling: one uniform decides the place within all of the equally long strata. The
+    choice is among the blocks of the whole table; those here are in view.
     """
-    total = _num_blocks(num_rows)
+    total = _num_blocks(shard.total)
     count = min(total, max(1, round(fraction * total)))
     start = torch.rand((), generator=generator, dtype=torch.float64)
     blocks = ((torch.arange(count) + start) * (total / count)).long()
-    return BlockView(num_rows, blocks.clamp_(max=total - 1).to(device))
+    blocks = blocks.clamp_(max=total - 1)
+    here = (blocks >= shard.blocks.start) & (blocks < shard.blocks.stop)
+    return BlockView(shard.size, (blocks[here] - shard.blocks.start).to(device), count / total)
 
 
 def _num_blocks(num_rows: int) -> int:

@@ -57,7 +57,7 @@ class CachedSoftmax:
             rows = rows.under(Reshaped(rows.score, lambda logits: logits * self.power))
         if self.scored == 1:
             return propose_softmax(self.store, rows, self.num_negatives, self.power == 1)
-        view = some_blocks(self.store.num_rows, self.scored, generator, rows.valid.device)
+        view = some_blocks(self.store.shard, self.scored, generator, rows.valid.device)
         inside = propose_softmax(self.store, view.of(rows), self.num_negatives, self.power == 1)
         return in_view(inside, view)
 

@@ -12,6 +12,7 @@ from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition, total_variation_bound, walk
 from negcache.shapes import Bool, Float64, Tensor
+from negcache.stores.reading import refuse_shards
 
 VACUOUS = 0.5
 """Total variation from which on a bound promises nothing worth having."""
@@ -78,6 +79,7 @@ class DynamicIndexChain:
         self.clusters = ClusterScorer(store, index, expand)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        refuse_shards(self.store, "chains over the dynamic index", "use DynamicIndex")
         scored = self.clusters.score(request)
         noise = request.uniforms(generator, self.num_negatives, self.chain, 3)
         proposed = scored.draw_scored(noise[..., :2])
@@ -88,7 +90,7 @@ class DynamicIndexChain:
         bound = scored.log_gamma_bound()
         promise = total_variation_bound(bound, self.chain)
         return from_shares(
-            self.store, slots, scores, log_z, equal_shares(ratios > -torch.inf),
+            self.store, self.store.ids(slots), scores, log_z, equal_shares(ratios > -torch.inf),
             dtype=request.queries.dtype,
             metrics={"log_gamma_bound": bound, "tv_bound": promise, "vacuous": promise >= VACUOUS}
             | {"acceptance": walked.accepted},

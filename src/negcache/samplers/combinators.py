@@ -71,8 +71,7 @@ class SharedDraws:
         log_times = math.log(proposal.num_negatives * count / total)
         if self.log_popularity is None:
             ids, seen = torch.unique(drawn, return_counts=True)
-            log_expected = torch.logsumexp(proposal.log_prob(ids), dim=0)
-            log_expected = log_expected + log_times + proposal.log_coverage
+            log_expected = proposal.log_expected(ids) + log_times + proposal.log_coverage
         else:
             ids, seen = torch.unique(torch.cat([drawn, request.targets]), return_counts=True)
             log_expected = self._joined(proposal, ids, log_times)
@@ -83,7 +82,7 @@ class SharedDraws:
     ) -> Float[Tensor, "B M"]:
         """log of how often each item is expected among the draws and the others' positives."""
         assert self.log_popularity is not None
-        by_draws = torch.logsumexp(proposal.log_prob(ids), dim=0) + log_times
+        by_draws = proposal.log_expected(ids) + log_times
         log_pi = self.log_popularity.to(by_draws)[ids]
         covered = by_draws + proposal.log_coverage  # what the batch reaches needs no help of it
         by_draws = by_draws.where(log_pi > -torch.inf, covered)
@@ -203,9 +202,10 @@ class Resampled:
         """Stored scores of every query against the pool; an item that is not stored scores 0."""
         slots = self.store.slots(ids)
         held = (slots >= 0) & self.store.valid[slots.clamp_min(0)]
+        mesh = self.store.shard.mesh
         queries = project_queries(self.store, request.queries)
         parts = []
         for some in slots.clamp_min(0).split(ROWS):
             items = project_items(self.store, self.store.rows(some))
             parts.append(request.score(queries, items.to(queries.dtype)))
-        return torch.cat(parts, dim=1).where(held, 0.0)
+        return mesh.from_owners(torch.cat(parts, dim=1).where(held, 0.0), held)

@@ -10,9 +10,10 @@ from negcache.errors import InputError
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.scored_rows import ScoredRows
-from negcache.ops.two_stage import Scan, draw_rows, masked_chunks, mass_of_blocks_, scan, take_away
+from negcache.ops.shards import Masses, best_of_all
+from negcache.ops.two_stage import Scan, masked_chunks, mass_of_blocks_, scan, take_away
 from negcache.shapes import Float, Int, Tensor
-from negcache.stores.reading import scored_rows
+from negcache.stores.reading import draw_items, scored_rows
 
 
 class CachedDistinct:
@@ -31,9 +32,9 @@ class CachedDistinct:
     has_density = False
 
     def __init__(self, store: Store, num_negatives: int) -> None:
-        if not 1 <= num_negatives <= store.num_rows:
+        if not 1 <= num_negatives <= store.shard.total:
             raise InputError(
-                f"num_negatives between 1 and the {store.num_rows} cached rows",
+                f"num_negatives between 1 and the {store.shard.total} cached rows",
                 f"{num_negatives}",
                 "draw fewer, or use FullSoftmax",
             )
@@ -43,20 +44,18 @@ class CachedDistinct:
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         noise = request.uniforms(generator, self.num_negatives, 2)
         rows = scored_rows(request, self.store)
-        scanned = scan(rows)
-        log_z, slots, logits, log_left = scanned.log_mass, [], [], scanned.log_mass
+        scanned, drawn = scan(rows), []
         for turn in range(self.num_negatives):
-            found = draw_rows(rows, scanned, noise[:, turn : turn + 1])
-            slots.append(found.slots)
-            logits.append(found.logits.masked_fill((log_left == -torch.inf)[:, None], -torch.inf))
+            drawn.append(draw_items(self.store, rows, scanned, noise[:, turn : turn + 1]))
             if turn + 1 < self.num_negatives:
-                rows, scanned = take_away(rows, scanned, found.slots)
-                log_left = scanned.log_mass
-        logits = torch.cat(logits, dim=1)
+                rows, scanned = take_away(rows, scanned, self.store.slots(drawn[-1].ids))
+        ids, logits = (
+            torch.cat([getattr(d, part) for d in drawn], 1) for part in ("ids", "logits")
+        )
+        log_z, log_left = drawn[0].log_mass, drawn[-1].log_mass
         log_share = sum_and_sample_masses(logits, log_left) - log_z[:, None]
         log_share = log_share.masked_fill(logits == -torch.inf, -torch.inf)
-        dtype = request.queries.dtype
-        return from_shares(self.store, torch.cat(slots, 1), logits, log_z, log_share, dtype=dtype)
+        return from_shares(self.store, ids, logits, log_z, log_share, dtype=request.queries.dtype)
 
 
 class HeadTail:
@@ -75,9 +74,9 @@ class HeadTail:
     has_density = False
 
     def __init__(self, store: Store, head: int, tail: int) -> None:
-        if head < 1 or tail < 0 or head + tail > store.num_rows:
+        if head < 1 or tail < 0 or head + tail > store.shard.total:
             raise InputError(
-                f"head of 1 or more, tail of 0 or more, at most {store.num_rows} together",
+                f"head of 1 or more, tail of 0 or more, at most {store.shard.total} together",
                 f"head {head}, tail {tail}",
                 "use CachedSoftmax for no head, FullSoftmax for all",
             )
@@ -88,18 +87,15 @@ class HeadTail:
         noise = request.uniforms(generator, self.tail, 2)
         rows = scored_rows(request, self.store)
         scanned, slots, logits = scan_with_head(rows, self.head)
-        log_z = scanned.log_mass
-        rows, scanned = take_away(rows, scanned, slots)
-        log_tail = scanned.log_mass
-        if self.tail:
-            found = draw_rows(rows, scanned, noise)
-            drawn = found.logits.masked_fill((log_tail == -torch.inf)[:, None], -torch.inf)
-            slots, logits = torch.cat([slots, found.slots], 1), torch.cat([logits, drawn], 1)
-        log_share = head_and_tail_masses(logits, log_tail, self.head) - log_z[:, None]
+        mesh = self.store.shard.mesh
+        log_z = Masses(mesh, scanned.log_mass).log_total
+        ids, logits = best_of_all(mesh, self.store.ids(slots), logits, self.head)
+        rows, scanned = take_away(rows, scanned, self.store.slots(ids))
+        tail = draw_items(self.store, rows, scanned, noise)
+        ids, logits = torch.cat([ids, tail.ids], 1), torch.cat([logits, tail.logits], 1)
+        log_share = head_and_tail_masses(logits, tail.log_mass, self.head) - log_z[:, None]
         log_share = log_share.masked_fill(logits == -torch.inf, -torch.inf)
-        drawn = from_shares(
-            self.store, slots, logits, log_z, log_share, dtype=request.queries.dtype
-        )
+        drawn = from_shares(self.store, ids, logits, log_z, log_share, dtype=request.queries.dtype)
         return drawn if self.tail else replace(drawn, log_z=None, log_share=None)
 
 

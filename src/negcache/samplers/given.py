@@ -30,7 +30,8 @@ class Given:
             raise InputError(
                 f"negatives for the {len(request.positives)} queries of the batch",
                 f"{len(self.negatives)} rows",
-                "build Given anew for each batch",
+                "build Given anew for each batch; among several processes give them to the loss, "
+                "negatives=",
             )
         if request.num_items is not None:
             check_ids(self.negatives[self.negatives >= 0], request.num_items)

@@ -65,7 +65,7 @@ class KernelSoftmax:
         descent = Descent.begin(rows, self.sums, self.kernel)
         draw = partial(_draw, descent, self.num_negatives, self.floor)
         log_prob = partial(_log_prob, descent, self.floor)
-        log_mass = None if self.floor else descent.log_mass  # the floor has a mass of its own
+        log_mass = None if self.floor else descent.log_mass  # the floor has another
         return Proposal(draw, log_prob, log_mass, self.store, self.store.coverage)
 
 

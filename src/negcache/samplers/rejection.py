@@ -13,6 +13,7 @@ from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition
 from negcache.ops.rejection import first_kept, log_keep, log_shares, spacing, tolerance
 from negcache.shapes import Bool, Float64, Int, Tensor
+from negcache.stores.reading import refuse_shards
 
 
 class _Found(NamedTuple):
@@ -72,8 +73,10 @@ class DynamicIndexRejection:
         """As ``Sampler.draw``.
 
         Raises:
-            InputError: the store does not score coordinates as they are, so radii say nothing.
+            InputError: the store does not score coordinates as they are, so radii say nothing; or
+                several processes share it.
         """
+        refuse_shards(self.store, "rejection over the dynamic index", "use CachedSoftmax")
         scored = self.clusters.score(request)
         scored.check_radius()
         scored = scored.envelope()
@@ -85,7 +88,7 @@ class DynamicIndexRejection:
         shares = log_shares(found.kept, found.log_ratios, scored.law.log_norm, log_z)
         acceptance = log_keep(found.first_ratios, tolerated).exp()
         return from_shares(
-            self.store, found.slots, found.scores, log_z, shares,
+            self.store, self.store.ids(found.slots), found.scores, log_z, shares,
             dtype=request.queries.dtype,
             metrics={"acceptance": acceptance, "not_found": ~found.kept},
         )  # fmt: skip

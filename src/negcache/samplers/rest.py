@@ -15,8 +15,9 @@ from negcache.errors import InputError
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request, Rest
 from negcache.ops.rest import inclusion_chances, systematic
+from negcache.ops.shards import Masses
 from negcache.ops.two_stage import masked_chunks, scan
-from negcache.shapes import Float, Float64, Tensor
+from negcache.shapes import Bool, Float, Float64, Int, Tensor
 from negcache.stores.reading import embeddings, scored_rows
 
 
@@ -43,8 +44,7 @@ class CachedRest:
                 f"{num_encoded}",
                 "encode fewer, or use FullSoftmax",
             )
-        probe = torch.arange(2)
-        if store.slots(probe) is not probe:  # a slot is an item id
+        if store.coverage < 1:
             raise InputError(
                 "a store with a row for every item",
                 f"one that holds {store.coverage:.1%} of them",
@@ -66,9 +66,9 @@ class Demand(NamedTuple):
     """What two passes over the rows tell.
 
     Args:
-        log_z: log sum of exp(s~) over each query's negatives.
-        mean: their mean embedding under the cached softmax.
-        demand: sum over the queries of each row's cached probability.
+        log_z: log sum of exp(s~) over each query's negatives, of all processes.
+        mean: the part of their mean embedding under the cached softmax that rows here have.
+        demand: sum over the queries of each row's cached probability; of the rows here.
     """
 
     log_z: Float[Tensor, "B"]
@@ -80,7 +80,7 @@ class Demand(NamedTuple):
 def find_demand(request: Request, store: Store) -> Demand:
     """Two passes of scores over the store; holds [B, D] and [S], never [B, S]."""
     rows = scored_rows(request, store)
-    log_z = scan(rows).log_mass
+    log_z = Masses(store.shard.mesh, scan(rows).log_mass).log_total
     divisor = log_z.masked_fill(log_z == -torch.inf, 0.0)[:, None]
     mean, demand = torch.zeros_like(request.queries, dtype=rows.queries.dtype), []
     for first, logits in masked_chunks(rows):
@@ -98,27 +98,67 @@ def draw_with_rest(
     """``count`` distinct items beside the batch's positives, and what stands for all others.
 
     Args:
-        store: of every item, slot = item id.
+        store: of every item.
         count: items encoded beside the batch's positives, on average.
         uniform: in [0, 1): the start of the systematic sample.
     """
     seen, targets = find_demand(request, store), request.targets.unique()
-    demand = seen.demand.clone()
-    demand[targets] = 0  # encoded in any case
-    chances = inclusion_chances(demand, count)
-    ids = torch.cat([targets, systematic(chances, uniform)])
-    chances[targets] = 1.0
-    masked = request.exclude.mask(ids) | ~store.valid[ids]
-    table = embeddings(store, ids).to(request.queries.dtype)
-    logits = request.score(request.queries, table) - seen.log_z[:, None]
-    share = logits.exp().masked_fill(masked, 0.0)
-    left = (1 - share.sum(dim=1)).clamp_min(0)
-    tiny = 8 * torch.finfo(left.dtype).eps * len(seen.demand) ** 0.5  # below: rounding
+    ids, inclusion, valid = _chosen(seen.demand, targets, store, count, uniform)
+    masked = request.exclude.mask(ids) | ~valid
+    covered, mean = _covered(request, store, seen, ids, masked)
+    left = (1 - covered).clamp_min(0)
+    tiny = 8 * torch.finfo(left.dtype).eps * store.num_items**0.5  # below: rounding
     none = (left <= tiny) | (seen.log_z == -torch.inf)
-    mean = (seen.mean - share @ table) / left.clamp_min(tiny)[:, None]
     rest = Rest(
         (seen.log_z + left.log()).masked_fill(none, -torch.inf),
-        mean.masked_fill(none[:, None], 0.0),
-        chances[ids].to(left.dtype),
+        (mean / left.clamp_min(tiny)[:, None]).masked_fill(none[:, None], 0.0),
+        inclusion.to(left.dtype),
     )
-    return Draw(ids, None, torch.zeros_like(share).masked_fill(masked, -torch.inf), rest=rest)
+    weight = torch.zeros(masked.shape, dtype=left.dtype, device=left.device)
+    return Draw(ids, None, weight.masked_fill(masked, -torch.inf), rest=rest)
+
+
+def _chosen(
+    demand: Float[Tensor, "S"],
+    targets: Int[Tensor, "T"],
+    store: Store,
+    count: int,
+    uniform: Float64[Tensor, ""],
+) -> tuple[Int[Tensor, "M"], Float64[Tensor, "M"], Bool[Tensor, "M"]]:
+    """The items of all processes: the targets, then those sampled; their chances; which are valid.
+
+    A line of chances runs over the rows of one process after the other.
+    """
+    mesh, mine = store.shard.mesh, store.slots(targets)
+    here = mine >= 0
+    demand = demand.index_fill(0, mine[here], 0)  # encoded in any case
+    chances = inclusion_chances(demand, count, mesh)
+    before = mesh.gather(chances.sum()[None])[: mesh.rank].sum()
+    slots = systematic(chances, uniform + before)
+    (sizes,) = mesh.each(len(slots))
+    ids, inclusion, valid = (
+        mesh.gather(each, sizes)
+        for each in (store.ids(slots), chances[slots], store.valid[slots].long())
+    )
+    known = mesh.from_owners(store.valid[mine.clamp_min(0)].long(), here)
+    return (
+        torch.cat([targets, ids]),
+        torch.cat([torch.ones_like(targets, dtype=inclusion.dtype), inclusion]),
+        torch.cat([known, valid]).bool(),
+    )
+
+
+def _covered(
+    request: Request,
+    store: Store,
+    seen: Demand,
+    ids: Int[Tensor, "M"],
+    masked: Bool[Tensor, "B M"],
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B D"]]:
+    """The share of each query's mass that ``ids`` have; the others' part of the mean."""
+    slots, mesh = store.slots(ids), store.shard.mesh
+    here = slots >= 0
+    table = embeddings(store, slots[here]).to(request.queries.dtype)
+    logits = request.score(request.queries, table) - seen.log_z[:, None]
+    share = logits.exp().masked_fill(masked[:, here], 0.0)
+    return mesh.total(share.sum(dim=1)), mesh.total(seen.mean - share @ table)

@@ -5,12 +5,13 @@ from functools import partial
 
 import torch
 
-from negcache.draws import from_slots, plain, share
+from negcache.draws import from_weights, plain, share
 from negcache.errors import InputError
 from negcache.indexes import top_k
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.shards import Masses, best_of_all
 from negcache.ops.uniform import draw_allowed
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
@@ -57,9 +58,9 @@ class StaleTopK:
         index: Search | None = None,
     ) -> None:
         depth = num_negatives if depth is None else depth
-        if not 1 <= num_negatives <= depth <= store.num_rows or tail < 0:
+        if not 1 <= num_negatives <= depth <= store.shard.total or tail < 0:
             raise InputError(
-                f"1 <= num_negatives <= depth <= the {store.num_rows} cached rows, tail >= 0",
+                f"1 <= num_negatives <= depth <= the {store.shard.total} cached rows, tail >= 0",
                 f"num_negatives {num_negatives}, depth {depth}, tail {tail}",
                 "search deeper or draw fewer; a pool needs as many rows as depth",
             )
@@ -74,21 +75,32 @@ class StaleTopK:
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         noise = request.uniforms(generator, self.depth + self.tail)
         rows, dtype = scored_rows(request, self.store), request.queries.dtype
-        best = best_allowed(rows, self.search, self.depth)
+        best = self._best(rows)
         turn = noise[:, : self.depth].masked_fill(best < 0, 2.0).argsort(dim=1)
-        slots = best.gather(1, turn[:, : self.num_negatives])
+        ids = best.gather(1, turn[:, : self.num_negatives])
         if self.shared:
-            ids = torch.unique(self.store.ids(slots[slots >= 0]))
+            ids = torch.unique(ids[ids >= 0])
             return share(ids, torch.ones_like(ids), ids.new_zeros(len(ids), dtype=dtype), request)
         if not self.tail:
-            return plain(self.store, slots, slots >= 0, dtype=dtype)
-        others, left = draw_others(rows, best, noise[:, self.depth :])
+            return plain(ids, ids >= 0, dtype=dtype)
+        others, left = draw_others(self.store, rows, best, noise[:, self.depth :])
         found = (best >= 0).sum(dim=1, keepdim=True).to(dtype)
-        head = (found / (slots >= 0).sum(dim=1, keepdim=True)).log().expand(slots.shape)
+        head = (found / (ids >= 0).sum(dim=1, keepdim=True)).log().expand(ids.shape)
         rest = (left[:, None].to(dtype) / self.tail).log().expand(others.shape)
-        slots, weight = torch.cat([slots, others], dim=1), torch.cat([head, rest], dim=1)
-        weight = weight.masked_fill(slots < 0, -torch.inf)
-        return from_slots(self.store, slots, weight, dtype=dtype)
+        ids, weight = torch.cat([ids, others], dim=1), torch.cat([head, rest], dim=1)
+        weight = weight.masked_fill(ids < 0, -torch.inf)
+        return from_weights(self.store, ids, weight, dtype=dtype)
+
+    def _best(self, rows: ScoredRows) -> Int[Tensor, "B k"]:
+        """The ``depth`` best items that may stand for each query; -1 where none is left."""
+        slots, mesh = best_allowed(rows, self.search, self.depth), self.store.shard.mesh
+        ids = self.store.ids(slots.clamp_min(0)).masked_fill(slots < 0, -1)
+        if mesh.size == 1:
+            return ids
+        table = rows.rows(slots.clamp_min(0).flatten()).view(*slots.shape, -1)
+        scores = rows.score.paired(rows.queries, table.to(rows.queries.dtype)).detach()
+        ids, scores = best_of_all(mesh, ids, scores.masked_fill(slots < 0, -torch.inf), self.depth)
+        return ids.masked_fill(scores == -torch.inf, -1)
 
 
 @torch.no_grad()
@@ -106,14 +118,20 @@ def best_allowed(rows: ScoredRows, search: Search, depth: int) -> Int[Tensor, "B
 
 
 def draw_others(
-    rows: ScoredRows, best: Int[Tensor, "B k"], noise: Float[Tensor, "B m"]
+    store: Store, rows: ScoredRows, best: Int[Tensor, "B k"], noise: Float[Tensor, "B m"]
 ) -> tuple[Int[Tensor, "B m"], Int[Tensor, "B"]]:
-    """Uniform draws from all rows but the ``best``, -1 for no row; and how many these are."""
-    queries, places = (best >= 0).nonzero(as_tuple=True)
-    exclude = rows.exclude.and_also(queries, best[queries, places])
+    """Uniform draws from the items of all rows but the ``best``, -1 for no row; how many these are.
+
+    Args:
+        best: items, -1 for none.
+    """
+    slots = store.slots(best.clamp_min(0)).masked_fill(best < 0, -1)
+    exclude, mesh = rows.without(slots).exclude, store.shard.mesh
     left = rows.num_rows - exclude.counts
-    slots = draw_allowed(exclude, rows.num_rows, noise)
-    return slots.masked_fill((left == 0)[:, None] | ~rows.valid[slots], -1), left
+    turns = Masses(mesh, left.double().log()).turns(noise[..., None])
+    slots = draw_allowed(exclude, rows.num_rows, turns.uniforms.squeeze(-1))
+    ids = store.ids(slots).masked_fill((left == 0)[:, None] | ~rows.valid[slots], -1)
+    return mesh.from_owners(ids, turns.here), mesh.total(left)
 
 
 def _exact(store: Store, queries: Float[Tensor, "B K"], score: Score, k: int) -> Int[Tensor, "B k"]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.interfaces import Observer, RefreshPolicy
+from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
@@ -27,6 +29,8 @@ class DenseCache:
             Or a policy: ``stores.Snapshot(every)``.
         dtype: of the rows; bfloat16 halves the memory, scores stay float32.
         device: where the rows live.
+        mesh: the processes that hold the rows, each its share; None: those that train together
+            now, ``Mesh.now()``.
     """
 
     coverage = 1.0
@@ -41,40 +45,42 @@ class DenseCache:
         refresh: float | RefreshPolicy = 0.01,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        mesh: Mesh | None = None,
     ) -> None:
         if num_items < 2:
             raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
         self.refresh = Oldest(refresh) if isinstance(refresh, float | int) else refresh
-        self.table, self.observers = RowTable(num_items, dim, dtype, device), Observers()
+        self.shard = Shard.of(Mesh.now() if mesh is None else mesh, num_items)
+        self.table, self.observers = RowTable(self.shard, dim, dtype, device), Observers()
         self.clock, self.refreshing = 0, False
 
     def __len__(self) -> int:
-        return len(self.table)
+        return self.num_items
 
     @property
     def num_items(self) -> int:
-        return len(self.table)
+        return self.shard.total
 
     @property
     def num_rows(self) -> int:
         return len(self.table)
 
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        return ids
+    def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return self.shard.local(ids)
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return slots
+        return slots + self.shard.first if self.shard.first else slots
 
     @property
-    def valid(self) -> Bool[Tensor, "N"]:
+    def valid(self) -> Bool[Tensor, "S"]:
         """Whether the row has ever been written."""
         return self.table.valid
 
     def missing(self) -> Int[Tensor, "R"]:
-        return (~self.valid).nonzero().squeeze(1)
+        return self.ids((~self.valid).nonzero().squeeze(1))
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        """Consecutive blocks of rows, each with the id of its first row."""
+        """Consecutive blocks of rows, each with the slot of its first row."""
         return self.table.chunks(size)
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
@@ -82,16 +88,22 @@ class DenseCache:
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Remember fresh rows of distinct items, written in the current step."""
+        """Remember fresh rows of distinct items, written in the current step.
+
+        Those that other processes hold are passed over.
+        """
         self.table.check(rows)
+        slots = self.slots(ids)
+        if slots is not ids:
+            slots, rows = slots[slots >= 0], rows[slots >= 0]
         if not (self.refresh.takes_training_rows or self.refreshing):
-            new = ~self.valid[ids]
-            ids, rows = ids[new], rows[new]
-        with self.observers.change(self, ids):
-            self.table.write(ids, rows, self.clock)
+            new = ~self.valid[slots]
+            slots, rows = slots[new], rows[new]
+        with self.observers.change(self, slots):
+            self.table.write(slots, rows, self.clock)
 
     def plan(self) -> Int[Tensor, "R"]:
-        return self.refresh.plan(self.table.written, self.clock)
+        return self.ids(self.refresh.plan(self.table.written, self.clock, self.shard))
 
     def commit(self) -> None:
         """Until the step has passed, written rows are those of the plan."""
@@ -101,7 +113,7 @@ class DenseCache:
         """One optimizer step has passed."""
         self.clock, self.refreshing = self.clock + 1, False
 
-    def ages(self) -> Int[Tensor, "N"]:
+    def ages(self) -> Int[Tensor, "S"]:
         """Steps since each row was last written; rows never written are older than the clock."""
         return self.clock - self.table.written
 

@@ -10,9 +10,10 @@ from negcache.distributed import shares_gradients
 from negcache.errors import InputError
 from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
+from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
-from negcache.validation import check_alone, check_shared_gradients
+from negcache.validation import check_shared_gradients
 
 
 class LiveTable:
@@ -61,6 +62,11 @@ class LiveTable:
         return len(self.weight)
 
     @property
+    def shard(self) -> Shard:
+        """Every process has the whole table."""
+        return Shard.whole(len(self.weight))
+
+    @property
     def num_items(self) -> int:
         return len(self.weight)
 
@@ -76,7 +82,7 @@ class LiveTable:
             self.every_row = torch.ones(size, dtype=torch.bool, device=device)
         return self.every_row
 
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+    def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return ids
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -167,10 +173,15 @@ def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) 
         InputError: it is no live table, its observers never start anew, or its rows train and
             share no gradients.
     """
-    if num_processes == 1:
+    if num_processes == 1 or store.shard.mesh.size == num_processes:
         return
     if not isinstance(store, LiveTable):
-        return check_alone(num_processes)
+        raise InputError(
+            f"a store shared by the {num_processes} processes",
+            f"a {type(store).__name__} that this process has alone",
+            "build DenseCache or SubsetCache after init_process_group: each process then holds its "
+            "share of the rows; a LowRankCache is kept by one process",
+        )
     if store.observers and not store.renew_every:
         raise InputError(
             "one process for sums or an index over a live table that never start anew",
@@ -183,6 +194,16 @@ def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) 
             "a live table of the loss' own parameters among several processes",
             "one of others, that train",
             "build it of the item tower, LiveTable(item_tower)",
+        )
+
+
+def check_pool(store: Store | None, gather_across_devices: bool) -> None:
+    """Rows of all processes are drawn for the queries of all. Raises InputError."""
+    if store is not None and store.shard.mesh.size > 1 and not gather_across_devices:
+        raise InputError(
+            "gather_across_devices=True with a store shared by processes",
+            "False",
+            "leave it out: each query is scored against the rows of every process anyway",
         )
 
 

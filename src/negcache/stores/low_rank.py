@@ -9,6 +9,7 @@ import torch
 from negcache.errors import InputError
 from negcache.interfaces import Observer, Reencoder
 from negcache.ops.nystrom import find_coordinates, landmark_basis, project
+from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.coordinate_table import CoordinateTable, check_settings
 from negcache.stores.gathered import Gathered, Held, Refresh, bytes_of
@@ -79,6 +80,11 @@ class LowRankCache:
         return self.num_items
 
     @property
+    def shard(self) -> Shard:
+        """One process holds all coordinates."""
+        return Shard.whole(self.num_items)
+
+    @property
     def num_rows(self) -> int:
         return self.num_items
 
@@ -90,7 +96,7 @@ class LowRankCache:
         fixed = bytes_of([self.valid, self.removed, self.basis, self.reencoder.state_dict()])
         return Held(rows, rows * width + fixed, self.table.stored.nbytes)
 
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+    def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return ids
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -1,13 +1,18 @@
 """A store as draws and indexes read it: in slots, scored as it looks today."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Store
 from negcache.messages import Request
 from negcache.ops.scored_rows import ScoredRows
-from negcache.shapes import Float, Int, Tensor
+from negcache.ops.shards import Masses
+from negcache.ops.two_stage import Scan, draw_rows
+from negcache.shapes import Float, Float64, Int, Tensor
 
 
 def to_slots(exclude: Exclusion, store: Store) -> Exclusion:
@@ -47,6 +52,41 @@ def embeddings(store: Store, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
     """Embeddings of rows that have been written, approximate where the store keeps coordinates."""
     rows = store.rows(slots)
     return rows if store.reencoder is None else store.reencoder.full(rows)
+
+
+class Drawn(NamedTuple):
+    """Items drawn from the rows of all processes, and their scores.
+
+    Args:
+        ids: arbitrary where the query has no row left.
+        logits: of the drawn rows; -inf there.
+        log_mass: logsumexp of the scores of all rows.
+    """
+
+    ids: Int[Tensor, "B m"]
+    logits: Float[Tensor, "B m"]
+    log_mass: Float[Tensor, "B"]
+
+
+def draw_items(
+    store: Store, rows: ScoredRows, scanned: Scan, noise: Float64[Tensor, "B m 2"]
+) -> Drawn:
+    """Independent draws from the softmax of the scores of these rows, of every process'."""
+    mesh, masses = store.shard.mesh, Masses(store.shard.mesh, scanned.log_mass)
+    turns = masses.turns(noise)
+    found = draw_rows(rows, scanned, turns.uniforms)
+    ids = mesh.from_owners(store.ids(found.slots), turns.here)
+    logits = mesh.from_owners(found.logits, turns.here)
+    nothing = (masses.log_total == -torch.inf)[:, None]
+    return Drawn(ids, logits.masked_fill(nothing, -torch.inf), masses.log_total)
+
+
+def refuse_shards(store: Store, what: str, remedy: str) -> None:
+    """Refuse a sampler that several processes cannot share. Raises InputError."""
+    if store.shard.mesh.size > 1:
+        raise InputError(
+            f"one process for {what}", f"a store shared by {store.shard.mesh.size}", remedy
+        )
 
 
 def refuse_coordinates(store: Store, what: str) -> None:

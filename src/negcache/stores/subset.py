@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.interfaces import Observer, RefreshPolicy
+from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
@@ -19,8 +21,9 @@ class SubsetCache:
     Each row stands for N / S items: draws get weight ``-log(m q) - log(S / N)``, unbiased over
     draw and subset. The rows that entered first leave first (first in, first out), whatever they
     score, and uniformly drawn items take their place: were drawn rows to stay longer, membership
-    would depend on the scores and the weight would be wrong. Source: methods of row weights in
-    Lindgren et al. 2021, with lambda = S / N.
+    would depend on the scores and the weight would be wrong. Among several processes each has the
+    embeddings of its share of the rows; which items are held all of them know (16 N bytes at most).
+    Source: methods of row weights in Lindgren et al. 2021, with lambda = S / N.
 
     Args:
         num_items: N.
@@ -30,7 +33,9 @@ class SubsetCache:
             ``stores.Snapshot(every)`` takes a new pool as a whole.
         dtype: of the rows.
         device: where everything lives.
-        seed: of the subset.
+        seed: of the subset; the same on all processes.
+        mesh: the processes that hold the rows, each its share; None: those that train together
+            now, ``Mesh.now()``.
     """
 
     is_live = False
@@ -46,6 +51,7 @@ class SubsetCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        mesh: Mesh | None = None,
     ) -> None:
         if not 2 <= size <= num_items:
             raise InputError(
@@ -57,7 +63,8 @@ class SubsetCache:
         self.held = torch.randperm(num_items, generator=self.generator)[:size].to(device)
         self.place = torch.full((num_items,), -1, dtype=torch.int64, device=device)
         self.place[self.held] = torch.arange(size, device=device)
-        self.table = RowTable(size, dim, dtype, device)
+        self.shard = Shard.of(Mesh.now() if mesh is None else mesh, size)
+        self.table = RowTable(self.shard, dim, dtype, device)
         self.entered = torch.zeros(size, dtype=torch.int64, device=device)
         self._planned: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
@@ -67,14 +74,14 @@ class SubsetCache:
 
     @property
     def coverage(self) -> float:
-        return self.num_rows / self.num_items
+        return self.shard.total / self.num_items
 
     @property
     def valid(self) -> Bool[Tensor, "S"]:
         return self.table.valid
 
     def missing(self) -> Int[Tensor, "R"]:
-        return self.held[~self.valid]
+        return self.held[self.shard.bounds][~self.valid]
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         return self.table.chunks(size)
@@ -82,17 +89,17 @@ class SubsetCache:
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         return self.table.read(slots)
 
-    def slots(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        return self.place[ids]
+    def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return self.shard.local(self.place[ids])
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return self.held[slots]
+        return self.held[slots + self.shard.first]
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember fresh rows of distinct items; items outside the subset are passed over."""
         self.table.check(rows)
-        slots = self.place[ids]
+        slots = self.slots(ids)
         kept = slots >= 0
         if not (self.refresh.takes_training_rows or self.refreshing):
             kept &= ~self.valid[slots.clamp_min(0)]
@@ -100,18 +107,21 @@ class SubsetCache:
             self.table.write(slots[kept], rows[kept], self.clock)
 
     def plan(self) -> Int[Tensor, "R"]:
-        """The items that take the place of the rows that entered first."""
-        return self._next()[1]
+        """The items that take the place of the rows that entered first; those of rows here."""
+        slots, new, _ = self._next()
+        return new[self.shard.local(slots) >= 0]
 
     def commit(self) -> None:
         """Let those rows go; until the new items are written they are no negatives."""
         slots, new, after = self._next()
         self.generator.set_state(after)
         self._planned, self.refreshing = None, True
-        with self.observers.change(self, slots):
+        here = self.shard.local(slots)
+        here = here[here >= 0]
+        with self.observers.change(self, here):
             self.place[self.held[slots]] = -1
             self.held[slots], self.place[new] = new, slots
-            self.table.written[slots], self.entered[slots] = -1, self.clock + 1
+            self.table.written[here], self.entered[slots] = -1, self.clock + 1
 
     def step(self) -> None:
         """One optimizer step has passed."""
@@ -131,7 +141,7 @@ class SubsetCache:
         self.held.copy_(state["held"])
         self.entered.copy_(state["entered"])
         self.place.fill_(-1)
-        self.place[self.held] = torch.arange(self.num_rows, device=self.held.device)
+        self.place[self.held] = torch.arange(len(self.held), device=self.held.device)
         self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
         self.observers.load_state_dict(state)
         self.generator.set_state(state["generator"].cpu())
@@ -148,7 +158,7 @@ class SubsetCache:
         return self._planned[1]
 
     def _choose(self, generator: torch.Generator) -> tuple[Int[Tensor, "R"], Int[Tensor, "R"]]:
-        slots = self.refresh.plan(self.entered, self.clock)
+        slots = self.refresh.plan(self.entered, self.clock, Shard.whole(len(self.held)))
         if not len(slots):
             return slots, slots
         staying = self.place >= 0

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from negcache.errors import InputError
+from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -13,7 +14,7 @@ class RowTable:
     """What ``DenseCache`` and ``SubsetCache`` keep their embeddings in.
 
     Args:
-        num_rows: S.
+        shard: which rows are here, S of them.
         dim: D.
         dtype: of the rows.
         device: where they live.
@@ -24,10 +25,11 @@ class RowTable:
     """
 
     def __init__(
-        self, num_rows: int, dim: int, dtype: torch.dtype, device: torch.device | str
+        self, shard: Shard, dim: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        self.embeddings = torch.zeros(num_rows, dim, dtype=dtype, device=device)
-        self.written = torch.full((num_rows,), -1, dtype=torch.int64, device=device)
+        self.shard = shard
+        self.embeddings = torch.zeros(shard.size, dim, dtype=dtype, device=device)
+        self.written = torch.full((shard.size,), -1, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -57,13 +59,24 @@ class RowTable:
         self.written[slots] = step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"embeddings": self.embeddings, "written": self.written}
+        """The rows here, and where they stand in the table."""
+        return {
+            "first_row": self.shard.first,
+            "embeddings": self.embeddings,
+            "written": self.written,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         got, have = tuple(state["embeddings"].shape), tuple(self.embeddings.shape)
         if got != have:
             raise InputError(
                 f"stored rows of shape {have}", f"{got}", "build the store as it was when saved"
+            )
+        if state["first_row"] != self.shard.first:
+            raise InputError(
+                f"the rows from {self.shard.first} on, which this process holds",
+                f"those from {state['first_row']} on",
+                "load what this very process saved",
             )
         self.embeddings.copy_(state["embeddings"])
         self.written.copy_(state["written"])

@@ -1,0 +1,168 @@
+"""Which rows of a table a process holds, and how a process is drawn by the mass of its rows."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from negcache.distributed import ALONE, Mesh
+from negcache.errors import InputError
+from negcache.ops.two_stage import BLOCK, add_up, invert
+from negcache.shapes import Bool, Float, Float64, Int, Tensor
+
+PARTS = 4096
+"""Parts that a table is dealt out in, at most: so many keys, at most, a checkpoint has of it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows ``first`` to ``first + size`` of a table of ``total`` rows.
+
+    A table is dealt out in parts of whole blocks, as even as they allow and in order of rank. Where
+    the parts lie depends on the table alone: they are the keys of a checkpoint, so that any number
+    of processes reads it.
+
+    Args:
+        mesh: the processes that hold the table.
+        first: row of the table that is row 0 here.
+        size: rows here.
+        total: rows of the table.
+
+    Example:
+        >>> Shard.whole(300)
+        Shard(first=0, size=300, total=300)
+    """
+
+    mesh: Mesh
+    first: int
+    size: int
+    total: int
+
+    @staticmethod
+    def of(mesh: Mesh, total: int) -> "Shard":
+        """The share of this process.
+
+        Raises:
+            InputError: there are more processes than parts.
+        """
+        step = part_rows(total)
+        parts = -(-total // step)
+        if mesh.size > parts:
+            raise InputError(
+                f"at most {parts} processes for a store of {total} rows",
+                f"{mesh.size}",
+                f"start fewer: each holds blocks of {step} rows",
+            )
+        bounds = [min(total, step * (parts * rank // mesh.size)) for rank in range(mesh.size + 1)]
+        first = bounds[mesh.rank]
+        return Shard(mesh, first, bounds[mesh.rank + 1] - first, total)
+
+    @staticmethod
+    def whole(total: int) -> "Shard":
+        """All rows are here."""
+        return Shard(ALONE, 0, total, total)
+
+    def __repr__(self) -> str:
+        return f"Shard(first={self.first}, size={self.size}, total={self.total})"
+
+    @property
+    def blocks(self) -> range:
+        """Numbers of its blocks in the table."""
+        return range(self.first // BLOCK, -(-(self.first + self.size) // BLOCK))
+
+    @property
+    def bounds(self) -> slice:
+        """Of its rows in the table."""
+        return slice(self.first, self.first + self.size)
+
+    def local(self, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Rows of the table by their number here; -1 for those of other processes, and for -1."""
+        if self.size == self.total:
+            return rows
+        here = rows - self.first
+        return here.where((here >= 0) & (here < self.size), -1)
+
+
+def part_rows(total: int) -> int:
+    """Rows of a part: whole blocks, as many as make at most ``PARTS`` parts."""
+    return BLOCK * max(1, math.ceil(math.ceil(total / BLOCK) / PARTS))
+
+
+class Turns(NamedTuple):
+    """Which of the draws this process makes, and the uniforms it makes them by."""
+
+    here: Bool[Tensor, "B m"]
+    uniforms: Float64[Tensor, "B m *shape"]
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Unnormalised mass of the rows of every process: who draws is drawn by it.
+
+    The first uniform of a draw picks the process, by cumulative mass; what is left of it, which is
+    uniform again, takes its place. Where processes hold consecutive rows and the first uniform
+    picks a block of rows by cumulative mass, the draws are those of one process that holds them
+    all.
+
+    Args:
+        mesh: the processes.
+        log_mass: of the rows here.
+    """
+
+    mesh: Mesh
+    log_mass: Float[Tensor, "B"]
+
+    @cached_property
+    def log_masses(self) -> Float[Tensor, "B K"]:
+        """Those of all processes."""
+        every = self.mesh.gather(self.log_mass)
+        return every.view(self.mesh.size, -1).T.contiguous()
+
+    @cached_property
+    def log_total(self) -> Float[Tensor, "B"]:
+        if self.mesh.size == 1:
+            return self.log_mass
+        return torch.logsumexp(self.log_masses, dim=1)
+
+    @property
+    def log_share(self) -> Float[Tensor, "B"]:
+        """log of the chance that a draw is made here; 0 where none is."""
+        share = self.log_mass - self.log_total
+        return share.masked_fill(self.log_total == -torch.inf, 0.0)
+
+    def turns(self, uniforms: Float64[Tensor, "B m *shape"]) -> Turns:
+        """Who makes each draw, by its first uniform."""
+        if self.mesh.size == 1:
+            return Turns(torch.ones((), dtype=torch.bool, device=uniforms.device), uniforms)
+        first = uniforms[..., 0].contiguous()
+        sums = add_up(self.log_masses.double()).sums
+        chosen = invert(sums, first)
+        below = torch.cat([torch.zeros_like(sums[:, :1]), sums], dim=1)
+        before, after = (below.gather(1, chosen + more) for more in (0, 1))
+        left = (first * sums[:, -1:] - before) / (after - before)
+        uniforms = uniforms.clone()
+        uniforms[..., 0] = left.nan_to_num(0.0).clamp(0.0, 1 - torch.finfo(left.dtype).eps)
+        return Turns(chosen == self.mesh.rank, uniforms)
+
+
+def best_of_all(
+    mesh: Mesh, ids: Int[Tensor, "B k"], scores: Float[Tensor, "B k"], count: int
+) -> tuple[Int[Tensor, "B _"], Float[Tensor, "B _"]]:
+    """The ``count`` best of what every process found, best first, ties by the lower rank.
+
+    Args:
+        ids: of this process' best, best first; at most ``count`` of them.
+        scores: theirs; -inf: none.
+    """
+    if mesh.size == 1:
+        return ids, scores
+    missing = (0, count - ids.shape[1])
+    scores = F.pad(scores, missing, value=-torch.inf)
+    every = mesh.gather(scores).view(mesh.size, *scores.shape).transpose(0, 1).flatten(1)
+    found = mesh.gather(F.pad(ids, missing)).view(mesh.size, *scores.shape)
+    best = every.sort(dim=1, descending=True, stable=True)
+    places = best.indices[:, :count]
+    return found.transpose(0, 1).flatten(1).gather(1, places), best.values[:, :count]
