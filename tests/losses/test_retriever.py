@@ -25,6 +25,14 @@ def test_it_is_the_loss_of_its_towers():
     assert names == {"loss_fn", "query_tower"}
 
 
+def test_what_is_no_loss_is_refused():
+    """The towers in the wrong order, say."""
+    setting = Setting(shared)
+    build = getattr(nc.Retriever.__init__, "__wrapped__", nc.Retriever.__init__)
+    with pytest.raises(nc.InputError, match=r"got Linear.*Retriever\(loss_fn, query_tower\)"):
+        build(nc.Retriever.__new__(nc.Retriever), setting.query_tower, setting.loss)
+
+
 def test_a_shared_tower_stands_once_in_the_state(tmp_path):
     setting = Setting(shared)
     for tower in (None, setting.loss.item_tower):

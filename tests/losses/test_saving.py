@@ -55,6 +55,35 @@ def test_weights_without_the_own_state_are_refused(strict):
         holder.load_state_dict({f"loss.{k}": v for k, v in state.items()}, strict=strict)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_without_the_own_state_of_a_head_are_refused(strict):
+    head = nc.SoftmaxHead(60, 8, nc.quadratic, 5)
+    weights = {k: v for k, v in head.state_dict().items() if k != "_extra_state"}
+    holder = nn.ModuleDict({"head": head})
+    for module, prefix in ((head, ""), (holder, "head.")):
+        with pytest.raises(nc.InputError, match="store, clock and noise of the SoftmaxHead"):
+            module.load_state_dict({prefix + k: v for k, v in weights.items()}, strict=strict)
+
+
+def test_a_state_of_another_kind_of_module_is_refused():
+    setting, head = Setting(shared), nc.SoftmaxHead(60, 8)
+    for module, foreign, lacks in ((setting.loss, head, "filled"), (head, setting.loss, "table")):
+        with pytest.raises(nc.InputError, match=f"one without {lacks}.*the kind that saved it"):
+            module.set_extra_state(foreign.get_extra_state())
+
+
+def test_a_state_lacks_what_it_is_asked_for():
+    packed = to_bytes({"clock": 3})
+    assert from_bytes(packed, "clock") == {"clock": 3}
+    with pytest.raises(
+        nc.InputError, match="a state with clock, rows, noise; got one without rows"
+    ):
+        from_bytes(packed, "clock", "rows", "noise")
+    for strange in (["generator"], 3):  # no dictionary at all
+        with pytest.raises(nc.InputError, match=r"without clock|a state that negcache packed"):
+            from_bytes(to_bytes(strange), "clock")
+
+
 def test_what_is_no_state_is_refused():
     packed = to_bytes({"rows": torch.arange(5), 3: [None, (1.5, "x")]})
     assert packed.dtype == torch.uint8
