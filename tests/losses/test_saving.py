@@ -111,19 +111,22 @@ def test_passes_without_gradient_leave_a_run_as_it_is(mode):
     assert plain.loss.report().encoded_grad == beside.loss.report().encoded_grad
 
 
-def test_batches_of_an_evaluation_in_training_mode_differ_and_evaluations_do_not():
-    setting, rows = Setting(lambda store: nc.Uniform(range(len(store)), 2)), torch.arange(B)
+def test_batches_of_an_evaluation_in_training_mode_differ_and_so_do_evaluations():
+    """The noise of an evaluation is that of the run as it stands, whatever was evaluated before."""
+    rows = torch.arange(B)
 
-    def evaluated():
+    def passed(setting):
+        return setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows)
+
+    def evaluated(setting):
         with torch.no_grad():
-            return [
-                float(setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows))
-                for _ in range(2)
-            ]
+            return [float(passed(setting)) for _ in range(2)]
 
-    first = evaluated()
+    setting, other = (Setting(lambda store: nc.Uniform(range(len(store)), 2)) for _ in range(2))
+    first = evaluated(setting)
     assert first[0] != first[1]
-    setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows)
-    second = evaluated()
+    passed(setting), passed(other)
+    second = evaluated(setting)
     assert second[0] != second[1]
     assert second != first
+    assert second == evaluated(other)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import warnings
 
 import pytest
@@ -94,6 +95,13 @@ def test_it_follows_one_optimizer_the_last_and_a_copy_follows_none():
     assert (setting.store.clock, alone.store.clock) == (1, 0)
     alone.step()
     assert (setting.store.clock, alone.store.clock) == (1, 1)
+
+
+def test_a_loss_that_follows_can_be_pickled_and_follows_none_then():
+    setting = Followed(False, sampler=lambda store: nc.Uniform(range(len(store)), 3))
+    other = pickle.loads(pickle.dumps(setting.loss))
+    assert torch.equal(other.item_tower.net[1].weight, setting.item_tower.net[1].weight)
+    other.step()  # by hand: refused to those that follow
 
 
 def test_steps_by_hand_beside_the_optimizers_are_refused_and_so_is_what_is_none():
