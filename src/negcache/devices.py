@@ -73,17 +73,15 @@ class _Mover:
 
 
 def _brought(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device; empty ones from the meta device too. Raises InputError where data is lost."""
-    if not tensor.is_meta or device.type == "meta":
-        return tensor.to(device)
-    if tensor.numel():
+    """On the device. Raises InputError where there is nothing to bring."""
+    if tensor.is_meta and device.type != "meta":
         raise InputError(
             "a sampler that was built with its data",
             f"a tensor of shape {tuple(tensor.shape)} on the meta device",
             'leave torch.device("meta") before you build it; SoftmaxHead(..., device="meta") '
             "builds a table without data and a sampler with it",
         )
-    return torch.empty_like(tensor, device=device)
+    return tensor.to(device)
 
 
 def _ours(value: Any) -> bool:

@@ -169,7 +169,7 @@ MUTANTS = [
     Mutant(
         "a sampler without its data is given memory",
         "devices.py",
-        "    if tensor.numel():",
+        '    if tensor.is_meta and device.type != "meta":',
         "    if False:",
         META,
     ),
