@@ -141,7 +141,7 @@ def test_a_checkpoint_without_the_own_state_of_the_loss_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_skips_leaves_the_clock(fused):
-    """Lightning takes 16-mixed on a GPU alone; here is its plugin with a scaler of a CPU."""
+    """On a CPU Lightning takes bf16 for fp16; here is the scaler that a GPU would get."""
 
     class Overflowing(TwoTowers):
         def training_step(self, batch, number):
