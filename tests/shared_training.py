@@ -78,6 +78,9 @@ POOLED = ["rest", "shared"]
 LAGGING = ["kernel_head"]
 """Sums that hear of the other process' rows when they start anew."""
 
+RESUMED = [name for name in DDP if name not in LAGGING]
+"""The state of one process is that of all."""
+
 FSDP = {
     "root": DDP["uniform"],
     "nested": DDP["uniform"],
@@ -93,17 +96,32 @@ def batch(step, rank, world):
     return {"queries": rows["queries"], "positives": rows["positives"]}
 
 
-def train(model, rank, world, between=lambda: None):
+def train(model, rank, world, between=lambda: None, steps=range(STEPS)):
     """(gradients of the first step, parameters after the last), whole."""
     parameters = [each for each in model.parameters() if each.requires_grad]
     optimizer, first = torch.optim.SGD(parameters, 0.5), []
-    for step in range(STEPS):
+    for step in steps:
         model(**batch(step, rank, world))["loss"].backward()
         between()
         first = first or [whole(each.grad).to_dense() for each in parameters]
         optimizer.step()
         optimizer.zero_grad()
     return first, [whole(each.detach()) for each in parameters]
+
+
+def resume(name, folder, rank, world):
+    """Saved by the first process after two steps, and gone on with by all from another start."""
+    model, path = DistributedDataParallel(DDP[name]()), f"{folder}/{name}.pt"
+    train(model, rank, world, steps=range(2))
+    if rank == 0:
+        torch.save(model.module.state_dict(), path)
+    dist.barrier()
+    other = DDP[name]()
+    with torch.no_grad():
+        for each in other.parameters():
+            each += 1
+    other.load_state_dict(torch.load(path))
+    return train(DistributedDataParallel(other), rank, world, steps=range(2, STEPS))
 
 
 def whole(tensor):
@@ -172,6 +190,8 @@ def main(folder, rank, world):
     for name in FSDP:
         found[f"fsdp_{name}"] = train_sharded(name, rank, world)
     if world > 1:
+        for name in RESUMED:
+            found[f"resumed_{name}"] = resume(name, folder, rank, world)
         refusals(rank, world)
         dist.destroy_process_group()
     torch.save(found, f"{folder}/{rank}-of-{world}.pt")

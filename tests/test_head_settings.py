@@ -84,6 +84,12 @@ def test_device_and_dtype_are_those_of_the_table():
     assert loss.isfinite()
 
 
+def test_an_embedding_of_another_shape_is_refused():
+    for rows, columns in ((N + 1, D), (N, D - 1)):
+        with pytest.raises(nc.InputError, match=rf"shape \({N}, {D}\); got \({rows}, {columns}\)"):
+            nc.SoftmaxHead(N, D, bias=False, embedding=torch.nn.Embedding(rows, columns))
+
+
 @pytest.mark.parametrize(
     ("absolute", "wanted"), [(False, nc.CachedSoftmax), (True, nc.samplers.KernelSoftmax)]
 )

@@ -1,10 +1,8 @@
 """A head whose classes are the rows of an embedding: one table, trained and saved once."""
 
 import copy
-import os
-import subprocess
-import sys
 
+import processes
 import pytest
 import safetensors.torch
 import torch
@@ -175,17 +173,10 @@ torch.save(model.items.weight.detach(), f"{folder}/{name}-{rank}-of-{world}.pt")
 @pytest.mark.parametrize("name", ["default", "full", "quadratic"])
 def test_two_processes_keep_one_table(name, tmp_path):
     """With every class drawn, that of one process with the whole batch; padding does not count."""
-    found = []
+    found, script = [], tmp_path / "script.py"
+    script.write_text(SCRIPT)
     for world in (1, 2):
-        path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-        alive = [
-            subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(tmp_path), str(rank), str(world), name],
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-            )
-            for rank in range(world)
-        ]
-        assert [process.wait(120) for process in alive] == [0] * world
+        processes.run(script, tmp_path, world, name)
         found += [torch.load(tmp_path / f"{name}-{rank}-of-{world}.pt") for rank in range(world)]
     alone, first, second = found
     assert torch.equal(first, second)

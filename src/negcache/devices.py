@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from negcache.errors import InputError
 from negcache.interfaces import Observer, Sampler, Store
 from negcache.shapes import Tensor
 
@@ -51,7 +52,7 @@ class _Mover:
             case nn.Parameter():
                 return value
             case torch.Tensor():
-                return value.to(self.device)
+                return _brought(value, self.device)
             case nn.Module():
                 return value.to(self.device)
             case WeakValueDictionary():
@@ -69,6 +70,18 @@ class _Mover:
             case _ if _ours(value):
                 self.within(value)
         return value
+
+
+def _brought(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device. Raises InputError where there is nothing to bring."""
+    if tensor.is_meta and device.type != "meta":
+        raise InputError(
+            "a sampler that was built with its data",
+            f"a tensor of shape {tuple(tensor.shape)} on the meta device",
+            'leave torch.device("meta") before you build it; SoftmaxHead(..., device="meta") '
+            "builds a table without data and a sampler with it",
+        )
+    return tensor.to(device)
 
 
 def _ours(value: Any) -> bool:

@@ -29,6 +29,13 @@ def test_both_processes_hold_the_same_parameters(trained, name):
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", shared_training.RESUMED)
+def test_resumed_from_the_state_of_the_first_process_it_is_the_straight_run(trained, name):
+    for each in trained[1:]:
+        for resumed, straight in zip(each[f"resumed_{name}"][1], each[name][1], strict=True):
+            assert torch.equal(resumed, straight)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
 def test_gradients_are_those_of_one_process_on_the_global_batch(trained, name):
     one, two, _ = trained

@@ -137,3 +137,28 @@ def test_a_checkpoint_without_the_own_state_of_the_loss_is_refused(tmp_path):
     torch.save(checkpoint, tmp_path / "weights.ckpt")
     with pytest.raises(nc.InputError, match="the loss' own state"):
         fit(tmp_path, resume=tmp_path / "weights.ckpt")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_leaves_the_clock(fused):
+    """On a CPU Lightning takes bf16 for fp16; here is the scaler that a GPU would get."""
+
+    class Overflowing(TwoTowers):
+        def training_step(self, batch, number):
+            loss = super().training_step(batch, number)
+            return loss * (torch.inf if scaler.get_scale() == 4 else 1.0)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), fused=fused)
+            self.model.loss_fn.step_with(optimizer)
+            return optimizer
+
+    scaler, module = torch.amp.GradScaler("cpu", init_scale=4.0), Overflowing()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False,
+        plugins=[pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)], limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, loader(4), loader(1))
+    assert scaler.get_scale() == 2.0
+    assert (trainer.global_step, module.model.loss_fn.store.clock) == (4, 3)

@@ -82,4 +82,16 @@ def test_a_head_takes_its_sums_along():
     assert head.sampler.sums.levels[0].device.type == "cpu"
     head.to("meta")
     assert head.sampler.sums.levels[0].device.type == "meta"
-    assert head.table.every_row.device.type == "meta"
+    assert head.table.valid.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["loss", "head"])
+def test_replicas_of_data_parallel_are_refused(kind):
+    """Its threads would share one generator and one store."""
+    corpus = torch.randn(N, D)
+    loss_fn = nc.SoftmaxLoss(nn.Linear(D, D), corpus, nc.Uniform(corpus, 3), nc.DotScore())
+    module = loss_fn if kind == "loss" else nc.SoftmaxHead(N, D)
+    batch = torch.randn(4, D), torch.arange(4)
+    with pytest.raises(nc.InputError, match=r"a replica that nn\.DataParallel made"):
+        module._replicate_for_data_parallel()(*batch)
+    assert module(*batch).isfinite()

@@ -3,11 +3,21 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from setting import B, Setting
+from setting import B, D, N, Setting
 from text_towers import Tower, difference, loss_of
 from torch import nn
 
 import negcache as nc
+
+
+class Calibrated(nn.Linear):
+    """A tower with a state beside its tensors, as quantised ones have."""
+
+    def get_extra_state(self):
+        return torch.tensor([3])
+
+    def set_extra_state(self, state):
+        assert state == 3
 
 
 def shared(store):
@@ -25,6 +35,14 @@ def test_it_is_the_loss_of_its_towers():
     assert names == {"loss_fn", "query_tower"}
 
 
+def test_what_is_no_loss_is_refused():
+    """The towers in the wrong order, say."""
+    setting = Setting(shared)
+    build = getattr(nc.Retriever.__init__, "__wrapped__", nc.Retriever.__init__)
+    with pytest.raises(nc.InputError, match=r"got Linear.*Retriever\(loss_fn, query_tower\)"):
+        build(nc.Retriever.__new__(nc.Retriever), setting.query_tower, setting.loss)
+
+
 def test_a_shared_tower_stands_once_in_the_state(tmp_path):
     setting = Setting(shared)
     for tower in (None, setting.loss.item_tower):
@@ -34,6 +52,13 @@ def test_a_shared_tower_stands_once_in_the_state(tmp_path):
     found = model(setting.corpus[:B], torch.arange(B), torch.arange(B))["loss"]
     queries = setting.loss.item_tower(setting.corpus[:B])
     assert torch.equal(found, Setting(shared).loss(queries, torch.arange(B), torch.arange(B)))
+
+
+def test_a_shared_tower_with_a_state_of_its_own_stands_once_too():
+    corpus, tower = torch.randn(N, D), Calibrated(D, D)
+    loss_fn = nc.SoftmaxLoss(tower, corpus, nc.Uniform(corpus, 3), nc.DotScore())
+    state = nc.Retriever(loss_fn, tower).state_dict()
+    assert {name.partition(".")[0] for name in state} == {"loss_fn"}
 
 
 def test_without_a_loss_it_embeds_queries_as_they_are_scored():

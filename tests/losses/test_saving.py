@@ -55,6 +55,35 @@ def test_weights_without_the_own_state_are_refused(strict):
         holder.load_state_dict({f"loss.{k}": v for k, v in state.items()}, strict=strict)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_without_the_own_state_of_a_head_are_refused(strict):
+    head = nc.SoftmaxHead(60, 8, nc.quadratic, 5)
+    weights = {k: v for k, v in head.state_dict().items() if k != "_extra_state"}
+    holder = nn.ModuleDict({"head": head})
+    for module, prefix in ((head, ""), (holder, "head.")):
+        with pytest.raises(nc.InputError, match="store, clock and noise of the SoftmaxHead"):
+            module.load_state_dict({prefix + k: v for k, v in weights.items()}, strict=strict)
+
+
+def test_a_state_of_another_kind_of_module_is_refused():
+    setting, head = Setting(shared), nc.SoftmaxHead(60, 8)
+    for module, foreign, lacks in ((setting.loss, head, "filled"), (head, setting.loss, "table")):
+        with pytest.raises(nc.InputError, match=f"one without {lacks}.*the kind that saved it"):
+            module.set_extra_state(foreign.get_extra_state())
+
+
+def test_a_state_lacks_what_it_is_asked_for():
+    packed = to_bytes({"clock": 3})
+    assert from_bytes(packed, "clock") == {"clock": 3}
+    with pytest.raises(
+        nc.InputError, match="a state with clock, rows, noise; got one without rows"
+    ):
+        from_bytes(packed, "clock", "rows", "noise")
+    for strange in (["generator"], 3):  # no dictionary at all
+        with pytest.raises(nc.InputError, match=r"without clock|a state that negcache packed"):
+            from_bytes(to_bytes(strange), "clock")
+
+
 def test_what_is_no_state_is_refused():
     packed = to_bytes({"rows": torch.arange(5), 3: [None, (1.5, "x")]})
     assert packed.dtype == torch.uint8
@@ -82,19 +111,22 @@ def test_passes_without_gradient_leave_a_run_as_it_is(mode):
     assert plain.loss.report().encoded_grad == beside.loss.report().encoded_grad
 
 
-def test_batches_of_an_evaluation_in_training_mode_differ_and_evaluations_do_not():
-    setting, rows = Setting(lambda store: nc.Uniform(range(len(store)), 2)), torch.arange(B)
+def test_batches_of_an_evaluation_in_training_mode_differ_and_so_do_evaluations():
+    """The noise of an evaluation is that of the run as it stands, whatever was evaluated before."""
+    rows = torch.arange(B)
 
-    def evaluated():
+    def passed(setting):
+        return setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows)
+
+    def evaluated(setting):
         with torch.no_grad():
-            return [
-                float(setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows))
-                for _ in range(2)
-            ]
+            return [float(passed(setting)) for _ in range(2)]
 
-    first = evaluated()
+    setting, other = (Setting(lambda store: nc.Uniform(range(len(store)), 2)) for _ in range(2))
+    first = evaluated(setting)
     assert first[0] != first[1]
-    setting.loss(setting.query_tower(setting.corpus[rows]), rows, rows)
-    second = evaluated()
+    passed(setting), passed(other)
+    second = evaluated(setting)
     assert second[0] != second[1]
     assert second != first
+    assert second == evaluated(other)

@@ -1,6 +1,8 @@
 """The one signal of all trainers: an optimizer has stepped."""
 
 import copy
+import gc
+import pickle
 import warnings
 
 import pytest
@@ -11,7 +13,7 @@ from setting import B, Setting
 from torch import nn
 
 import negcache as nc
-from negcache.optimizer_steps import PATIENCE
+from negcache.optimizer_steps import LONGER, PATIENCE
 
 
 def shared(store):
@@ -95,12 +97,40 @@ def test_it_follows_one_optimizer_the_last_and_a_copy_follows_none():
     assert (setting.store.clock, alone.store.clock) == (1, 1)
 
 
+def test_a_loss_that_follows_can_be_pickled_and_follows_none_then():
+    setting = Followed(False, sampler=lambda store: nc.Uniform(range(len(store)), 3))
+    other = pickle.loads(pickle.dumps(setting.loss))
+    assert torch.equal(other.item_tower.net[1].weight, setting.item_tower.net[1].weight)
+    other.step()  # by hand: refused to those that follow
+
+
 def test_steps_by_hand_beside_the_optimizers_are_refused_and_so_is_what_is_none():
     setting = Followed(False)
     with pytest.raises(nc.InputError, match="leave one of the two out"):
         setting.loss.step()
     with pytest.raises(nc.InputError, match="got Linear"):
         setting.loss.step_with(nn.Linear(2, 2))
+
+
+def test_an_optimizer_that_is_gone_is_followed_no_longer():
+    setting = Followed(True)
+    setting.loss.step_with(torch.optim.SGD(setting.loss.parameters(), 0.1))
+    gc.collect()
+    setting.loss._steps._passes = PATIENCE - 1  # as if trained so often
+    with pytest.warns(UserWarning, match=r"Call loss_fn\.step_with\(optimizer\) once"):
+        setting.backward()
+    setting.loss.step()
+    assert setting.store.clock == 1
+
+
+def test_an_optimizer_that_is_followed_may_gather_more_passes_before_it_is_told_of():
+    setting = Followed(False)
+    for passes in (PATIENCE - 1, LONGER - 2):
+        setting.loss._steps._passes = passes
+        setting.backward()  # a warning would be an error
+    with pytest.warns(UserWarning, match=f"{LONGER} times.*did the trainer make another"):
+        setting.backward()
+    setting.backward()
 
 
 def test_training_without_steps_is_told_of_once():

@@ -56,6 +56,18 @@ def test_bad_weights_and_reductions_are_refused_before_anything_is_encoded():
         loss_fn(queries, positives, reduction="average")
 
 
+@pytest.mark.parametrize("kind", ["loss", "head"])
+def test_weights_without_a_sum_have_no_mean(kind):
+    loss_fn, queries, positives = full()
+    module = loss_fn if kind == "loss" else nc.SoftmaxHead(N, D)
+    signs = torch.ones(B)
+    signs[::2] = -1
+    for weight in (torch.zeros(B), signs):
+        with pytest.raises(nc.InputError, match="a sum to divide by; got a sum of 0"):
+            module(queries, positives, weight=weight)
+    assert module(queries, positives, weight=torch.zeros(B), reduction="sum") == 0
+
+
 def test_dimensions_that_do_not_fit_are_refused():
     corpus, positives = torch.randn(N, D), torch.arange(B)
     store = nc.DenseCache(N, D + 1)

@@ -7,6 +7,7 @@ SAVING = "tests/losses/test_saving.py"
 DEVICES = "tests/losses/test_devices.py"
 RETRIEVER = "tests/losses/test_retriever.py"
 WEIGHTS = "tests/losses/test_weights.py"
+META = "tests/losses/test_meta_device.py"
 PROCESSES = "tests/losses/test_two_processes.py"
 DDP = "tests/integrations/test_ddp.py"
 
@@ -150,6 +151,34 @@ MUTANTS = [
         "check_shared_gradients(num_processes, shares_gradients(source), whole)",
         "check_shared_gradients(num_processes, True, whole)",
         DDP,
+    ),
+    Mutant(
+        "an optimizer that is gone is followed",
+        "optimizer_steps.py",
+        "return self._handle is not None and self._handle.hooks_dict_ref() is not None",
+        "return self._handle is not None",
+        STEPS,
+    ),
+    Mutant(
+        "replicas of DataParallel share a generator",
+        "validation.py",
+        'if getattr(module, "_is_replica", False):',
+        "if False:",
+        DEVICES,
+    ),
+    Mutant(
+        "a sampler without its data is given memory",
+        "devices.py",
+        '    if tensor.is_meta and device.type != "meta":',
+        "    if False:",
+        META,
+    ),
+    Mutant(
+        "a mean over weights of sum 0",
+        "validation.py",
+        "queries and not float(weight.sum())",
+        "False",
+        WEIGHTS,
     ),
     Mutant(
         "a tree built in inference mode stays there",

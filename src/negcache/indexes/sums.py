@@ -59,7 +59,8 @@ class KernelSums:
             raise InputError("every of 1 or more changes", f"{every}", "1 follows each change")
         refuse_coordinates(rows, "sums of kernel features")
         self.rows, self.kernel, self.every = rows, kernel, every
-        self.moved, self.changes, self.behind = 0, 0, torch.zeros(0, dtype=torch.bool)
+        self.moved, self.changes = 0, 0
+        self.behind = torch.zeros(0, dtype=torch.bool, device="cpu")  # of no rows, on any device
         self.levels: list[Tensor] = []
         self.counts: list[Tensor] = []
         self.rounded: Tensor | None = None

@@ -32,7 +32,7 @@ class LiveTable:
             are; None: never, since no other rows move than those looked up.
     """
 
-    on_host = ("source",)  # its owner moves it
+    on_host = ("source", "every_row")  # its owner moves it; made anew where the table is
     coverage = 1.0
     is_live = True
     reencoder = None
