@@ -59,9 +59,16 @@ class Mesh:
         ends = [count * rank // self.size for rank in range(self.size + 1)]
         return [end - start for start, end in pairwise(ends)]
 
-    def place(self, rows: int) -> tuple[int, int]:
-        """Of a batch of ``rows`` on every process: the global number of row 0, and rows in all."""
-        return self.rank * rows, self.size * rows
+    def place(self, rows: int, together: bool) -> tuple[int, int]:
+        """Of a batch of ``rows``: the number of its row 0 in the global batch, and rows in all.
+
+        Args:
+            together: every process asks; False: as if all had as many rows.
+        """
+        if self.size == 1 or not together:
+            return self.rank * rows, self.size * rows
+        (every,) = self.each(rows)
+        return sum(every[: self.rank]), sum(every)
 
     def each(self, *counts: int) -> list[list[int]]:
         """These counts of every process: a list for each of them."""

@@ -79,8 +79,9 @@ class ItemProposal:
 
         def uniforms(count: int, width: int) -> Tensor:
             (widths,) = masses.mesh.each(width)  # trees may differ in height
-            turns.append(masses.turns(noise(count, max(widths))))
-            return turns[-1].uniforms[..., :width]
+            turn = int(self.proposal.spends_last_first)
+            turns.append(masses.turns(noise(count, max(widths)).roll(turn, -1)))
+            return turns[-1].uniforms[..., :width].roll(-turn, -1)
 
         slots, log_q = self.proposal.draw(uniforms)
         (turn,) = turns

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from negcache import validation
 from negcache.class_vectors import check_bias, check_table, new_vectors, padding_row, vectors_of
 from negcache.devices import device_after, move
-from negcache.distributed import Mesh
+from negcache.distributed import ALONE, Mesh
 from negcache.estimators import log_q_corrected
 from negcache.exact import best_classes, exact_losses, log_probs
 from negcache.generators import Generators
@@ -191,7 +191,8 @@ class SoftmaxHead(nn.Module):
         rows = counted(hidden, target, targets, weight, ignored)
         check_weighting(rows.weight, reduction, len(rows.hidden))
         losses = self._losses(rows)
-        value = reduced(losses, rows.weight, reduction)
+        mesh = Mesh.now() if self.training and torch.is_grad_enabled() else ALONE
+        value = reduced(losses, rows.weight, reduction, mesh)
         return rows.spread(value) if reduction == "none" else value
 
     @torch.no_grad()
@@ -272,14 +273,15 @@ class SoftmaxHead(nn.Module):
                 process passes over, and no row has another's.
         """
         mesh, num_classes = Mesh.now(), len(self.table)
-        if self.training and torch.is_grad_enabled():
+        training = self.training and torch.is_grad_enabled()
+        if training:
             check_shared_table(self.table, mesh.size)
         if self.sampler.store is not None:
             check_processes(self.sampler.store, [self.table.weight], mesh.size)
         barred = target.view(len(target), -1)
         if self.padding_idx is not None:
             barred = F.pad(barred, (0, 1), value=self.padding_idx)
-        place = mesh.place(len(target) if mesh.size == 1 else batch_rows)
+        place = mesh.place(len(target) if mesh.size == 1 else batch_rows, together=training)
         exclude = exclusion_of(barred, num_classes)
         return Request(queries, self.score, target, exclude, *place, num_classes)
 

@@ -197,12 +197,14 @@ class Proposal:
         log_prob: slots [M] -> log q_b(slot), [B, M]; -inf where the law does not reach the slot.
         log_mass: log of the unnormalised mass on the rows of this process, by which a process is
             drawn among several; None: there is none. ``draw`` and ``log_prob`` are given these
-            rows; ``draw`` asks for noise once, and spends the first uniform of a draw first.
+            rows; ``draw`` asks for noise once.
         store: whose slots are spoken of; None: slots are item ids.
         coverage: chance that the law reaches an item at all: a store of some of the items, a step
             that scores some of the rows. The law is then itself drawn, without regard to scores.
         is_softmax: whether ``exp(log_mass)`` is the sum of exp(s~) over the rows that it reaches,
             the partition function that the ``cached_partition`` estimator takes.
+        spends_last_first: which uniform of a draw picks among consecutive parts of the rows by
+            their cumulative mass: the last; False: the first.
     """
 
     draw: Callable[[Noise], tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]]
@@ -211,6 +213,7 @@ class Proposal:
     store: Store | None = None
     coverage: float = 1.0
     is_softmax: bool = False
+    spends_last_first: bool = False
 
 
 @runtime_checkable

@@ -133,7 +133,8 @@ class SoftmaxLoss(nn.Module):
         mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            request, mine = self._request(queries.detach(), positives, query_ids).gathered(mesh)
+            request = self._request(queries.detach(), positives, query_ids, training)
+            request, mine = request.gathered(mesh)
             negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
             draws = draw_negatives(self.sampler, self.estimator, request, generator, negatives)
@@ -149,7 +150,7 @@ class SoftmaxLoss(nn.Module):
         if training:
             encoded = mesh.parts(len(items.ids))[mesh.rank]
             self._recorder.record_step(*found, draws[0][0], encoded)
-        return reduced(found.losses, weight, reduction, mesh)
+        return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
     def step(self) -> None:
         """After ``optimizer.step()``: encode the oldest rows anew; one step has passed.
@@ -265,10 +266,12 @@ class SoftmaxLoss(nn.Module):
             return True
         return self.gather_across_devices and not self.sampler.has_density
 
-    def _request(self, queries: Tensor, positives: Tensor, query_ids: Tensor | None) -> Request:
+    def _request(
+        self, queries: Tensor, positives: Tensor, query_ids: Tensor | None, training: bool
+    ) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""
         exclude = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-        place = Mesh.now().place(len(positives))
+        place = Mesh.now().place(len(positives), together=training)
         return Request(queries, self.score, positives, exclude, *place, len(self.corpus))
 
     def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:

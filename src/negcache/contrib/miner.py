@@ -55,23 +55,22 @@ class DynamicIndexMiner:
         scored = self.clusters.score(request)
         scored = replace(scored, law=scored.law.best(self.top_clusters))
         noise = request.uniforms(generator, self.num_negatives, self.chain, 2)
-        slots, scores, ratios = (each.flatten(1) for each in scored.draw_scored(noise))
+        ids, scores, ratios = (each.flatten(1) for each in scored.draw_scored(noise))
         scores = scores.masked_fill(ratios == -torch.inf, -torch.inf)
-        best, scores = highest_distinct(scores, slots, self.num_negatives)
+        best, scores = highest_distinct(scores, ids, self.num_negatives)
         alive = scores > -torch.inf
-        slots, metrics = slots.gather(1, best), {"distinct": alive}
-        ids = self.store.ids(slots)
+        ids, metrics = ids.gather(1, best), {"distinct": alive}
         return plain(ids, alive, dtype=request.queries.dtype, metrics=metrics)
 
 
 def highest_distinct(
-    scores: Float64[Tensor, "B n"], slots: Int[Tensor, "B n"], count: int
+    scores: Float64[Tensor, "B n"], ids: Int[Tensor, "B n"], count: int
 ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
-    """Columns of the ``count`` highest scores of distinct slots, and these; -inf: no more."""
-    by_slot = slots.argsort(dim=1, stable=True)
-    ordered = slots.gather(1, by_slot)
+    """Columns of the ``count`` highest scores of distinct items, and these; -inf: no more."""
+    by_id = ids.argsort(dim=1, stable=True)
+    ordered = ids.gather(1, by_id)
     repeat = torch.zeros_like(ordered, dtype=torch.bool)
     repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    repeat = torch.zeros_like(repeat).scatter_(1, by_slot, repeat)
+    repeat = torch.zeros_like(repeat).scatter_(1, by_id, repeat)
     best = scores.masked_fill(repeat, -torch.inf).topk(count, dim=1)
     return best.indices, best.values

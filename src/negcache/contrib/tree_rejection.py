@@ -67,15 +67,16 @@ class DynamicIndexTree:
         scored = self.clusters.score(request)
         scored.check_radius()
         proposed = scored.draw_scored(request.uniforms(generator, self.num_negatives, 1, 2))
-        slots, scores, ratios = (each.squeeze(2) for each in proposed)
+        ids, scores, ratios = (each.squeeze(2) for each in proposed)
         found, places = self._search(scored, generator)
         kept, norm = places >= 0, scored.law.log_norm
         log_z = log_partition(ratios, norm)
         shares = log_shares(kept, ratios.masked_fill(kept, 0.0), norm, log_z)
         scores = found.where(kept, scores)
         not_found = ~kept & ~scored.law.empty[:, None]
+        ids = self.store.ids(places.clamp_min(0)).where(kept, ids)
         return from_shares(
-            self.store, self.store.ids(places.where(kept, slots)), scores, log_z, shares,
+            self.store, ids, scores, log_z, shares,
             dtype=request.queries.dtype, metrics={"not_found": not_found},
         )  # fmt: skip
 

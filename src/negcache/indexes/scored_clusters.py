@@ -1,6 +1,7 @@
 """Clusters of a store as the queries of a request score them: the ground of the dynamic index."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,9 @@ from negcache.interfaces import Noise, Proposal, Store
 from negcache.messages import Request
 from negcache.ops.bounds import Exact, enumerate_chain, log_gamma_bound
 from negcache.ops.cluster_draw import ClusterLaw, Partition
+from negcache.ops.shards import Masses
 from negcache.score import Score
-from negcache.shapes import Float, Float64, Int, Tensor
+from negcache.shapes import Bool, Float, Float64, Int, Tensor
 from negcache.stores.reading import project_items, project_queries
 
 HELD = 1 << 22
@@ -31,12 +33,12 @@ class Proposed(NamedTuple):
     """Items drawn from the proposal.
 
     Args:
-        slots: of the items.
+        ids: of the items.
         scores: s~, the logit of each by its cached coordinates.
         log_ratios: t = s~ - V; -inf where a query may draw nothing, and the item is any.
     """
 
-    slots: Int[Tensor, "B m s"]
+    ids: Int[Tensor, "B m s"]
     scores: Float64[Tensor, "B m s"]
     log_ratios: Float64[Tensor, "B m s"]
 
@@ -44,6 +46,8 @@ class Proposed(NamedTuple):
 @dataclass(frozen=True)
 class ScoredClusters:
     """The cluster proposal for the queries of one request, in slots; centres are scored once.
+
+    Among several processes each has clusters of its own rows, and scored draws are made in turns.
 
     Args:
         score: of queries and coordinates.
@@ -67,6 +71,21 @@ class ScoredClusters:
         return replace(
             self, queries=self.queries[rows], law=self.law.of(rows), lipschitz=self.lipschitz[rows]
         )
+
+    @cached_property
+    def masses(self) -> Masses:
+        """Of the clusters of every process."""
+        return Masses(self.store.shard.mesh, self.law.log_norm)
+
+    @property
+    def log_norm(self) -> Float64[Tensor, "b"]:
+        """log Zhat, of all processes; -inf where a query may draw nothing."""
+        return self.masses.log_total
+
+    @property
+    def empty(self) -> Bool[Tensor, "b"]:
+        """Which queries may draw nothing."""
+        return self.log_norm == -torch.inf
 
     def check_radius(self) -> None:
         """Refuse coordinates that are not scored as they are: distances say nothing there.
@@ -110,27 +129,29 @@ class ScoredClusters:
         def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
             drawn = self.law.draw(noise(num_negatives, 2))
             log_q = self.law.partition.values.gather(1, drawn.clusters) - self.law.log_norm[:, None]
-            return self.table.slots(drawn.places), self._unless_empty(log_q)
+            nothing = self.law.empty[:, None]
+            return self.table.slots(drawn.places), log_q.masked_fill(nothing, -torch.inf)
 
         return Proposal(draw, self.log_prob, self.law.log_norm, self.store, self.store.coverage)
 
     def draw_scored(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
         """Draws and their scores; coordinates of the drawn items are gathered."""
-        drawn = self.law.draw(noise.flatten(1, 2))
+        turns, mesh = self.masses.turns(noise.flatten(1, 2)), self.masses.mesh
+        drawn = self.law.draw(turns.uniforms)
         slots = self.table.slots(drawn.places)
         scores = self._scores(slots)
-        ratios = self._unless_empty(scores - self.law.partition.values.gather(1, drawn.clusters))
-        return Proposed(*(each.unflatten(1, noise.shape[1:3]) for each in (slots, scores, ratios)))
-
-    def _unless_empty(self, values: Float64[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
-        """-inf in place of what belongs to no item: the query may draw nothing."""
-        return values.masked_fill(self.law.empty[:, None], -torch.inf)
+        ratios = scores - self.law.partition.values.gather(1, drawn.clusters)
+        ids, scores, ratios = (
+            mesh.from_owners(each, turns.here) for each in (self.store.ids(slots), scores, ratios)
+        )
+        ratios = ratios.masked_fill(self.empty[:, None], -torch.inf)
+        return Proposed(*(each.unflatten(1, noise.shape[1:3]) for each in (ids, scores, ratios)))
 
     def log_gamma_bound(self) -> Float64[Tensor, "b"]:
         """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
         if not self._has_radius:
             return torch.full_like(self.lipschitz, torch.inf)
-        return log_gamma_bound(self.law, self.lipschitz)
+        return log_gamma_bound(self.law, self.lipschitz, self.masses.mesh)
 
     def enumerate(self) -> Exact:
         """gamma and acceptance from the scores of every item, a few queries at a time."""

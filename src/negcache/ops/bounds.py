@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 import torch
 
+from negcache.distributed import ALONE, Mesh
 from negcache.ops.cluster_draw import ClusterLaw
+from negcache.ops.shards import Masses
 from negcache.shapes import Float64, Tensor
 
 
-def log_gamma_bound(law: ClusterLaw, lipschitz: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+def log_gamma_bound(
+    law: ClusterLaw, lipschitz: Float64[Tensor, "B"], mesh: Mesh = ALONE
+) -> Float64[Tensor, "B"]:
     """An upper bound of log gamma from the clusters alone.
 
     A member scores within ``lipschitz r_c`` of its centre, so no ratio is above
@@ -18,11 +22,13 @@ def log_gamma_bound(law: ClusterLaw, lipschitz: Float64[Tensor, "B"]) -> Float64
     Args:
         law: what is proposed from.
         lipschitz: how fast the logit of each query can change with distance: scale times norm.
+        mesh: processes, each with a law over clusters of its own.
     """
     away = lipschitz[:, None] * law.partition.radius
     highest = away.masked_fill(law.log_masses == -torch.inf, -torch.inf).amax(dim=1)
     least = torch.logsumexp(law.log_masses - away, dim=1)
-    return (highest + law.log_norm - least).nan_to_num(nan=torch.inf)
+    log_norm, least = (Masses(mesh, each).log_total for each in (law.log_norm, least))
+    return (mesh.largest(highest) + log_norm - least).nan_to_num(nan=torch.inf)
 
 
 class Exact(NamedTuple):

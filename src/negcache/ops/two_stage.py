@@ -98,7 +98,7 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
     keep = few and scores_all(per_query, rows.num_rows)
-    masses, kept = [rows.queries.new_empty(len(rows.queries), 0)], []
+    masses, kept = [], []
     for _, logits in masked_chunks(rows):
         if keep:
             kept.append(logits.clone())
@@ -127,7 +127,7 @@ def _log_mass_(logits: Float[Tensor, "B blocks BLOCK"]) -> Float[Tensor, "B bloc
 def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) -> Found:
     """Stage two: draw a block, then a row of it, for every query and draw."""
     num_queries, per_query = noise.shape[:2]
-    if not rows.num_rows:
+    if not per_query:
         nothing = rows.queries.new_full((num_queries, per_query), -torch.inf)
         return Found(torch.zeros_like(nothing, dtype=torch.long), nothing)
     blocks = invert_cdf(scanned.log_masses, noise[..., 0].contiguous())
@@ -202,6 +202,8 @@ def take_away(
         slots: -1 for a row that is none of these.
     """
     queries, columns = (slots >= 0).nonzero(as_tuple=True)
+    if not len(queries):
+        return rows, scanned._replace(logits=None)
     rows, blocks = rows.without(slots), slots[queries, columns] // BLOCK
     log_masses, size = scanned.log_masses.clone(), GATHER // BLOCK
     for some, where in zip(queries.split(size), blocks.split(size), strict=True):

@@ -28,10 +28,8 @@ class BlockView:
 
     @property
     def num_rows(self) -> int:
-        if not len(self.blocks):
-            return 0
         whole = len(self.blocks) * BLOCK
-        last = (int(self.blocks[-1]) + 1) * BLOCK
+        last = (int(self.blocks[-1]) + 1) * BLOCK if whole else 0
         return whole - max(0, last - self.num_base)
 
     def to_base(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -51,8 +49,8 @@ class BlockView:
             return rows.rows(self.to_base(slots))
 
         def chunks(size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-            for slots in every.split(size):
-                yield int(slots[0]), some(slots)
+            for first in range(0, len(every), size):
+                yield first, some(every[first : first + size])
 
         every = torch.arange(self.num_rows, device=self.blocks.device)
         exclude = rows.exclude.renumbered(self.from_base(rows.exclude.ids))

@@ -58,6 +58,9 @@ class CachedSoftmax:
         if self.scored == 1:
             return propose_softmax(self.store, rows, self.num_negatives, self.power == 1)
         view = some_blocks(self.store.shard, self.scored, generator, rows.valid.device)
+        if not view.num_rows:  # all are with other processes
+            nothing = propose_nothing(self.store, rows, self.num_negatives, self.power == 1)
+            return replace(nothing, coverage=nothing.coverage * view.share)
         inside = propose_softmax(self.store, view.of(rows), self.num_negatives, self.power == 1)
         return in_view(inside, view)
 
@@ -78,6 +81,23 @@ def propose_softmax(
         log_q = rows.logits(slots) - log_mass[:, None]
         return log_q.masked_fill(~rows.valid[slots] | (log_mass == -torch.inf)[:, None], -torch.inf)
 
+    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax)
+
+
+def propose_nothing(
+    store: Store, rows: ScoredRows, num_negatives: int, is_softmax: bool
+) -> Proposal:
+    """No row of this process may be drawn."""
+    queries = rows.queries
+
+    def draw(noise: Noise) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        log_q = queries.new_full(noise(num_negatives, 2).shape[:2], -torch.inf)
+        return torch.zeros_like(log_q, dtype=torch.int64), log_q
+
+    def log_prob(slots: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
+        return queries.new_full((len(queries), len(slots)), -torch.inf)
+
+    log_mass = queries.new_full((len(queries),), -torch.inf)
     return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax)
 
 

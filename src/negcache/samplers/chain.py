@@ -12,7 +12,6 @@ from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition, total_variation_bound, walk
 from negcache.shapes import Bool, Float64, Tensor
-from negcache.stores.reading import refuse_shards
 
 VACUOUS = 0.5
 """Total variation from which on a bound promises nothing worth having."""
@@ -79,18 +78,17 @@ class DynamicIndexChain:
         self.clusters = ClusterScorer(store, index, expand)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        refuse_shards(self.store, "chains over the dynamic index", "use DynamicIndex")
         scored = self.clusters.score(request)
         noise = request.uniforms(generator, self.num_negatives, self.chain, 3)
         proposed = scored.draw_scored(noise[..., :2])
         walked = walk(proposed.log_ratios, noise[..., 2])
         ends = walked.ends[..., None]
-        slots, scores, ratios = (each.gather(2, ends).squeeze(2) for each in proposed)
-        log_z = log_partition(proposed.log_ratios.flatten(1), scored.law.log_norm)
+        ids, scores, ratios = (each.gather(2, ends).squeeze(2) for each in proposed)
+        log_z = log_partition(proposed.log_ratios.flatten(1), scored.log_norm)
         bound = scored.log_gamma_bound()
         promise = total_variation_bound(bound, self.chain)
         return from_shares(
-            self.store, self.store.ids(slots), scores, log_z, equal_shares(ratios > -torch.inf),
+            self.store, ids, scores, log_z, equal_shares(ratios > -torch.inf),
             dtype=request.queries.dtype,
             metrics={"log_gamma_bound": bound, "tv_bound": promise, "vacuous": promise >= VACUOUS}
             | {"acceptance": walked.accepted},
@@ -101,11 +99,13 @@ class DynamicIndexChain:
         """gamma, acceptance and what they promise, for each query of a request.
 
         Args:
-            enumerate_up_to: so many items, at most, are all scored to know gamma exactly.
+            enumerate_up_to: so many items, at most, are all scored to know gamma exactly; never
+                where several processes share them.
         """
         scored = self.clusters.score(request)
         bound = scored.log_gamma_bound()
-        if self.store.num_rows > enumerate_up_to:
+        shared = self.store.shard.mesh.size > 1
+        if shared or self.store.num_rows > enumerate_up_to:
             promise = total_variation_bound(bound, self.chain)
             return ChainBounds(None, bound, torch.exp(-bound), promise)
         exact = scored.enumerate()

@@ -66,7 +66,9 @@ class KernelSoftmax:
         draw = partial(_draw, descent, self.num_negatives, self.floor)
         log_prob = partial(_log_prob, descent, self.floor)
         log_mass = None if self.floor else descent.log_mass  # the floor has another
-        return Proposal(draw, log_prob, log_mass, self.store, self.store.coverage)
+        return Proposal(
+            draw, log_prob, log_mass, self.store, self.store.coverage, spends_last_first=True
+        )
 
 
 def _draw(

@@ -13,7 +13,6 @@ from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition
 from negcache.ops.rejection import first_kept, log_keep, log_shares, spacing, tolerance
 from negcache.shapes import Bool, Float64, Int, Tensor
-from negcache.stores.reading import refuse_shards
 
 
 class _Found(NamedTuple):
@@ -22,7 +21,7 @@ class _Found(NamedTuple):
     A query that may draw nothing has found it.
     """
 
-    slots: Int[Tensor, "B m"]
+    ids: Int[Tensor, "B m"]
     scores: Float64[Tensor, "B m"]
     log_ratios: Float64[Tensor, "B m"]
     kept: Bool[Tensor, "B m"]
@@ -73,10 +72,8 @@ class DynamicIndexRejection:
         """As ``Sampler.draw``.
 
         Raises:
-            InputError: the store does not score coordinates as they are, so radii say nothing; or
-                several processes share it.
+            InputError: the store does not score coordinates as they are, so radii say nothing.
         """
-        refuse_shards(self.store, "rejection over the dynamic index", "use CachedSoftmax")
         scored = self.clusters.score(request)
         scored.check_radius()
         scored = scored.envelope()
@@ -84,11 +81,11 @@ class DynamicIndexRejection:
         seed = int(torch.randint(1 << 62, (), generator=generator))
         tolerated = _tolerated(scored)
         found = self._search(scored, request, torch.Generator().manual_seed(seed), tolerated)
-        log_z = log_partition(found.first_ratios, scored.law.log_norm)
-        shares = log_shares(found.kept, found.log_ratios, scored.law.log_norm, log_z)
+        log_z = log_partition(found.first_ratios, scored.log_norm)
+        shares = log_shares(found.kept, found.log_ratios, scored.log_norm, log_z)
         acceptance = log_keep(found.first_ratios, tolerated).exp()
         return from_shares(
-            self.store, self.store.ids(found.slots), found.scores, log_z, shares,
+            self.store, found.ids, found.scores, log_z, shares,
             dtype=request.queries.dtype,
             metrics={"acceptance": acceptance, "not_found": ~found.kept},
         )  # fmt: skip
@@ -98,30 +95,32 @@ class DynamicIndexRejection:
     ) -> _Found:
         """Rounds of proposals, for the queries that still want one."""
         uniforms = request.uniforms(noise, self.num_negatives, 1, 2)
-        slots, scores, ratios = (each.squeeze(2) for each in scored.draw_scored(uniforms))
-        found = scored.law.empty[:, None].expand_as(slots).clone()
+        ids, scores, ratios = (each.squeeze(2) for each in scored.draw_scored(uniforms))
+        found = scored.empty[:, None].expand_as(ids).clone()
         first = ratios.new_full((len(ratios), self.num_negatives * self.tries), -torch.inf)
         for turn in range(self.rounds):
             wanting = (~found).any(dim=1).nonzero().squeeze(1)
             if not len(wanting):
                 break
             uniforms = request.uniforms(noise, self.num_negatives, self.tries, 3)[wanting]
-            some = scored if len(wanting) == len(slots) else scored.of(wanting)
+            some = scored if len(wanting) == len(ids) else scored.of(wanting)
             proposed = some.draw_scored(uniforms[..., :2])
             if turn == 0:
                 first[wanting] = proposed.log_ratios.flatten(1)
             kept = first_kept(proposed.log_ratios, uniforms[..., 2], tolerated)
             news = kept.found & ~found[wanting]
-            for mine, theirs in zip((slots, scores, ratios), proposed, strict=True):
+            for mine, theirs in zip((ids, scores, ratios), proposed, strict=True):
                 theirs = theirs.gather(2, kept.ends[..., None]).squeeze(2)
                 mine[wanting] = theirs.where(news, mine[wanting])
             found[wanting] |= news
-        return _Found(slots, scores, ratios, found, first)
+        return _Found(ids, scores, ratios, found, first)
 
 
 def _tolerated(scored: ScoredClusters) -> float:
-    """By the coarser of the dtypes of scores and of radii."""
+    """By the coarser of the dtypes of scores and of radii; the largest of all processes."""
     scores = spacing(scored.queries.dtype, scored.queries.device)
-    return tolerance(
+    here = tolerance(
         scored.law.partition.values, max(scores, torch.finfo(scored.table.radius.dtype).eps)
     )
+    mesh = scored.store.shard.mesh
+    return float(mesh.largest(torch.tensor(here, dtype=torch.float64, device=mesh.device)))

@@ -1,0 +1,117 @@
+"""The roster in each of some processes: ``python FILE FOLDER RANK WORLD [CASE ...]``."""
+
+import sys
+import warnings
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from roster import ROSTER, Case
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import negcache as nc
+
+N, FEATURES, D, GLOBAL, STEPS = 700, 5, 8, 12, 3
+"""Six blocks of 128 rows, the last one short."""
+
+UNEQUAL = {1: [12], 2: [7, 5], 3: [4, 6, 2], 4: [3, 2, 4, 3]}
+"""Queries of each process."""
+
+
+class Noted:
+    """A corpus that notes which items are encoded with gradient."""
+
+    def __init__(self, features):
+        self.features, self.ids = features, []
+
+    def __len__(self):
+        return len(self.features)
+
+    def __getitem__(self, ids):
+        if torch.is_grad_enabled():
+            self.ids.append(ids)
+        return self.features[ids]
+
+
+def normal(*shape, seed):
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=noise, dtype=torch.float64)
+
+
+def build(case, *, half=False, corpus=None):
+    """Two linear towers, a learned temperature, known positives."""
+    torch.manual_seed(0)
+    corpus = Noted(normal(N, FEATURES, seed=1)) if corpus is None else corpus
+    towers = [nn.Linear(FEATURES, D, dtype=torch.float64) for _ in range(2)]
+    options = {"refresh": 0.05, "dtype": torch.float64}
+    store = nc.SubsetCache(N, D, 400, **options) if half else nc.DenseCache(N, D, **options)
+    score = nc.DotScore(0.3, learn_temperature=True).double()
+    rows = torch.arange(STEPS * GLOBAL)
+    known = nc.KnownPositives.from_pairs(rows.repeat(2), torch.cat([rows, rows + 300]), len(rows))
+    loss_fn = nc.SoftmaxLoss(towers[0], corpus, case.build(store), score, known_positives=known)
+    return nc.Retriever(loss_fn, towers[1])
+
+
+def batch(step, rank, world):
+    """This process' queries of the global batch; shares are unequal."""
+    sizes = UNEQUAL[world]
+    first = step * GLOBAL + sum(sizes[:rank])
+    rows = torch.arange(first, first + sizes[rank])
+    queries = normal(STEPS * GLOBAL, FEATURES, seed=2)[rows]
+    return {"queries": queries, "positives": rows, "query_ids": rows}
+
+
+def train(model, rank, world):
+    """What three steps encode, lose and leave behind."""
+    loss_fn, corpus = model.loss_fn, model.loss_fn.corpus
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    found = {"losses": [], "encoded": [], "gradients": []}
+    for step in range(STEPS):
+        corpus.ids.clear()
+        optimizer.zero_grad()
+        loss = wrapped(**batch(step, rank, world))["loss"]
+        loss.backward()
+        found["losses"].append(loss.detach())
+        found["encoded"].append(torch.cat(corpus.ids))
+        found["gradients"].append([each.grad.clone() for each in model.parameters()])
+        optimizer.step()
+        loss_fn.step()
+    store = loss_fn.store
+    if store is not None:
+        slots = torch.arange(store.num_rows)
+        order = store.ids(slots).argsort()
+        found["rows"] = store.ids(slots)[order], store.rows(slots)[order], store.valid[order]
+    return found
+
+
+CASES = {case.name: partial(build, case) for case in ROSTER if case.name != "given"} | {
+    f"half_{case.name}": partial(build, case, half=True)
+    for case in ROSTER
+    if "half" not in case.refuses and not case.name.startswith("index_m")
+}
+CASES["floorless"] = partial(
+    build, Case("floorless", lambda s: nc.rf_softmax(s, 6, num_frequencies=8, nu=3.0, floor=0.0))
+)
+
+
+def main(folder, rank, world, *names):
+    torch.set_num_threads(1)
+    if world > 1:
+        meet = f"file://{folder}/meet{world}"
+        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    found = {}
+    for name in names or CASES:
+        try:
+            found[name] = train(CASES[name](), rank, world)
+        except nc.InputError as error:
+            found[name] = str(error)
+    torch.save(found, f"{folder}/{rank}-of-{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
