@@ -6,14 +6,26 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from roster import ROSTER, Case
+from roster import ROSTER, Case, problem
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
+from negcache.testing.conformance import check_sampler
 
 N, FEATURES, D, GLOBAL, STEPS = 700, 5, 8, 12, 3
 """Six blocks of 128 rows, the last one short."""
+
+REFUSED = ("rf_softmax", "index_miner", "index_tree")
+"""By name: a floor, and two methods as they were printed."""
+
+CLUSTERS = (
+    "dynamic_index", "shared_dynamic_index", "chain", "as_printed", "index_rejection", "resampled",
+)  # fmt: skip
+"""Each process has clusters of its own rows: another law than one process has, which it obeys."""
+
+LAWS = ("cached", "quadratic", *CLUSTERS)
+"""Tried against the laws of samplers, among several processes."""
 
 UNEQUAL = {1: [12], 2: [7, 5], 3: [4, 6, 2], 4: [3, 2, 4, 3]}
 """Queries of each process."""
@@ -89,11 +101,18 @@ def train(model, rank, world):
 CASES = {case.name: partial(build, case) for case in ROSTER if case.name != "given"} | {
     f"half_{case.name}": partial(build, case, half=True)
     for case in ROSTER
-    if "half" not in case.refuses and not case.name.startswith("index_m")
+    if "half" not in case.refuses and case.name not in ("given", *REFUSED)
 }
-CASES["floorless"] = partial(
-    build, Case("floorless", lambda s: nc.rf_softmax(s, 6, num_frequencies=8, nu=3.0, floor=0.0))
+CASES["no_floor"] = partial(
+    build,
+    Case("no_floor", lambda store: nc.rf_softmax(store, 6, num_frequencies=8, nu=3.0, floor=0.0)),
 )
+
+
+def obey(case):
+    """The laws of samplers, on every process the same request."""
+    request, items, store = problem(drift=0.3, num_items=N)
+    check_sampler(case.build(store), request, items, unbiased=case.unbiased, rounds=50)
 
 
 def main(folder, rank, world, *names):
@@ -107,6 +126,9 @@ def main(folder, rank, world, *names):
             found[name] = train(CASES[name](), rank, world)
         except nc.InputError as error:
             found[name] = str(error)
+    for case in ROSTER:
+        if world > 1 and case.name in LAWS and not names:
+            obey(case)
     torch.save(found, f"{folder}/{rank}-of-{world}.pt")
     if world > 1:
         dist.destroy_process_group()

@@ -14,8 +14,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
+from negcache.distributed import Mesh
 
 STEPS, GLOBAL = 3, 8
+APART = {"gather_across_devices": False}
 
 
 def towers(sampler, seed=0, temperature=True):
@@ -26,12 +28,14 @@ def towers(sampler, seed=0, temperature=True):
     return nc.Retriever(nc.SoftmaxLoss(item_tower, CORPUS, sampler(CORPUS), score), query_tower)
 
 
-def table(sampler):
+def table(sampler, **settings):
     """Texts against a free vector for each item, read where it trains."""
     torch.manual_seed(0)
     query_tower, items = Tower(), nn.Embedding(N, D)
     score = nc.DotScore(0.3, learn_temperature=True, normalize=False)
-    loss_fn = nc.SoftmaxLoss(items, torch.arange(N), sampler(nc.LiveTable(items)), score)
+    loss_fn = nc.SoftmaxLoss(
+        items, torch.arange(N), sampler(nc.LiveTable(items)), score, **settings
+    )
     return nc.Retriever(loss_fn, query_tower)
 
 
@@ -64,6 +68,8 @@ DDP = {
     "head_tail": lambda: table(lambda rows: nc.samplers.HeadTail(rows, 3, 3)),
     "rest": lambda: table(lambda rows: nc.CachedRest(rows, 5)),
     "shared": lambda: table(lambda rows: nc.SharedDraws(nc.CachedSoftmax(rows, 1))),
+    "rest_apart": lambda: table(lambda rows: nc.CachedRest(rows, 5), **APART),
+    "shared_apart": lambda: table(lambda rows: nc.SharedDraws(nc.CachedSoftmax(rows, 1)), **APART),
     "full": lambda: table(nc.FullSoftmax),
     "head": Classifier,
     "sparse_head": partial(Classifier, sparse=True, bias=False),
@@ -72,7 +78,7 @@ DDP = {
     "uniform_head": partial(Classifier, sampler=nc.Uniform),
 }
 
-POOLED = ["rest", "shared"]
+POOLED = ["rest_apart", "shared_apart"]
 """Draws shared by the queries of a process."""
 
 LAGGING = ["kernel_head"]
@@ -162,8 +168,8 @@ def refusals(rank, world):
         "LiveTable(item_tower)": share(
             table(lambda rows: nc.CachedSoftmax(nc.LiveTable(foreign), 5))
         ),
-        "stores shared by processes": share(
-            towers(lambda corpus: nc.CachedSoftmax(nc.DenseCache(N, D), 5))
+        "a store shared by the 2 processes": share(
+            towers(lambda corpus: nc.CachedSoftmax(nc.DenseCache(N, D, mesh=Mesh()), 5))
         ),
         "KernelSums of Quadratic, 2 processes": share(
             Classifier(sampler=nc.quadratic, sparse=True)

@@ -157,7 +157,7 @@ def from_weights(
     stands = -math.log(store.coverage)
     own = () if log_z is None or log_share is None else ((log_z + stands).to(dtype), log_share)
     return use_columns(
-        ids.clamp_min(0),
+        ids,
         (log_weight + stands).to(dtype),
         *(each.to(dtype) for each in own),
         metrics=means(metrics or {}),
@@ -195,9 +195,7 @@ def plain(
 ) -> Draw:
     """Draws that stand for themselves alone, each with weight 0; -inf where not ``alive``."""
     weight = torch.zeros(alive.shape, dtype=dtype, device=alive.device)
-    return use_columns(
-        ids.clamp_min(0), weight.masked_fill(~alive, -torch.inf), metrics=means(metrics or {})
-    )
+    return use_columns(ids, weight.masked_fill(~alive, -torch.inf), metrics=means(metrics or {}))
 
 
 def use_columns(

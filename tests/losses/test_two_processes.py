@@ -1,10 +1,11 @@
-"""Two processes draw what one draws, and keep no store: real ones, joined by gloo."""
+"""Two processes draw what one draws; a store of one is refused: real ones, joined by gloo."""
 
 import processes
 import torch
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist, negcache as nc
+from negcache.distributed import Mesh
 from setting import Watched
 torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -14,7 +15,8 @@ if world > 1:
 torch.manual_seed(0)
 corpus, queries, positives = torch.randn(200, 4), torch.randn(8, 4), torch.arange(8)
 sampler = Watched(nc.Uniform(corpus, 5))
-loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore())
+apart = {"gather_across_devices": False}  # each process' own draws are watched
+loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore(), **apart)
 mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
 model = nc.Retriever(loss_fn, torch.nn.Identity())
 model = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
@@ -30,7 +32,7 @@ drawn = [*sampler.draws, *head.sampler.draws]
 torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
 torch.save(gradient, f"{folder}/gradient-{rank}-of-{world}.pt")
 if world > 1:
-    store = nc.DenseCache(200, 4)
+    store = nc.DenseCache(200, 4, mesh=Mesh())
     raw = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
     try:
         raw(queries[mine], positives[mine])
@@ -48,9 +50,9 @@ if world > 1:
     try:
         kept(queries[mine], positives[mine])
     except nc.InputError as error:
-        assert "one process" in str(error)
+        assert "a store shared by the 2 processes" in str(error)
     else:
-        raise AssertionError("a sampler with a store needs one process")
+        raise AssertionError("a store of one process among two")
     assert not store.valid.any(), "refused before anything was encoded"
 """
 

@@ -12,6 +12,7 @@ import negcache as nc
 from negcache.draws import ItemProposal, propose
 from negcache.draws import draw as draw_from
 from negcache.ops.alias import build_alias
+from negcache.ops.shards import Shard
 from negcache.ops.views import BlockView, some_blocks
 from negcache.samplers.cached import in_view, propose_softmax
 from negcache.stores.reading import scored_rows
@@ -103,13 +104,13 @@ def test_every_block_is_scored_with_the_same_chance():
     whole, counts = scored_rows(request, store), torch.zeros(3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3000):
-        view = some_blocks(300, 0.67, generator, torch.device("cpu"))
+        view = some_blocks(Shard.whole(300), 0.67, generator, torch.device("cpu"))
         assert len(view.blocks.unique()) == 2
         assert view.num_rows == sum(128 if block < 2 else 44 for block in view.blocks.tolist())
         counts[view.blocks] += 1
     torch.testing.assert_close(counts / 3000, torch.full((3,), 2 / 3), atol=0.04, rtol=0)
     for blocks in ([0, 1], [0, 2], [1, 2], [1]):
-        view = BlockView(300, torch.tensor(blocks))
+        view = BlockView(300, torch.tensor(blocks), len(blocks) / 3)
         every = torch.arange(view.num_rows)
         rows, base = view.of(whole), view.to_base(every)
         assert torch.equal(view.from_base(base), every)
@@ -125,7 +126,7 @@ def test_a_scored_fraction_is_unbiased_over_blocks_and_draws():
     rows, fresh = scored_rows(request, store), request.score(request.queries, items)
     estimates = []
     for blocks in itertools.combinations(range(3), 2):
-        view = BlockView(300, torch.tensor(blocks))
+        view = BlockView(300, torch.tensor(blocks), 2 / 3)
         inside = propose_softmax(store, view.of(rows), 1, is_softmax=True)
         proposal = ItemProposal(in_view(inside, view), request, 1)
         log_q = proposal.log_prob(torch.arange(300))

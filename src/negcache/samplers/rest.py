@@ -44,7 +44,8 @@ class CachedRest:
                 f"{num_encoded}",
                 "encode fewer, or use FullSoftmax",
             )
-        if store.coverage < 1:
+        probe = store.ids(torch.arange(2)).tolist()
+        if store.coverage < 1 or probe[1] != probe[0] + 1:
             raise InputError(
                 "a store with a row for every item",
                 f"one that holds {store.coverage:.1%} of them",

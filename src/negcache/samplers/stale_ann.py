@@ -82,14 +82,21 @@ class StaleTopK:
             ids = torch.unique(ids[ids >= 0])
             return share(ids, torch.ones_like(ids), ids.new_zeros(len(ids), dtype=dtype), request)
         if not self.tail:
-            return plain(ids, ids >= 0, dtype=dtype)
+            return plain(self._some(ids), ids >= 0, dtype=dtype)
         others, left = draw_others(self.store, rows, best, noise[:, self.depth :])
         found = (best >= 0).sum(dim=1, keepdim=True).to(dtype)
         head = (found / (ids >= 0).sum(dim=1, keepdim=True)).log().expand(ids.shape)
         rest = (left[:, None].to(dtype) / self.tail).log().expand(others.shape)
         ids, weight = torch.cat([ids, others], dim=1), torch.cat([head, rest], dim=1)
         weight = weight.masked_fill(ids < 0, -torch.inf)
-        return from_weights(self.store, ids, weight, dtype=dtype)
+        return from_weights(self.store, self._some(ids), weight, dtype=dtype)
+
+    def _some(self, ids: Int[Tensor, "B m"]) -> Int[Tensor, "B m"]:
+        """With an item, that of the first row, where there is none."""
+        mesh = self.store.shard.mesh
+        first = self.store.ids(torch.zeros_like(ids[:1, :1]))
+        first = mesh.from_owners(first, torch.full_like(first, mesh.rank == 0, dtype=torch.bool))
+        return ids.where(ids >= 0, first)
 
     def _best(self, rows: ScoredRows) -> Int[Tensor, "B k"]:
         """The ``depth`` best items that may stand for each query; -1 where none is left."""
