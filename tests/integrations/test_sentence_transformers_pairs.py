@@ -122,7 +122,7 @@ def test_data_that_is_refused(data, message):
 def test_a_stream_and_a_corpus_without_texts_are_refused():
     with pytest.raises(InputError, match=r"datasets\.Dataset"):
         corpus_pairs(asked_and_meant().to_iterable_dataset(), MEANINGS)
-    with pytest.raises(InputError, match='column "text"'):
+    with pytest.raises(InputError, match='one column of texts, such as "text"'):
         corpus_pairs(asked_and_meant(), Dataset.from_dict({"a": ["x"], "b": ["y"]}))
     with pytest.raises(InputError, match="corpus of texts"):
         corpus_pairs(asked_and_meant(), Dataset.from_dict({"text": [1, 2]}))
