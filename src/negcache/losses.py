@@ -175,6 +175,11 @@ class SoftmaxLoss(nn.Module):
         self._steps.follow(optimizer, self._advance)
         return self
 
+    @property
+    def follows_optimizer(self) -> bool:
+        """Whether ``step_with`` was said, with an optimizer that is still there."""
+        return self._steps.followed
+
     @torch.no_grad()
     def _advance(self) -> None:
         self._steps.stepped()

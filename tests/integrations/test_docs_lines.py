@@ -45,6 +45,21 @@ def naming(code):
     return named
 
 
+def calling(code):
+    """Numbers of lines that call the adapter or a method of its objects, ``pairs`` and ``loss``."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute):
+            called = called.value
+            known = {"pairs", "loss"}
+        else:
+            known = {"corpus_pairs", "CorpusSoftmaxLoss"}
+        if isinstance(called, ast.Name) and called.id in known:
+            found.add(node.lineno)
+    return found
+
+
 def marked(code):
     return {number for number, line in enumerate(code.splitlines(), 1) if line.endswith(MARK)}
 
@@ -55,6 +70,12 @@ def test_lines_are_those_that_the_table_counts(host):
     assert table()[host] == lines
     assert len(marked(CODE[host])) == lines
     assert naming(CODE[host]) == marked(CODE[host])
+
+
+def test_what_makes_the_loss_is_counted_for_sentence_transformers():
+    code = CODE["sentence-transformers"]
+    assert table()["sentence-transformers"] == len(marked(code)) == 3
+    assert calling(code) == marked(code)
 
 
 def test_nothing_is_counted_twice_or_hidden():

@@ -60,6 +60,10 @@ def trained(model, loss, dataset, out, **more):
     return trainer
 
 
+def sgd(model):
+    return torch.optim.SGD(model.parameters())
+
+
 def rows_of(loss):
     loss.softmax.fill_cache()
     return loss.softmax.store.rows(torch.arange(len(loss.pairs.corpus)))
@@ -108,7 +112,8 @@ def test_mini_batches_give_the_same_gradient(tmp_path):
     for size in (None, 5):
         model, seen = bert_model(tmp_path / "bert"), []
         loss = CorpusSoftmaxLoss(model, PAIRS, mini_batch_size=size)
-        loss.softmax.fill_cache()
+        optimizer = sgd(model)
+        loss.softmax.step_with(optimizer).fill_cache()
         labels = torch.tensor(PAIRS.dataset["label"])[:4]
         model.register_forward_pre_hook(
             lambda _, given, seen=seen: seen.append(len(given[0]["input_ids"]))
@@ -157,7 +162,8 @@ def test_more_negatives_are_drawn_when_asked_for():
     model, labels = static_model(), torch.tensor(PAIRS.dataset["label"])[:4]
     counts = []
     for number in (1, 8):
-        loss = CorpusSoftmaxLoss(model, PAIRS, num_negatives=number)
+        loss, optimizer = CorpusSoftmaxLoss(model, PAIRS, num_negatives=number), sgd(model)
+        loss.softmax.step_with(optimizer)
         loss([model.preprocess(WORDS[:4])], labels)
         counts.append(loss.softmax.report().encoded_grad)
     assert counts[0] < counts[1]
@@ -236,14 +242,6 @@ def test_several_processes_are_refused_before_the_corpus_is_encoded(tmp_path):
     with pytest.raises(InputError, match="2 processes"):
         loss.callback().on_train_begin(*begun, optimizer=torch.optim.SGD(loss.model.parameters()))
     assert not loss.softmax.store.valid.any()
-
-
-def test_settings_that_are_refused():
-    model = static_model()
-    with pytest.raises(InputError, match="scale > 0"):
-        CorpusSoftmaxLoss(model, PAIRS, scale=0.0)
-    with pytest.raises(InputError, match="default sampler alone"):
-        CorpusSoftmaxLoss(model, PAIRS, sampler=nc.InBatch(), num_negatives=2)
 
 
 def test_batches_without_duplicates(tmp_path):

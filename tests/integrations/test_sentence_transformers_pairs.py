@@ -98,7 +98,9 @@ def test_a_row_may_have_fewer_negatives():
     pairs = corpus_pairs(asked_and_meant().add_column("negative", negatives), MEANINGS)
     assert [row[1] for row in columns(pairs)[2]] == negatives
     model, labels = static_model(), torch.tensor(pairs.dataset["label"][:6])
-    assert CorpusSoftmaxLoss(model, pairs)([model.preprocess(WORDS[:6])], labels).isfinite()
+    loss, optimizer = CorpusSoftmaxLoss(model, pairs), torch.optim.SGD(model.parameters())
+    loss.softmax.step_with(optimizer)
+    assert loss([model.preprocess(WORDS[:6])], labels).isfinite()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_data_that_is_refused(data, message):
 def test_a_stream_and_a_corpus_without_texts_are_refused():
     with pytest.raises(InputError, match=r"datasets\.Dataset"):
         corpus_pairs(asked_and_meant().to_iterable_dataset(), MEANINGS)
-    with pytest.raises(InputError, match='column "text"'):
+    with pytest.raises(InputError, match='one column of texts, such as "text"'):
         corpus_pairs(asked_and_meant(), Dataset.from_dict({"a": ["x"], "b": ["y"]}))
     with pytest.raises(InputError, match="corpus of texts"):
         corpus_pairs(asked_and_meant(), Dataset.from_dict({"text": [1, 2]}))

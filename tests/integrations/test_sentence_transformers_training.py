@@ -8,86 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from sentence_models import asked_and_meant, bert_model, static_model, words_and_meanings
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
+from sentence_training import (
+    RATE,
+    RHO,
+    STEPS,
+    StopAt,
+    arguments,
+    assert_same,
+    outcome,
+    some_pairs,
+    trainer_of,
 )
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch import nn
-from transformers import TrainerCallback
 
 import negcache as nc
 from negcache.errors import InputError
 from negcache.integrations.sentence_transformers import CorpusSoftmaxLoss, corpus_pairs
-
-STATE = "loss_state.safetensors"
-STEPS, BATCH, RATE, RHO = 12, 8, 1e-2, 0.1
-SECOND = 4
-
-
-def some_pairs(*, mined=False):
-    """Words and their meanings; ``mined``: with the meaning of the next word as a negative.
-
-    The first words have a second row, with the meaning of the word after: two known positives.
-    """
-    words, meanings = words_and_meanings()
-    data = Dataset.from_dict(
-        {"anchor": words + words[:SECOND], "positive": meanings + meanings[1 : SECOND + 1]}
-    )
-    if mined:
-        after = meanings[2:] + meanings[:2]
-        data = data.add_column("negative", after + after[:SECOND])
-    return corpus_pairs(data, meanings)
-
-
-def arguments(out, **more):
-    return SentenceTransformerTrainingArguments(
-        out,
-        **{
-            "per_device_train_batch_size": BATCH,
-            "max_steps": STEPS,
-            "learning_rate": RATE,
-            "lr_scheduler_type": "constant",
-            "save_steps": 5,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-        }
-        | more,
-    )
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop |= state.global_step == self.step
-
-
-def trainer_of(model, pairs, out, *callbacks, evaluated=None, **more):
-    loss = CorpusSoftmaxLoss(model, pairs, rho=RHO)
-    return SentenceTransformerTrainer(
-        model=model,
-        args=arguments(out, **more),
-        train_dataset=pairs.dataset,
-        eval_dataset=evaluated,
-        loss=loss,
-        callbacks=[loss.callback(), *callbacks],
-    )
-
-
-def outcome(trainer):
-    """Weights, store, clock and generator."""
-    return {name: value.clone() for name, value in trainer.loss.softmax.state_dict().items()}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+from negcache.integrations.sentence_transformers.trainer_callback import state_file
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +115,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_sentence_transformers_training import STATE, some_pairs, static_model, trainer_of
+from sentence_models import static_model
+from sentence_training import some_pairs, trainer_of
 rename = os.replace
 def replace(source, target):
-    if str(target).endswith(f"checkpoint-10/{{STATE}}"):
+    if "checkpoint-10/loss_state-" in str(target):
         os.kill(os.getpid(), signal.SIGKILL)
     rename(source, target)
 os.replace = replace
@@ -188,7 +128,7 @@ trainer_of(static_model(), some_pairs(), Path({out!r})).train()
 
 
 def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(straight, tmp_path):
-    path = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    path = [str(Path(__file__).parents[1])]
     code = KILLED.format(path=path, out=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
@@ -199,8 +139,8 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(straight, 
     resumed = trainer_of(static_model(), some_pairs(), tmp_path)
     resumed.train(resume_from_checkpoint=f"{tmp_path / 'checkpoint-5'}")
     assert_same(outcome(resumed), straight[1])
-    left = [each.name for each in (tmp_path / "checkpoint-10").iterdir() if STATE in each.name]
-    assert left == [STATE]
+    left = [each.name for each in (tmp_path / "checkpoint-10").iterdir() if "loss" in each.name]
+    assert left == [state_file(resumed.loss)]
 
 
 def test_a_run_with_evaluations_is_the_run_without(straight, tmp_path):
@@ -256,7 +196,7 @@ def test_old_checkpoints_go_with_their_states_and_the_best_model_comes_back(stra
     trainer.train()
     kept = sorted(tmp_path.glob("checkpoint-*"))
     assert len(kept) == 2
-    assert all((folder / STATE).is_file() for folder in kept)
+    assert all((folder / state_file(trainer.loss)).is_file() for folder in kept)
     chosen = SentenceTransformer(trainer.state.best_model_checkpoint, device="cpu")
     assert torch.equal(chosen[0].embedding.weight, trainer.model[0].embedding.weight)
 

@@ -1,15 +1,25 @@
 """Softmax over a whole corpus as a loss of sentence-transformers."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer, SparseEncoder
 from torch import nn
 
 from negcache.encoder import without_dropout
-from negcache.errors import InputError
+from negcache.integrations.sentence_transformers.checks import (
+    check_draws,
+    check_followed,
+    check_labels,
+    check_no_rho,
+    check_one_column,
+    check_sampler,
+    check_settings,
+    check_unwrapped,
+    dense,
+)
 from negcache.integrations.sentence_transformers.corpus_draws import CorpusDraws
 from negcache.integrations.sentence_transformers.pairs import CorpusPairs
 from negcache.integrations.sentence_transformers.texts import (
@@ -26,6 +36,10 @@ from negcache.losses import SoftmaxLoss
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores import DenseCache
+from negcache.validation import check_mini_batches
+
+RHO = 0.001
+"""The fraction of the corpus that is encoded anew each step, where nobody says otherwise."""
 
 
 class CorpusSoftmaxLoss(nn.Module):
@@ -42,7 +56,7 @@ class CorpusSoftmaxLoss(nn.Module):
         pairs: of ``corpus_pairs``; train on its ``dataset``.
         scale: of the cosine, the inverse temperature.
         rho: the fraction of the corpus that is encoded anew each optimizer step, oldest first; or a
-            refresh policy.
+            refresh policy. None: .001; or nothing, where the sampler reads a store of its own.
         mini_batch_size: encode at most so many items at a time, and once more in the backward pass,
             for memory; None: all at once.
         sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))``, and in training the
@@ -54,7 +68,7 @@ class CorpusSoftmaxLoss(nn.Module):
             yet: with a store among more than one, training is refused.
 
     Raises:
-        InputError: the model is no dense encoder, or an argument is out of range.
+        InputError: the model is no dense encoder, or an argument is out of range or has no effect.
     """
 
     def __init__(
@@ -62,7 +76,7 @@ class CorpusSoftmaxLoss(nn.Module):
         model: nn.Module,
         pairs: CorpusPairs,
         scale: float = 20.0,
-        rho: float | RefreshPolicy = 0.001,
+        rho: float | RefreshPolicy | None = None,
         *,
         mini_batch_size: int | None = None,
         sampler: Sampler | Callable[[Store], Sampler] | None = None,
@@ -72,8 +86,10 @@ class CorpusSoftmaxLoss(nn.Module):
         gather_across_devices: bool = True,
     ) -> None:
         super().__init__()
-        model = _dense(model)
-        _check(scale, sampler, num_negatives)
+        model = dense(model)
+        check_settings(pairs, scale, rho, prompt)
+        check_mini_batches(mini_batch_size, model)
+        check_draws(sampler, rho, num_negatives, seed)
         self.pairs, self.scale, self.rho = pairs, scale, rho
         self.num_negatives, self.gather_across_devices = num_negatives, gather_across_devices
         self.prompt = own_prompt(model, ITEM_PROMPTS) if prompt is None else prompt
@@ -102,15 +118,18 @@ class CorpusSoftmaxLoss(nn.Module):
         """The mean loss of a batch (nats).
 
         Args:
-            sentence_features: the tokenized queries.
+            sentence_features: the tokenized queries, and nothing else.
             labels: as ``corpus_pairs`` made them.
 
         Raises:
-            InputError: labels of other pairs, or a loss around this one that cuts embeddings.
+            InputError: labels of other pairs, other columns than the queries, a loss around this
+                one that cuts embeddings, or training without ``callback``.
         """
-        self._check_unwrapped()
-        labels = self._checked(labels)
-        queries = next(iter(sentence_features))
+        check_unwrapped(self.model)
+        labels = check_labels(labels, self.pairs.tag)
+        queries = check_one_column(list(sentence_features))
+        if self.training and torch.is_grad_enabled():
+            check_followed(self.softmax.follows_optimizer)
         negatives = labels[:, 3:] if labels.shape[1] > 3 else None
         tower = self.softmax.item_tower
         assert isinstance(tower, ItemTower)
@@ -129,7 +148,9 @@ class CorpusSoftmaxLoss(nn.Module):
         sampler = self.softmax.sampler
         return {
             "scale": self.scale,
-            "rho": self.rho if isinstance(self.rho, float | int) else type(self.rho).__name__,
+            "rho": self.rho
+            if isinstance(self.rho, float | int | None)
+            else type(self.rho).__name__,
             "mini_batch_size": self.softmax.mini_batch_size,
             "sampler": type(sampler).__name__,
             "num_negatives": self.num_negatives,
@@ -158,51 +179,18 @@ class CorpusSoftmaxLoss(nn.Module):
     ) -> Sampler:
         if sampler is not None and not callable(sampler):
             return sampler
-        store = DenseCache(len(self.pairs.corpus), dim, refresh=self.rho, device=device)
-        if sampler is not None:
-            return sampler(store)
-        return CorpusDraws(store, self.num_negatives, self.pairs.log_popularity.to(device))
-
-    def _checked(self, labels: Tensor | None) -> Tensor:
-        if labels is None or labels.ndim != 2 or not bool((labels[:, 0] == self.pairs.tag).all()):
-            raise InputError(
-                "labels of the pairs that the loss was made with",
-                "none" if labels is None else f"others, of shape {tuple(labels.shape)}",
-                "train and evaluate on pairs.dataset; for several splits give corpus_pairs a "
-                "DatasetDict of them",
-            )
-        return labels
-
-    def _check_unwrapped(self) -> None:
-        if type(self.model.forward).__name__ == "ForwardDecorator":
-            raise InputError(
-                "CorpusSoftmaxLoss by itself",
-                "MatryoshkaLoss or AdaptiveLayerLoss around it",
-                "leave it out: it would score other items than those that were drawn",
-            )
-
-
-def _dense(model: nn.Module) -> SentenceTransformer:
-    """The model, if it is one of those. Raises InputError."""
-    if isinstance(model, SparseEncoder) or not isinstance(model, SentenceTransformer):
-        raise InputError(
-            "a SentenceTransformer, which embeds queries and items densely",
-            type(model).__name__,
-            "a CrossEncoder has no embeddings to store, and sparse ones are not built",
-        )
-    return model
-
-
-def _check(scale: float, sampler: Any, num_negatives: int) -> None:
-    """What the arguments must be. Raises InputError."""
-    if not scale > 0:
-        raise InputError("scale > 0", f"{scale}", "20 suits cosines")
-    if sampler is not None and num_negatives != 1:
-        raise InputError(
-            "num_negatives for the default sampler alone",
-            f"{num_negatives} and sampler={type(sampler).__name__}",
-            "say it to your sampler",
-        )
+        refresh = RHO if self.rho is None else self.rho
+        store = DenseCache(len(self.pairs.corpus), dim, refresh=refresh, device=device)
+        if sampler is None:
+            shares = self.pairs.log_popularity.to(device)
+            sampler = partial(CorpusDraws, num_negatives=self.num_negatives, log_popularity=shares)
+        made = sampler(store)
+        check_sampler(made)
+        if made.store is store:
+            self.rho = refresh
+        else:
+            check_no_rho(self.rho)
+        return made
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import safe_open
@@ -21,10 +22,10 @@ from negcache.validation import check_alone
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
 
-STATE = "loss_state.safetensors"
-"""The file beside each checkpoint."""
 TOWER = "item_tower."
 """Where the model stands in the loss: the trainer saves it."""
+_STEPPED: WeakKeyDictionary[Any, dict[str, "CorpusSoftmaxLoss"]] = WeakKeyDictionary()
+"""Of each optimizer the losses that step with it, by the file they write."""
 
 
 class CorpusSoftmaxCallback(TrainerCallback):
@@ -47,11 +48,13 @@ class CorpusSoftmaxCallback(TrainerCallback):
 
         Raises:
             InputError: the checkpoint lacks the loss' state, or it is of another run; the trainer
-                has another prompt for items than the loss; or there are several processes.
+                has another prompt for items than the loss, or two losses of the same pairs; or
+                there are several processes.
         """
         if self.loss.softmax.store is not None:
             check_alone(args.world_size)
         _check_prompts(getattr(args, "prompts", None), self.loss)
+        _check_one_each(self.loss, kwargs["optimizer"])
         self.loss.softmax.step_with(kwargs["optimizer"])
         if state.global_step > 0:
             folder = self.resume_from or _checkpoint(args, state)
@@ -72,12 +75,32 @@ class CorpusSoftmaxCallback(TrainerCallback):
         if args.should_save:
             save_state(self.loss, _checkpoint(args, state))
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Where the trainer has loaded the best model, what the loss remembered of it.
+
+        Where that cannot be, a warning: nothing of the run is lost.
+        """
+        if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+            return
+        try:
+            load_state(self.loss, Path(state.best_model_checkpoint))
+        except InputError as error:
+            warnings.warn(f"The loss keeps the state of the last step. {error}", stacklevel=2)
+
+
+def state_file(loss: "CorpusSoftmaxLoss") -> str:
+    """What stands beside each checkpoint: a file for each loss of a trainer, by its pairs."""
+    return f"loss_state-{loss.pairs.tag:08x}.safetensors"
+
 
 def save_state(loss: "CorpusSoftmaxLoss", folder: Path) -> Path:
     """Write what the loss remembers beside the weights, whole or not at all."""
     own = {name: value.contiguous() for name, value in _own_state(loss).items()}
-    path, part = folder / STATE, folder / f".{STATE}.part"
-    save_file(own, part, {"pairs": f"{loss.pairs.tag}", "weights": _digest(loss.model)})
+    path = folder / state_file(loss)
+    part = path.with_name(f".{path.name}.part")
+    save_file(own, part, {"weights": _digest(loss.model)})
     os.replace(part, path)
     return path
 
@@ -91,22 +114,10 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
     Raises:
         InputError: no such state, or that of other pairs or weights.
     """
-    path = folder / STATE
-    if not path.is_file():
-        raise InputError(
-            f"the loss' own state, {STATE}, in the checkpoint that is resumed",
-            f"none in {folder}",
-            "resume from a checkpoint that was saved with loss.callback(); name one that lies "
-            "elsewhere, loss.callback(resume_from=...)",
-        )
+    path = folder / state_file(loss)
+    _check_there(path)
     with safe_open(path, "pt") as file:
         told = file.metadata()
-    if told["pairs"] != f"{loss.pairs.tag}":
-        raise InputError(
-            "the corpus and queries that the checkpoint was trained on",
-            f"others than those of {path}",
-            "build the pairs from the same data, in the same order",
-        )
     if check_weights and told["weights"] != _digest(loss.model):
         raise InputError(
             f"the weights that {path} was saved with",
@@ -115,6 +126,37 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
         )
     weights = loss.softmax.item_tower.state_dict(prefix=TOWER)
     loss.softmax.load_state_dict(weights | load_file(path))
+
+
+def _check_there(path: Path) -> None:
+    """The state of this very loss. Raises InputError."""
+    if path.is_file():
+        return
+    others = sorted(each.name for each in path.parent.glob("loss_state-*.safetensors"))
+    if others:
+        raise InputError(
+            f"a checkpoint of the same corpus and queries with the same positives, {path.name}",
+            f"one of others, {others} in {path.parent}",
+            "build the pairs from the same data, in the same order; and give the trainer the "
+            "callback of every loss",
+        )
+    raise InputError(
+        f"the loss' own state, {path.name}, in the checkpoint that is resumed",
+        f"none in {path.parent}",
+        "resume from a checkpoint that was saved with loss.callback(); name one that lies "
+        "elsewhere, loss.callback(resume_from=...)",
+    )
+
+
+def _check_one_each(loss: "CorpusSoftmaxLoss", optimizer: Any) -> None:
+    """No two losses of one trainer write the same file. Raises InputError."""
+    file = state_file(loss)
+    if _STEPPED.setdefault(optimizer, {}).setdefault(file, loss) is not loss:
+        raise InputError(
+            "one loss for the same pairs in a trainer",
+            f"two, whose states would be one file, {file}",
+            'let one stand for several data sets, loss={"a": loss, "b": loss}, with one callback',
+        )
 
 
 def _own_state(loss: "CorpusSoftmaxLoss") -> dict[str, torch.Tensor]:
