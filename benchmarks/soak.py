@@ -80,10 +80,8 @@ def finish(process: "Popen[str]") -> CompletedProcess[str]:
 def result(run: Path) -> dict[str, str]:
     """Hashes of the final and best parameters (with optimizer, cache, generators), and metrics."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
-    hashes = {
-        "tensors": hash_of_tensors(last),
-        "metrics": _sha256((run / "metrics.jsonl").read_bytes()),
-    }
+    metrics = _sha256((run / "metrics.jsonl").read_bytes())
+    hashes = {"tensors": hash_of_tensors(last), "metrics": metrics}
     best = json.loads((last / "manifest.json").read_text())["best"]
     if best is not None:
         hashes["best"] = hash_of_tensors(last.with_name(f"step-{best:09d}"))
@@ -96,10 +94,8 @@ def hash_of_tensors(checkpoint: Path) -> str:
     for path in checkpoint.glob("*.safetensors"):
         tensors |= load_file(path)
     named = sorted(tensors.items())
-    each = (
-        f"{name} {_sha256(one.flatten().view(torch.uint8).numpy().tobytes())}"
-        for name, one in named
-    )
+    parts = ((name, one.flatten().view(torch.uint8).numpy().tobytes()) for name, one in named)
+    each = (f"{name} {_sha256(content)}" for name, content in parts)
     return _sha256("\n".join(each).encode())
 
 

@@ -3,6 +3,7 @@
 Everything that torch keeps private about processes is in this file.
 """
 
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ class Mesh:
 
     def __init__(self, group: Any = None) -> None:
         self.group, self.sent = group, 0
+        self._hosts: Any = None  # of the processes, for what NCCL cannot do
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
 
@@ -45,6 +47,24 @@ class Mesh:
     def of(devices: Any) -> "Mesh":
         """A process group, or a one-dimensional ``DeviceMesh`` (one dimension of a larger one)."""
         return Mesh(devices.get_group() if hasattr(devices, "get_group") else devices)
+
+    def absent(self, seconds: float) -> str:
+        """Who does not answer within so many seconds, in torch's words; "" where all do.
+
+        Args:
+            seconds: to wait.
+        """
+        try:
+            dist.monitored_barrier(self._hosts, timedelta(seconds=seconds), wait_all_ranks=True)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    def watch(self) -> "Mesh":
+        """Keep a second way between the processes, to ask who is absent when the first breaks."""
+        if self.size > 1:
+            self._hosts = dist.new_group(backend="gloo")
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Mesh":
         """Processes are not copied."""

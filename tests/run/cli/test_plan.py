@@ -208,7 +208,7 @@ def test_a_byte_too_few_is_refused():
     with pytest.raises(InputError) as told:
         check_fits(parts, Capacity(None, host - 1, disk))
     assert told.value.expected.endswith(f"{host - 1:,} bytes of memory")
-    assert f"{host:,} or more, 528,000,000 of them for checkpoint" in told.value.got
+    assert f"{host:,} or more, 264,000,000 of them for cache" in told.value.got
     assert 'lower cache.dtype="bfloat16"' in told.value.remedy
     with pytest.raises(InputError, match=r"free disk.*keep_checkpoints"):
         check_fits(parts, Capacity(None, host, disk - 1))
@@ -228,7 +228,7 @@ def test_a_gpu_has_memory_of_its_own():
     check_fits(parts, Capacity(device, host, disk))
     with pytest.raises(InputError, match="memory of the device"):
         check_fits(parts, Capacity(device - 1, host, disk))
-    with pytest.raises(InputError, match=r"bytes of memory; .* for checkpoint: the loss"):
+    with pytest.raises(InputError, match=r"bytes of memory; .* for checkpoint, copied"):
         check_fits(parts, Capacity(device, host - 1, disk))
     assert device > 264_000_000 > 0
     assert host > memory.checkpoint_bytes(planned(on_gpu=True))
@@ -241,8 +241,9 @@ def test_the_peak_is_of_one_stage():
         return sum(part.bytes for part in parts if part.when == when and part.where != "disk")
 
     most = peak(parts, "host", on_gpu=False)
-    assert (most.when, most.bytes) == ("checkpoint", held("always") + held("checkpoint"))
-    assert held("draw") < held("refresh") < held("later") < held("checkpoint")
+    assert (most.when, most.bytes) == ("refresh", held("always") + held("refresh"))
+    assert held("draw") < held("refresh")
+    assert held("checkpoint") < held("refresh")
     parts = memory_parts(planned({"eval_every": 10, "sampler": {"name": "uniform"}}))
     most = peak(parts, "host", on_gpu=False)
     assert (most.when, most.bytes) == ("evaluation", held("always") + held("evaluation"))

@@ -1,5 +1,6 @@
 """``negcache``: plan, train, resume, evaluate, compare, search, export, data, demo."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from negcache.run.cli.runs import Run
 
 
+RANK = int(os.environ.get("RANK", "0"))
+"""Number of this process among those that ``torchrun`` or ``accelerate launch`` started."""
+
+TOGETHER = ("train", "resume", "evaluate")
+"""Verbs that several processes share; the others are done by the first."""
+
+
 class CleanErrors(TyperGroup):
     """Bad input ends with one message and code 2, never with a traceback."""
 
@@ -21,7 +29,8 @@ class CleanErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+            told = f"process {RANK}: {error}" if RANK else str(error)
+            Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
 
 
@@ -34,6 +43,16 @@ Checkpoint = Annotated[
         help="Which checkpoint; default the best where save_best kept one, else the newest.",
     ),
 ]
+
+
+@app.callback()
+def processes(context: typer.Context) -> None:
+    if context.invoked_subcommand in TOGETHER:
+        return
+    if RANK:
+        raise typer.Exit(0)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # nobody is to be waited for
+        os.environ.pop(name, None)
 
 
 @app.command()
@@ -50,11 +69,11 @@ def train(
     ] = False,
 ) -> None:
     """Train a retriever as a config says, into a new run folder."""
-    from negcache.run.cli.runs import start
+    from negcache.run.cli.runs import start_or_go_on
     from negcache.run.training import load_config
 
     settings = load_config(config, [*(set_ or ()), *(["data.strict=true"] if strict else [])])
-    _train(start(settings, out or Path("runs") / config.stem))
+    _train(start_or_go_on(settings, out or Path("runs") / config.stem))
 
 
 @app.command()
@@ -98,9 +117,9 @@ def evaluate(
 
     opened = trained(run, checkpoint)
     for name, value in evaluate_run(opened, split).items():
-        typer.echo(f"{name:8}{value:.4f}")
+        _say(f"{name:8}{value:.4f}")
     written = f"written to {run / 'evaluation' / split}.json and .trec"
-    typer.echo(f"checkpoint of step {opened.trainer.step}; {written}")
+    _say(f"checkpoint of step {opened.trainer.step}; {written}")
 
 
 @app.command()
@@ -179,27 +198,33 @@ def _train(run: "Run") -> None:
     """Train to the end, or say how to go on."""
     trainer, next_one = run.trainer, f"next: negcache evaluate {run.folder}"
     if trainer.is_stopped_early:
-        typer.echo("This run was stopped early and is finished; it is not trained on.")
+        _say("This run was stopped early and is finished; it is not trained on.")
     _stopped(trainer.run(), f"negcache resume {run.folder}")
     best = f"; best {trainer.best}" if trainer.best.step else ""
     if trainer.is_stopped_early:
-        typer.echo(
+        _say(
             f"Stopped early at step {trainer.step} of {run.config.steps}: no better evaluation in "
             f"{trainer.best.waited}{best}; {next_one}"
         )
     else:
-        typer.echo(f"{trainer.step} steps done{best}; {next_one}")
+        _say(f"{trainer.step} steps done{best}; {next_one}")
 
 
 def _stopped(signal: int | None, command: str) -> None:
     if signal is not None:
-        typer.echo(f"Stopped; everything is in a checkpoint. To go on: {command}", err=True)
+        _say(f"Stopped; everything is in a checkpoint. To go on: {command}", err=True)
         raise typer.Exit(128 + signal)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """One process prints."""
+    if not RANK:
+        typer.echo(text, err=err)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     """A warning is one line, without the place in our code."""
-    typer.echo(f"Warning: {message}", err=True)
+    _say(f"Warning: {message}", err=True)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from negcache.distributed import Mesh
 from negcache.interfaces import Corpus
 from negcache.run.data import Task
 from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
@@ -36,7 +37,9 @@ class Retriever:
         judged = self.task.judgements(split)
         queries = Side(self.query_tower, self.queries, self.task.query_text)
         items = Side(self.item_tower, self.items, self.task.corpus_text)
-        return evaluate(queries, items, self.score, judged, progress=track("encoding items"))
+        mesh = Mesh.now()
+        progress = track("encoding items") if mesh.rank == 0 else iter
+        return evaluate(queries, items, self.score, judged, progress=progress, mesh=mesh)
 
     def encode_items(self) -> Float[Tensor, "N D"]:
         """The whole corpus, as search sees it."""

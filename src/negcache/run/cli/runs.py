@@ -1,12 +1,16 @@
 """Run folders: made once, reopened as often as wanted."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.run.cli.build import build, build_task
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits
@@ -14,6 +18,7 @@ from negcache.run.cli.planning.memory import memory_parts
 from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
 from negcache.run.evaluation import write_run
+from negcache.run.together import check_alike, on_first
 from negcache.run.training import Checkpoints, Config, Trainer
 from negcache.run.training.checkpoint import writing
 from negcache.run.training.config import parse_config
@@ -40,19 +45,38 @@ def start(
         folder: to be made.
         capacity: says how much memory and disk there is; what cannot fit is not begun.
     """
+    mesh = _meet(config)
+    on_first(mesh, partial(_check_new, folder))
+    config = _with_whole_paths(config)
+    run = _open(config, folder, capacity)
+    on_first(mesh, partial(_make, folder, config))
+    return run
+
+
+def start_or_go_on(config: Config, folder: Path) -> Run:
+    """As ``start``; a launcher that starts all processes anew goes on from the newest checkpoint.
+
+    ``torchrun`` says how often it has done so.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and folder.exists():
+        return reopen(folder)
+    return start(config, folder)
+
+
+def _check_new(folder: Path) -> None:
     if folder.exists():
         raise InputError(
             "a run folder that does not exist yet",
             f"{folder}",
             f"choose another --out, or go on with it: negcache resume {folder}",
         )
-    config = _with_whole_paths(config)
-    run = _open(config, folder, capacity)
+
+
+def _make(folder: Path, config: Config) -> None:
     with writing(folder):
         folder.mkdir(parents=True)
         text = json.dumps(config.model_dump(), indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    return run
 
 
 def reopen(folder: Path, *, fall_back: bool = False) -> Run:
@@ -62,7 +86,9 @@ def reopen(folder: Path, *, fall_back: bool = False) -> Run:
         folder: of the run.
         fall_back: take the checkpoint before, where the newest is damaged.
     """
-    run = _open(read_config(folder), folder)
+    config = read_config(folder)
+    _meet(config)
+    run = _open(config, folder)
     run.trainer.restore(fall_back=fall_back)
     return run
 
@@ -87,7 +113,8 @@ def trained(folder: Path, checkpoint: str | None = None) -> Run:
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
     """
     config = read_config(folder)
-    step = Checkpoints(folder / "checkpoints").choose(checkpoint)
+    mesh = _meet(config)
+    step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
     run = _open(config, folder)
     run.trainer.restore_step(step)
     return run
@@ -97,12 +124,26 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     """Measure a split; writes ``evaluation/SPLIT.json`` and a TREC run file, ``SPLIT.trec``."""
     result = run.retriever.evaluate(split)
     out = run.folder / "evaluation"
-    with writing(out):
-        out.mkdir(exist_ok=True)
-        values = {"step": run.trainer.step, "split": split, **result.means}
-        (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
-        write_run(out / f"{split}.trec", result.ranking)
+
+    def write() -> None:
+        with writing(out):
+            out.mkdir(exist_ok=True)
+            values = {"step": run.trainer.step, "split": split, **result.means}
+            (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
+            write_run(out / f"{split}.trec", result.ranking)
+
+    on_first(run.trainer.mesh, write)
     return result.means
+
+
+def _meet(config: Config) -> Mesh:
+    """Wait for the other processes that a launcher has started; all must be alike."""
+    make_accelerator(config)
+    mesh = Mesh.now()
+    check_alike(mesh, negcache=version("negcache"), torch=torch.__version__)
+    for key, value in config.model_dump().items():
+        check_alike(mesh, **{f"config of {key}": value})
+    return mesh
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -125,7 +166,9 @@ def _whole(path: str | None) -> str | None:
 def _open(
     config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] | None = None
 ) -> Run:
-    accelerator, task = make_accelerator(config), build_task(config)
+    accelerator = make_accelerator(config)
+    task = build_task(config)
+    check_alike(Mesh.now(), data=task.fingerprint)
     if capacity is not None:
         planned = planned_run(config, task, accelerator.device)
         check_fits(memory_parts(planned), capacity(accelerator.device, folder))

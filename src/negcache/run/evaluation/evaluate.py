@@ -6,9 +6,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Corpus
+from negcache.ops.shards import best_of_all
 from negcache.run.evaluation.encode import Progress, encode_all
 from negcache.run.evaluation.metrics import DEPTH, MEASURES, Ranking, measure
 from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
@@ -61,8 +63,12 @@ def evaluate(
     *,
     seen: Exclusion | None = None,
     progress: Progress = iter,
+    mesh: Mesh = ALONE,
 ) -> Evaluation:
     """Search all queries that have a relevant item, exactly, and measure the rankings.
+
+    Of several processes each encodes and searches its share of the items; all have the result, and
+    it is that of one.
 
     Args:
         queries: the query side; only those queries are encoded.
@@ -71,18 +77,22 @@ def evaluate(
         judged: the split; ``r10`` of a query with one relevant item is its hit rate at 10.
         seen: what may not be recommended to each query, one row for each query of its side; such
             items rank behind all others. None: any item may.
+        mesh: the processes that evaluate together.
     """
     asked = judged.queries[judged.grades > 0].unique()
     if not len(asked):
         remedy = "add qrels for this split, or name another"
         raise InputError("a split with relevant items", "none", remedy)
-    rows = encode_all(items.tower, items.features, score, progress=progress)
+    share, k = mesh.part(len(items.features)), min(DEPTH, len(items.features))
+    here = torch.arange(share.start, share.stop)
+    rows = encode_all(items.tower, items.features, score, ids=here, progress=progress)
     found = encode_all(queries.tower, queries.features, score, ids=asked)
-    k = min(DEPTH, len(rows))
+    some = min(k, len(rows))
     if seen is None:
-        scores, ids = top_k_of_all(found, rows, score, k)
+        best = top_k_of_all(found, rows, score, some, share.start)
     else:
-        scores, ids = top_k_unseen(found, rows, score, (seen, asked), k)
+        best = top_k_unseen(found, rows, score, (seen, asked), some, share.start)
+    ids, scores = best_of_all(mesh, best[1], best[0], k)
     ranking = Ranking(queries.names.ids(asked), _named(ids, items.names), scores)
     known = torch.isin(judged.queries, asked)
     per_query = measure(

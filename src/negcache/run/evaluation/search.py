@@ -15,17 +15,28 @@ UNSEEN_BLOCK = 256
 """The same where items are left out; one who has seen much makes the search of its block deeper."""
 
 
-def chunks(rows: Float[Tensor, "N D"], size: int = 8192) -> Iterable[tuple[int, Tensor]]:
-    """Blocks of rows, each with the number of its first row."""
-    return ((first, rows[first : first + size]) for first in range(0, len(rows), size))
+def chunks(
+    rows: Float[Tensor, "N D"], size: int = 8192, first: int = 0
+) -> Iterable[tuple[int, Tensor]]:
+    """Blocks of rows, each with the number of its first row; that of them all is ``first``."""
+    return ((first + start, rows[start : start + size]) for start in range(0, len(rows), size))
 
 
 @torch.no_grad()
 def top_k_of_all(
-    queries: Float[Tensor, "Q D"], items: Float[Tensor, "N D"], score: Score, k: int
+    queries: Float[Tensor, "Q D"],
+    items: Float[Tensor, "N D"],
+    score: Score,
+    k: int,
+    first: int = 0,
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
-    """The k best items of each query, exact, best first: their logits and ids."""
-    blocks = [top_k(block, chunks(items), score, k) for block in queries.split(BLOCK)]
+    """The k best items of each query, exact, best first: their logits and ids.
+
+    Args:
+        first: id of the first of these items.
+    """
+    parts = queries.split(BLOCK)
+    blocks = [top_k(block, chunks(items, first=first), score, k) for block in parts]
     scores, ids = (torch.cat(part) for part in zip(*blocks, strict=True))
     return scores.cpu(), ids.cpu()
 
@@ -37,6 +48,7 @@ def top_k_unseen(
     score: Score,
     seen: tuple[Exclusion, Int[Tensor, "Q"]],
     k: int,
+    first: int = 0,
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
     """The k best items that each query has not seen; exact, ties by the smaller id.
 
@@ -48,6 +60,7 @@ def top_k_unseen(
         score: (queries, items) -> logits.
         seen: a table of seen items, and the row of each query in it.
         k: items per query; at most the number of items.
+        first: id of the first of these items.
     """
     table, row_of = seen
     blocks = []
@@ -55,7 +68,7 @@ def top_k_unseen(
     for places in order.split(UNSEEN_BLOCK):
         rows = row_of[places]
         depth = min(k + int(table.counts[rows].max()), len(items))
-        scores, ids = top_k(queries[places], chunks(items), score, depth)
+        scores, ids = top_k(queries[places], chunks(items, first=first), score, depth)
         excluded = table.contains(rows[:, None].expand_as(ids).contiguous(), ids)
         best = excluded.int().argsort(dim=1, stable=True)[:, :k]
         blocks.append(

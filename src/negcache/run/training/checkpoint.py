@@ -32,6 +32,7 @@ from negcache.errors import InputError
 from negcache.packing import merge, pack, prune, tensor_names, unpack
 from negcache.run.atomic import atomic_write
 from negcache.run.checksum import sha256_of
+from negcache.run.together import on_first
 
 STATE, MANIFEST = "state.json", "manifest.json"
 
@@ -131,7 +132,7 @@ class Checkpoints:
         Args:
             wanted: which entries of dictionaries to read, by name.
         """
-        self._together(partial(_verify, self._path(step)))
+        on_first(self.mesh, partial(_verify, self._path(step)))
         return _read(self._path(step), wanted, self.mesh)
 
     def load(
@@ -144,21 +145,8 @@ class Checkpoints:
             fall_back: where the newest is damaged, take the newest intact one; the damaged ones
                 are renamed to ``*.damaged``, nothing is deleted.
         """
-        path = self._together(partial(self._newest, fall_back))
+        path = on_first(self.mesh, partial(self._newest, fall_back))
         return None if path is None else _read(path, wanted, self.mesh)
-
-    def _together(self, look: Callable[[], Path | None]) -> Path | None:
-        """What the first process finds; what it refuses, all refuse."""
-        found, refused = None, None
-        if self.mesh.rank == 0:
-            try:
-                found = look()
-            except InputError as error:
-                refused = error.expected, error.got, error.remedy
-        found, refused = self.mesh.objects((found, refused))[0]
-        if refused:
-            raise InputError(*refused)
-        return found
 
     def _newest(self, fall_back: bool) -> Path | None:
         """The newest checkpoint, verified; damaged ones are set aside."""

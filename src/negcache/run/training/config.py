@@ -141,13 +141,14 @@ class Config(BaseModel):
 
     Args:
         steps: optimizer steps in all.
-        batch_size: queries per forward pass.
+        batch_size: queries per forward pass, of all processes together.
         accumulation: forward passes per optimizer step.
         device: "auto" or "cpu".
         keep_checkpoints: how many of the newest are kept.
         save_best: dev measure by which the best checkpoint is kept beside them.
         early_stopping_patience: evaluations without a better one that end the run; 0: none do.
         threads: torch threads; 0 leaves torch's choice. Results depend on it in the last bit.
+        timeout_seconds: that processes wait for one another before they name who is missing.
     """
 
     model_config = STRICT
@@ -171,6 +172,7 @@ class Config(BaseModel):
     save_best: Measure | None = None
     early_stopping_patience: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
+    timeout_seconds: float = Field(default=600, gt=0)
 
     @model_validator(mode="after")
     def _keys_that_need_others(self) -> "Config":

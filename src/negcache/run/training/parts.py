@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from negcache.interfaces import Corpus
+from negcache.distributed import ALONE, Mesh
+from negcache.interfaces import Corpus, Store
 from negcache.messages import Batch, StepReport
 from negcache.shapes import Float, Int, Tensor
 
@@ -19,6 +20,9 @@ class Loss(Protocol):
 
     item_tower: nn.Module
     score: Any
+
+    @property
+    def store(self) -> Store | None: ...
 
     def __call__(
         self,
@@ -52,6 +56,7 @@ class Parts:
         fingerprint: of the data; a run resumes on equal data only.
         evaluate: measures the dev split; None where there is none.
         negatives: the user's own of every query, [Q, h] item ids padded with -1.
+        mesh: the processes that train together.
     """
 
     queries: Corpus
@@ -63,6 +68,7 @@ class Parts:
     fingerprint: str
     evaluate: Callable[[], dict[str, float]] | None = None
     negatives: Int[Tensor, "Q h"] | None = None
+    mesh: Mesh = ALONE
 
     def batch(self, numbers: Int[Tensor, "B"], device: torch.device) -> Batch:
         """The training pairs with these numbers."""
@@ -80,11 +86,26 @@ class Parts:
             "loss": self.loss_fn.own_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "torch_rng": torch.get_rng_state(),
+            "noise": {self._name: self._noise()},
         }
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state_all()
         return state
+
+    @property
+    def _name(self) -> str:
+        """Of this process among the others."""
+        return f"process {self.mesh.rank} of {self.mesh.size}"
+
+    def _noise(self) -> dict[str, Any]:
+        """State of the global generators, which dropout draws from: of this process alone."""
+        state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def wants(self, name: str) -> bool:
+        """Whether this process needs what a state calls so: rows that it holds, or any else."""
+        store = self.loss_fn.store
+        return store is None or store.shard.has(name)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` saved."""
@@ -94,6 +115,8 @@ class Parts:
         self.loss_fn.load_own_state(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["torch_rng"])
-        if torch.cuda.is_available() and "cuda_rng" in state:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        own = state["noise"].get(self._name)  # none where another number of processes saved it
+        if own is not None:
+            torch.set_rng_state(own["cpu"])
+            if torch.cuda.is_available() and "cuda" in own:
+                torch.cuda.set_rng_state_all(own["cuda"])

@@ -6,12 +6,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.messages import Batch, StepReport
-from negcache.run.training.parts import Parts
+from negcache.run.training.parts import Loss, Parts
 from negcache.validation import check_finite
+
+PER_QUERY = ("loss", "effective_sample_size", "masked_hits")
+"""Metrics that are means over queries."""
+
+
+class Forward(nn.Module):
+    """Both towers and the loss as one module, which a wrapper of several processes takes.
+
+    Args:
+        query_tower: features -> (B, D).
+        loss_fn: owns the item tower and the score.
+    """
+
+    def __init__(self, query_tower: nn.Module, loss_fn: Loss) -> None:
+        super().__init__()
+        self.query_tower, self.loss_fn = query_tower, loss_fn
+
+    def forward(self, batch: Batch, seconds: dict[str, float]) -> Tensor:
+        """The loss of a batch; the time of the query tower is added to ``seconds``."""
+        with timed(seconds, "query"):
+            rows = self.query_tower(batch.queries)
+            check_finite(rows, batch.query_ids, "embeddings of queries")
+        loss = self.loss_fn(rows, batch.positives, batch.query_ids, batch.negatives)
+        check_finite(loss[None, None], batch.positives, "loss of items")
+        return loss
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,7 @@ class Stepped:
 
 def train_step(
     parts: Parts,
+    model: nn.Module,
     batches: Iterable[Batch],
     accelerator: Accelerator,
     step: int,
@@ -41,6 +70,7 @@ def train_step(
 
     Args:
         parts: what is trained; ``parts.optimizer`` as ``accelerator.prepare`` returned it.
+        model: ``Forward`` of these parts, wrapped where several processes train.
         batches: as many as ``accelerator.gradient_accumulation_steps``.
         accelerator: device, mixed precision, accumulation.
         step: number of this step, counted from 1; named in errors.
@@ -49,14 +79,9 @@ def train_step(
     reports, norm, lr = [], None, float(parts.scheduler.get_last_lr()[0])
     for batch in batches:
         seconds: dict[str, float] = {}
-        with accelerator.accumulate():
-            with timed(seconds, "query"), accelerator.autocast():
-                rows = parts.query_tower(batch.queries)
-                with named(step):
-                    check_finite(rows, batch.query_ids, "embeddings of queries")
+        with accelerator.accumulate(model):
             with named(step), accelerator.autocast():
-                loss = parts.loss_fn(rows, batch.positives, batch.query_ids, batch.negatives)
-                check_finite(loss[None, None], batch.positives, "loss of items")
+                loss = model(batch, seconds)
             with timed(seconds, "backward"):
                 accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -66,9 +91,27 @@ def train_step(
                 if was_made:
                     with named(step):
                         parts.loss_fn.step()
-        report = parts.loss_fn.report()
+        report = of_all(parts.loss_fn.report(), len(batch.positives), parts.mesh)
         reports.append(replace(report, seconds=report.seconds | seconds))
     return Stepped(reports, lr, norm)
+
+
+def of_all(report: StepReport, queries: int, mesh: Mesh) -> StepReport:
+    """The report of all processes: means over all queries, counts added up."""
+    if mesh.size == 1:
+        return report
+    stale = 0.0 if math.isnan(report.staleness) else report.staleness
+    means = [queries * getattr(report, name) for name in PER_QUERY]
+    counts = [report.encoded_grad, report.encoded_nograd, queries, stale]
+    found = mesh.total(torch.tensor([*means, *counts], dtype=torch.float64, device=mesh.device))
+    *means, with_gradient, without, total, stale = found.tolist()
+    return replace(
+        report,
+        **{name: value / total for name, value in zip(PER_QUERY, means, strict=True)},
+        encoded_grad=int(with_gradient),
+        encoded_nograd=int(without),
+        staleness=math.nan if math.isnan(report.staleness) else stale / mesh.size,
+    )
 
 
 def _clip(parts: Parts, accelerator: Accelerator, clip_norm: float) -> float | None:

@@ -1,13 +1,24 @@
-"""A small loop on Hugging Face Accelerate that can be stopped at any moment."""
+"""A small loop on Hugging Face Accelerate that can be stopped at any moment.
 
-from contextlib import ExitStack
+Under ``torchrun`` or ``accelerate launch`` every process runs it: each takes its share of every
+batch, the first writes and prints, and all stop at the same step.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.run.progress import bar, track
 from negcache.run.training.best import Best
@@ -17,23 +28,21 @@ from negcache.run.training.log import RunLog
 from negcache.run.training.order import Order
 from negcache.run.training.parts import Parts
 from negcache.run.training.signals import stop_signals
-from negcache.run.training.step import train_step
+from negcache.run.training.step import Forward, train_step
+
+ANSWER = 10.0
+"""Seconds that a process has to answer, when others have waited for it in vain."""
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """The Accelerator that a config asks for; one process only, until caches span several."""
-    accelerator = Accelerator(
+    """The Accelerator that a config asks for; a launcher's processes meet here."""
+    waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout_seconds))
+    return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation,
+        kwargs_handlers=[waiting],
     )
-    if accelerator.num_processes > 1:
-        raise InputError(
-            "one process",
-            f"{accelerator.num_processes}",
-            "start without a launcher; training with several processes is not built yet",
-        )
-    return accelerator
 
 
 class Trainer:
@@ -54,12 +63,22 @@ class Trainer:
                 "a dev split to evaluate on", "data without it", "add qrels, or set eval_every = 0"
             )
         self.config, self.folder, self.accelerator = config, folder, accelerator
-        self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer))
+        self.mesh = Mesh.now().watch()
+        _check_shares(config.batch_size, self.mesh.size)
+        self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer), mesh=self.mesh)
+        self.model = self._wrapped(Forward(parts.query_tower, parts.loss_fn))
         self.order = Order(len(parts.pairs[0]), config.batch_size, config.seed)
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints, self.mesh)
         self.best = Best(config.save_best, config.early_stopping_patience)
         self.step = 0
         self._log_state: dict[str, Any] | None = None
+
+    def _wrapped(self, model: nn.Module) -> nn.Module:
+        """Gradients reach all processes; each drops out on its own."""
+        if self.mesh.size == 1:
+            return model
+        torch.manual_seed(self.config.seed + self.mesh.rank)
+        return DistributedDataParallel(model)
 
     @property
     def is_stopped_early(self) -> bool:
@@ -72,13 +91,13 @@ class Trainer:
         Args:
             fall_back: take the one before, where the newest is damaged.
         """
-        state = self.checkpoints.load(fall_back=fall_back)
+        state = self.checkpoints.load(self.parts.wants, fall_back=fall_back)
         if state is not None:
             self._take(state)
 
     def restore_step(self, step: int) -> None:
         """Be as the checkpoint of this step has it: to measure or to search with, not to go on."""
-        self._take(self.checkpoints.load_step(step))
+        self._take(self.checkpoints.load_step(step, self.parts.wants))
 
     def _take(self, state: dict[str, Any]) -> None:
         self._check_unchanged(state)
@@ -92,41 +111,75 @@ class Trainer:
         """Train to the last step, or until no better evaluation is waited for.
 
         Returns the number of the signal that stopped it, if any.
+
+        Raises:
+            InputError: a process does not answer any more; it is named.
         """
         config = self.config
         with ExitStack() as stack:
-            log = stack.enter_context(RunLog(self.folder, self._log_state))
+            stack.enter_context(self._named_absence())
+            shown = self.mesh.rank == 0
+            log = stack.enter_context(RunLog(self.folder, self._log_state)) if shown else None
             if self.step == 0:
-                self.parts.loss_fn.fill_cache(progress=track("filling the cache"))
+                progress = track("filling the cache") if shown else iter
+                self.parts.loss_fn.fill_cache(progress=progress)
             received = stack.enter_context(stop_signals())
-            advance = stack.enter_context(bar("training", self.step, config.steps))
+            moved = bar("training", self.step, config.steps) if shown else nullcontext(_ignore)
+            advance = stack.enter_context(moved)
             while self.step < config.steps and not self.is_stopped_early:
                 advance(self._one_step(log))
                 measured = self._evaluate()
                 improved = bool(measured) and self.best.update(self.step, measured)
                 last = self.step == config.steps or self.is_stopped_early
                 self._log(log, measured, last)
-                stop = list(received)  # read once: a signal during the save waits for the next step
+                stop = self._agreed(received)
                 if last or stop or improved or _due(self.step, config.checkpoint_every):
                     self._save(log)
                 if stop and not last:
-                    return stop[0]
+                    return stop
         return None
+
+    def _agreed(self, received: list[int]) -> int:
+        """The signal that stops all processes, if any of them has one.
+
+        Read once a step: a signal during the save waits for the next.
+        """
+        mine = torch.tensor(received[0] if received else 0, device=self.mesh.device)
+        return int(self.mesh.largest(mine))
+
+    @contextmanager
+    def _named_absence(self) -> Iterator[None]:
+        """A process that others wait for in vain is named."""
+        try:
+            yield
+        except RuntimeError as error:
+            absent = self.mesh.absent(ANSWER) if self.mesh.size > 1 else ""
+            if not absent:
+                raise
+            raise InputError(
+                f"every process to answer within {self.config.timeout_seconds:g} seconds",
+                absent,
+                "look into the log of that process; torchrun --max-restarts=3 starts all anew from "
+                "the newest checkpoint",
+            ) from error
 
     @property
     def _position(self) -> int:
         """Batches consumed so far."""
         return self.step * self.config.accumulation
 
-    def _one_step(self, log: RunLog) -> float:
+    def _one_step(self, log: RunLog | None) -> float:
         """One optimizer step; returns the loss of its last batch."""
         start = perf_counter()
         numbers = (self.order.batch(self._position + i) for i in range(self.config.accumulation))
-        batches = (self.parts.batch(part, self.accelerator.device) for part in numbers)
+        device, mesh = self.accelerator.device, self.mesh
+        batches = (self.parts.batch(part[mesh.part(len(part))], device) for part in numbers)
         clip_norm = self.config.optimizer.clip_norm
-        done = train_step(self.parts, batches, self.accelerator, self.step + 1, clip_norm)
+        parts = self.parts, self.model
+        done = train_step(*parts, batches, self.accelerator, self.step + 1, clip_norm)
         self.step += 1
-        log.add(done, perf_counter() - start)
+        if log is not None:
+            log.add(done, perf_counter() - start)
         return done.reports[-1].loss
 
     def _evaluate(self) -> dict[str, float]:
@@ -136,8 +189,10 @@ class Trainer:
             return {}
         return evaluate()
 
-    def _log(self, log: RunLog, measured: dict[str, float], last: bool) -> None:
+    def _log(self, log: RunLog | None, measured: dict[str, float], last: bool) -> None:
         """Write what is due after a step."""
+        if log is None:
+            return
         if last or _due(self.step, self.config.log_every):
             log.flush(self.step, self.order.place(self._position - 1)[0])
         if measured:
@@ -145,7 +200,7 @@ class Trainer:
         if self.is_stopped_early:
             log.write(self.step, self.best.figures(), "early_stopping/")
 
-    def _save(self, log: RunLog) -> None:
+    def _save(self, log: RunLog | None) -> None:
         epoch, batch = self.order.place(self._position)
         scaler = self.accelerator.scaler
         state = {
@@ -156,7 +211,7 @@ class Trainer:
             "parts": self.parts.state_dict(),
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "log": log.state_dict(self.step),
+            "log": None if log is None else log.state_dict(self.step),
         }
         self.checkpoints.save(self.step, state, best=self.best.step)
 
@@ -181,6 +236,20 @@ class Trainer:
                 f"other data in {self.config.data.source} ({self.parts.fingerprint[:12]})",
                 "restore the data, or train anew into another folder",
             )
+
+
+def _check_shares(batch_size: int, processes: int) -> None:
+    """Every process has queries. Raises InputError."""
+    if batch_size < processes:
+        raise InputError(
+            f"a batch_size of at least the {processes} processes",
+            f"{batch_size}",
+            "each takes its share of the queries of every batch",
+        )
+
+
+def _ignore(_loss: float) -> None:
+    """Where nothing is shown."""
 
 
 def _due(step: int, every: int) -> bool:
