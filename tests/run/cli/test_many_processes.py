@@ -1,0 +1,115 @@
+"""``torchrun -m negcache``: what one process would do, by two; and what differs is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.soak import CONFIG, write_task
+
+STEPS, SAVED = 24, 8
+
+
+def launch(processes, *words, **variables):
+    """The command line, started by torchrun or by itself; (code, output, errors)."""
+    start = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    command = [
+        sys.executable,
+        *(start if processes > 1 else []),
+        "-m",
+        "negcache",
+        *map(str, words),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(by one process, by two): the same config and data, trained to the end."""
+    folder = tmp_path_factory.mktemp("processes")
+    config = folder / "run.toml"
+    text = CONFIG.format(steps=STEPS, source=write_task(folder / "task"))
+    config.write_text(text.replace("warmup_steps = 40", "warmup_steps = 4"))
+    found = []
+    for processes in (1, 2):
+        run = folder / f"by-{processes}"
+        code, said, errors = launch(processes, "train", config, "--out", run)
+        assert code == 0, errors
+        assert said.count("steps done") == 1, "one process prints"
+        found.append(run)
+    return found
+
+
+def tensors(checkpoint):
+    found = {}
+    for path in checkpoint.glob("*.safetensors"):
+        found |= load_file(path)
+    return found
+
+
+def metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "staleness"} for line in lines]
+
+
+def test_two_processes_train_as_one(runs):
+    """Up to the order of float32 sums; counts are equal."""
+    one, two = (metrics(run) for run in runs)
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    for mine, its in zip(two, one, strict=True):
+        assert mine == pytest.approx(its, rel=1e-3, abs=1e-3)
+    last = f"checkpoints/step-{STEPS:09d}"
+    mine, its = tensors(runs[1] / last), tensors(runs[0] / last)
+    towers = [name for name in its if "_tower/" in name]
+    assert towers
+    for name in towers:
+        torch.testing.assert_close(mine[name], its[name], rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_path):
+    run = tmp_path / "run"
+    subprocess.run(["cp", "-r", runs[1], run], check=True)
+    for path in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        subprocess.run(["rm", "-r", path], check=True)
+    code, _, errors = launch(1, "resume", run)
+    assert code == 0, errors
+    assert metrics(run)[-1] == pytest.approx(metrics(runs[1])[-1], rel=1e-3, abs=1e-3)
+    said = {}
+    for processes in (1, 2):
+        code, said[processes], errors = launch(processes, "evaluate", runs[0], "--split", "test")
+        assert code == 0, errors
+    assert said[1] == said[2]
+
+
+def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
+    """Here in what they were told to do; torchrun starts all with the same words."""
+    script = tmp_path / "one_differs.py"
+    script.write_text(
+        "import os, sys\n"
+        "from negcache.run.cli.app import app\n"
+        "words = ['train', sys.argv[1], '--out', sys.argv[2]]\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    words += ['--set', 'optimizer.lr=0.5']\n"
+        "app(words)\n"
+    )
+    start = ["-m", "torch.distributed.run", "--standalone", "--standalone", "--nproc-per-node", "2"]
+    words = [str(runs[0].parent / "run.toml"), str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, *start, str(script), *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode
+    assert "Expected the same config of optimizer on every process" in done.stderr
+    assert "on process 1" in done.stderr
+    assert not (tmp_path / "run").exists()
