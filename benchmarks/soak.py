@@ -17,6 +17,9 @@ import time
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
 
+import torch
+from safetensors.torch import load_file
+
 from benchmarks.record import append_rows, conclude, hardware
 
 STEPS = 240
@@ -77,12 +80,31 @@ def finish(process: "Popen[str]") -> CompletedProcess[str]:
 def result(run: Path) -> dict[str, str]:
     """Hashes of the final and best parameters (with optimizer, cache, generators), and metrics."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
-    files = {"tensors": last / "tensors.safetensors", "metrics": run / "metrics.jsonl"}
+    hashes = {
+        "tensors": hash_of_tensors(last),
+        "metrics": _sha256((run / "metrics.jsonl").read_bytes()),
+    }
     best = json.loads((last / "manifest.json").read_text())["best"]
     if best is not None:
-        files["best"] = last.with_name(f"step-{best:09d}") / "tensors.safetensors"
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+        hashes["best"] = hash_of_tensors(last.with_name(f"step-{best:09d}"))
     return {"step": last.name, **hashes}
+
+
+def hash_of_tensors(checkpoint: Path) -> str:
+    """Of every tensor, name and bytes; a file of them names them in any order."""
+    tensors = {}
+    for path in checkpoint.glob("*.safetensors"):
+        tensors |= load_file(path)
+    named = sorted(tensors.items())
+    each = (
+        f"{name} {_sha256(one.flatten().view(torch.uint8).numpy().tobytes())}"
+        for name, one in named
+    )
+    return _sha256("\n".join(each).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def kill_at_line(process: "Popen[str]", run: Path, lines: int, signal: int = 9) -> bool:

@@ -140,10 +140,8 @@ NUM_ITEMS, DIM, ROWS = 300, 8, 5
 
 def forget(store: Table, slots: torch.Tensor) -> None:
     """These rows were never written, but look like rows, as in places that items have left."""
-    state = store.state_dict()
-    written = state["written"].clone()
-    written[slots] = -1
-    store.load_state_dict(state | {"written": written})
+    store.table.written[slots] = -1
+    store.load_state_dict(store.state_dict())  # indexes hear of it
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

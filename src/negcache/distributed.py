@@ -101,6 +101,14 @@ class Mesh:
         found = collectives.all_to_all_single(copies, sizes, mine, self.group)
         return collectives.wait_tensor(found)
 
+    def objects(self, mine: Any) -> list[Any]:
+        """What every process has, plain data, in order of rank."""
+        if self.size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, mine, self.group)
+        return found
+
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, without gradient."""
         return self._reduced(values, dist.ReduceOp.SUM)

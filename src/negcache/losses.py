@@ -213,19 +213,26 @@ class SoftmaxLoss(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """One uint8 tensor, so that safetensors and every trainer can save it."""
+        return to_bytes(self.own_state())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.load_own_state(from_bytes(state, "generator", "filled"))
+
+    def own_state(self) -> dict[str, Any]:
+        """What is no weight: store, clock, noise. Those of several processes add up to one's."""
         filled = len(self.corpus) if self._filled is self.store else 0
         state: dict[str, Any] = {"generator": self.generators.get_state(), "filled": filled}
         if self.store is not None:
             state["store"] = self.store.state_dict()
-        return to_bytes(state)
+        return state
 
-    def set_extra_state(self, state: Tensor) -> None:
-        found = from_bytes(state, "generator", "filled")
-        self.generators.set_state(found["generator"])
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``own_state`` gave: of this process, or of all together."""
+        self.generators.set_state(state["generator"])
         if self.store is not None:
-            check_saved_store(found)
-            self.store.load_state_dict(found["store"])
-            self._filled = self.store if found["filled"] == len(self.corpus) else None
+            check_saved_store(state)
+            self.store.load_state_dict(state["store"])
+            self._filled = self.store if state["filled"] == len(self.corpus) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxLoss":
         """``to(device)`` moves what the sampler holds as well."""

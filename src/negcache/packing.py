@@ -1,6 +1,7 @@
 """Nested state as a JSON tree and a flat table of tensors, or as one tensor of bytes; no pickle."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,30 +21,31 @@ TREE = "tree"
 def pack(state: Any) -> tuple[Tree, dict[str, Tensor]]:
     """Split nested state into a JSON tree and named tensors; a tensor met twice is kept once.
 
-    Dictionaries become lists of pairs, so that integer keys survive; tensors become their name.
+    Dictionaries become lists of pairs, so that integer keys survive; tensors become their name,
+    which says where they stood.
 
     Example:
-        >>> pack({"a": [1, torch.zeros(2)], 0: None})
-        ({'dict': [['a', {'list': [1, {'tensor': '0'}]}], [0, None]]}, {'0': tensor([0., 0.])})
+        >>> pack({"a": [1, torch.zeros(2)], 0: None})[0]
+        {'dict': [['a', {'list': [1, {'tensor': '/a/1'}]}], [0, None]]}
     """
     tensors: dict[str, Tensor] = {}
     seen: dict[tuple[Any, ...], str] = {}
 
-    def walk(value: Any) -> Tree:
+    def walk(value: Any, name: str) -> Tree:
         match value:
             case None | bool() | int() | float() | str():
                 return value
             case dict():
-                return {"dict": [[key, walk(inner)] for key, inner in value.items()]}
-            case list():
-                return {"list": [walk(inner) for inner in value]}
-            case tuple():
-                return {"tuple": [walk(inner) for inner in value]}
+                pairs = [[key, walk(inner, f"{name}/{key}")] for key, inner in value.items()]
+                return {"dict": pairs}
+            case list() | tuple():
+                kind = "list" if isinstance(value, list) else "tuple"
+                return {kind: [walk(each, f"{name}/{i}") for i, each in enumerate(value)]}
             case torch.Tensor():
                 flat = value.detach().cpu().contiguous()
                 place = (value.data_ptr(), value.shape, value.dtype, value.stride())
                 if not value.numel() or place not in seen:
-                    seen[place] = str(len(tensors))
+                    seen[place] = name if name not in tensors else f"{name}/{len(tensors)}"
                     tensors[seen[place]] = flat
                 return {"tensor": seen[place]}
         raise InputError(
@@ -52,7 +54,7 @@ def pack(state: Any) -> tuple[Tree, dict[str, Tensor]]:
             "store plain data in state_dict",
         )
 
-    return walk(state), tensors
+    return walk(state, ""), tensors
 
 
 def unpack(tree: Tree, tensors: dict[str, Tensor]) -> Any:
@@ -66,6 +68,50 @@ def unpack(tree: Tree, tensors: dict[str, Tensor]) -> Any:
         return {key: unpack(value, tensors) for key, value in inner}
     values = [unpack(value, tensors) for value in inner]
     return tuple(values) if kind == "tuple" else values
+
+
+def merge(one: Tree, other: Tree) -> Tree:
+    """The tree of a state of which some processes hold more than others; what both have, once.
+
+    Example:
+        >>> merge(pack({"a": 1, "b": {0: 2}})[0], pack({"b": {1: 3}})[0]) == pack(
+        ...     {"a": 1, "b": {0: 2, 1: 3}}
+        ... )[0]
+        True
+    """
+    if not (_is_dict(one) and _is_dict(other)):
+        return one
+    pairs, more = dict(one["dict"]), dict(other["dict"])
+    both = {key: merge(value, more[key]) for key, value in pairs.items() if key in more}
+    return {"dict": [[key, value] for key, value in (pairs | more | pairs | both).items()]}
+
+
+def prune(tree: Tree, keep: Callable[[str], bool]) -> Tree:
+    """The tree without the entries of dictionaries whose name is not to be kept."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, inner),) = tree.items()
+    if kind == "tensor":
+        return tree
+    if kind == "dict":
+        kept = [pair for pair in inner if not isinstance(pair[0], str) or keep(pair[0])]
+        return {"dict": [[key, prune(value, keep)] for key, value in kept]}
+    return {kind: [prune(value, keep) for value in inner]}
+
+
+def tensor_names(tree: Tree) -> list[str]:
+    """Of all tensors of a tree, each once."""
+    if not isinstance(tree, dict):
+        return []
+    ((kind, inner),) = tree.items()
+    if kind == "tensor":
+        return [inner]
+    values = [value for _, value in inner] if kind == "dict" else inner
+    return list(dict.fromkeys(name for value in values for name in tensor_names(value)))
+
+
+def _is_dict(tree: Tree) -> bool:
+    return isinstance(tree, dict) and "dict" in tree
 
 
 def to_bytes(state: Any) -> Tensor:

@@ -170,7 +170,7 @@ def test_saving_flushes_first():
     with torch.no_grad():
         weight[1] += 1
     saved = table.state_dict()
-    assert saved == {"observers": {"Ear": {"kind": "Ear", "state": {"heard": 1}}}}
+    assert saved == {"observers": {"rows 0 to 6": {"Ear": {"kind": "Ear", "state": {"heard": 1}}}}}
     table.load_state_dict(saved)
     assert ear.loaded == 1
 

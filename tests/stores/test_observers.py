@@ -91,7 +91,7 @@ def test_samplers_that_come_and_go_leave_nothing_behind(build, index):
         draw(sampler, request, torch.Generator())
         assert isinstance(index(sampler), Observer)
         gone.append(weakref.ref(index(sampler)))
-        (name,) = store.state_dict()["observers"]
+        (name,) = store.state_dict()["observers"][store.shard.name]
         assert name.split()[0] == type(index(sampler)).__name__
         del sampler
         gc.collect()
@@ -107,10 +107,13 @@ def test_an_index_that_two_samplers_share_is_told_of_a_row_once():
     index.update(store)
     store.write(torch.arange(5), torch.zeros(5, D))
     assert index.moved == 5
-    assert list(store.state_dict()["observers"]) == ["KMeansClusters"]
+    assert list(store.state_dict()["observers"][store.shard.name]) == ["KMeansClusters"]
     another = KMeansClusters(4)
     store.observe(another)
-    assert list(store.state_dict()["observers"]) == ["KMeansClusters", "KMeansClusters-2"]
+    assert list(store.state_dict()["observers"][store.shard.name]) == [
+        "KMeansClusters",
+        "KMeansClusters-2",
+    ]
 
 
 def test_a_state_is_restored_by_name_in_whatever_order_indexes_came():
@@ -182,7 +185,7 @@ def test_a_saved_sampler_brings_its_store_and_both_go_on_as_the_first(again, bui
     request = nc.messages.Request(ROWS[:1], nc.DotScore(0.3), zero, own)
     draw(sampler, request, torch.Generator())
     loaded = again(sampler)
-    assert len(loaded.store.state_dict()["observers"]) == 1
+    assert len(loaded.store.state_dict()["observers"][loaded.store.shard.name]) == 1
     drawn = []
     for each in (sampler, loaded):
         each.store.write(torch.arange(N // 2), ROWS.flip(0)[: N // 2])

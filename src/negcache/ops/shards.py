@@ -1,7 +1,8 @@
 """Which rows of a table a process holds, and how a process is drawn by the mass of its rows."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,8 +14,11 @@ from negcache.errors import InputError
 from negcache.ops.two_stage import BLOCK, add_up, invert
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
-PARTS = 4096
+PARTS = 1024
 """Parts that a table is dealt out in, at most: so many keys, at most, a checkpoint has of it."""
+
+PART = re.compile(r"rows (\d+) to (\d+)")
+"""What a state calls that which belongs to some of the rows."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,32 @@ class Shard:
     def bounds(self) -> slice:
         """Of its rows in the table."""
         return slice(self.first, self.first + self.size)
+
+    @property
+    def name(self) -> str:
+        """Of what belongs to all rows here, in a state."""
+        return f"rows {self.first} to {self.first + self.size}"
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """The parts that are here by name, and their rows here: alike for any number of processes.
+
+        Example:
+            >>> Shard.whole(200).parts
+            {'rows 0 to 128': slice(0, 128, None), 'rows 128 to 200': slice(128, 200, None)}
+        """
+        step = part_rows(self.total)
+        starts = range(0, self.size, step)
+        inside = [Shard(ALONE, start, min(step, self.size - start), 0) for start in starts]
+        return {replace(each, first=self.first + each.first).name: each.bounds for each in inside}
+
+    def has(self, name: str) -> bool:
+        """Whether what a state calls so belongs to rows here, or to no rows."""
+        found = PART.fullmatch(name)
+        if found is None:
+            return True
+        start, stop = map(int, found.groups())
+        return self.first <= start and stop <= self.first + self.size
 
     def local(self, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Rows of the table by their number here; -1 for those of other processes, and for -1."""

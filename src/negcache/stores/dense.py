@@ -123,9 +123,9 @@ class DenseCache:
 
     def state_dict(self) -> dict[str, Any]:
         own = {"clock": self.clock, "refreshing": self.refreshing}
-        return self.table.state_dict() | own | self.observers.state_dict()
+        return self.table.state_dict() | own | self.observers.state_dict(self.shard)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.table.load_state_dict(state)
         self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
-        self.observers.load_state_dict(state)
+        self.observers.load_state_dict(state, self.shard)

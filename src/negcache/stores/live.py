@@ -147,11 +147,11 @@ class LiveTable:
         """Of the observers; the table itself is a parameter of its module."""
         self.flush()
         clock = {"steps_seen": self.steps_seen} if self.renew_every else {}
-        return self.observers.state_dict() | clock
+        return self.observers.state_dict(self.shard) | clock
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.touched, self.steps_seen = [], int(state.get("steps_seen", 0))
-        self.observers.load_state_dict(state)
+        self.observers.load_state_dict(state, self.shard)
 
     def _shown(self, rows: Tensor) -> Tensor:
         return rows if self.embed is None else self.embed(rows)

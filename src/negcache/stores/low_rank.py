@@ -206,7 +206,7 @@ class LowRankCache:
             gathered: Gathered | None = getattr(self, name)
             own[name] = None if gathered is None else gathered.state_dict()
         own |= {"generator": self.generator.get_state(), "reencoder": self.reencoder.state_dict()}
-        return own | self.observers.state_dict()
+        return own | self.observers.state_dict(self.shard)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """A state of fewer items is that of the first ones; the others are missing."""
@@ -233,7 +233,7 @@ class LowRankCache:
             self.reencoder.start(self.basis)  # brings it to the device; the state comes after
         self.reencoder.load_state_dict(state["reencoder"])
         self.generator.set_state(state["generator"].cpu())
-        self.observers.load_state_dict(state if count == self.num_items else {})
+        self.observers.load_state_dict(state if count == self.num_items else {}, self.shard)
 
     def _outstanding(
         self, landmarks: Gathered | None, valid: Bool[Tensor, "N"]

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 
 from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
+from negcache.ops.shards import Shard
 from negcache.shapes import Int, Tensor
 
 
@@ -64,17 +65,20 @@ class Observers:
         for observer in list(self._by_name.values()):
             observer.invalidate()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, shard: Shard) -> dict[str, Any]:
         """Empty where nobody observes: a store's state is then its own alone."""
         states = {
             name: {"kind": type(observer).__name__, "state": observer.state_dict()}
             for name, observer in self._by_name.items()
         }
-        return {"observers": states} if states else {}
+        return {"observers": {shard.name: states}} if states else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Each takes its own; one that was not saved, or of another kind, starts anew."""
-        saved = state.get("observers", {})
+    def load_state_dict(self, state: dict[str, Any], shard: Shard) -> None:
+        """Each takes its own; one that was not saved, or of another kind, starts anew.
+
+        So do all where the rows were dealt out in another way.
+        """
+        saved = state.get("observers", {}).get(shard.name, {})
         for name, observer in list(self._by_name.items()):
             own = saved.get(name)
             if own is not None and own["kind"] == type(observer).__name__:

@@ -134,7 +134,11 @@ class SubsetCache:
     def state_dict(self) -> dict[str, Any]:
         names = ("held", "entered", "clock", "refreshing")
         state = {name: getattr(self, name) for name in names} | self.table.state_dict()
-        return state | {"generator": self.generator.get_state()} | self.observers.state_dict()
+        return (
+            state
+            | {"generator": self.generator.get_state()}
+            | self.observers.state_dict(self.shard)
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.table.load_state_dict(state)
@@ -143,7 +147,7 @@ class SubsetCache:
         self.place.fill_(-1)
         self.place[self.held] = torch.arange(len(self.held), device=self.held.device)
         self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
-        self.observers.load_state_dict(state)
+        self.observers.load_state_dict(state, self.shard)
         self.generator.set_state(state["generator"].cpu())
         self._planned = None
 

@@ -59,24 +59,28 @@ class RowTable:
         self.written[slots] = step
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows here, and where they stand in the table."""
-        return {
-            "first_row": self.shard.first,
-            "embeddings": self.embeddings,
-            "written": self.written,
+        """The rows here, part by part: states of several processes add up to that of one."""
+        parts = {
+            name: {"embeddings": self.embeddings[rows], "written": self.written[rows]}
+            for name, rows in self.shard.parts.items()
         }
+        return {"table": {"rows": self.shard.total, "dim": self.embeddings.shape[1], **parts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        got, have = tuple(state["embeddings"].shape), tuple(self.embeddings.shape)
+        """Take the parts that are here; there may be others."""
+        saved = state["table"]
+        got, have = (saved["rows"], saved["dim"]), (self.shard.total, self.embeddings.shape[1])
         if got != have:
             raise InputError(
                 f"stored rows of shape {have}", f"{got}", "build the store as it was when saved"
             )
-        if state["first_row"] != self.shard.first:
+        missing = [name for name in self.shard.parts if name not in saved]
+        if missing:
             raise InputError(
-                f"the rows from {self.shard.first} on, which this process holds",
-                f"those from {state['first_row']} on",
-                "load what this very process saved",
+                f"{self.shard.name}, which this process holds",
+                f"a state without {missing[0]} and {len(missing) - 1} more parts",
+                "load what this very process saved, or what all of them saved together",
             )
-        self.embeddings.copy_(state["embeddings"])
-        self.written.copy_(state["written"])
+        for name, rows in self.shard.parts.items():
+            self.embeddings[rows] = saved[name]["embeddings"]
+            self.written[rows] = saved[name]["written"]

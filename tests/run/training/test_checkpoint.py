@@ -11,7 +11,7 @@ import torch
 from negcache import InputError
 from negcache.run.training import Checkpoints
 
-FILES = ("tensors.safetensors", "state.json", "manifest.json")
+FILES = ("shard-00001-model-00001-of-00001.safetensors", "state.json", "manifest.json")
 
 
 def state(step):
@@ -69,7 +69,7 @@ def test_nothing_intact_is_told(three):
 def test_left_overs_of_a_killed_write_are_no_checkpoint(three):
     aside = three.folder / ".step-000000040.part-0a1b2c3d-1"
     aside.mkdir()
-    (aside / "tensors.safetensors").write_bytes(b"half")
+    (aside / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"half")
     assert three.load()["step"] == 30
     three.save(40, state(40))
     assert not list(three.folder.glob(".step-*"))

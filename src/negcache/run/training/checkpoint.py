@@ -1,23 +1,47 @@
-"""Checkpoints: written whole, synced, renamed; safetensors and JSON; every file has its sha256."""
+"""Checkpoints: written whole, synced, renamed; safetensors and JSON; every file has its sha256.
+
+Several processes write one together: each the tensors that it alone has, and its share of those
+that all have. Any number of processes reads it.
+"""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
+from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
-from negcache.packing import pack, unpack
+from negcache.packing import merge, pack, prune, tensor_names, unpack
 from negcache.run.atomic import atomic_write
 from negcache.run.checksum import sha256_of
 
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+STATE, MANIFEST = "state.json", "manifest.json"
+
+
+Wanted = Callable[[str], bool]
+"""Whether an entry of this name is to be read."""
+
+
+def _everything(_name: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -27,10 +51,12 @@ class Checkpoints:
     Args:
         folder: where they live; made when the first is saved.
         keep: how many of the newest survive a save, and with each the one it names as best.
+        mesh: the processes that save and load together.
     """
 
     folder: Path
     keep: int = 2
+    mesh: Mesh = ALONE
 
     def paths(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
@@ -41,24 +67,28 @@ class Checkpoints:
 
         Args:
             step: its number.
-            state: nested tensors, numbers, strings, lists, dictionaries.
+            state: nested tensors, numbers, strings, lists, dictionaries. What several processes
+                have under one name is the same on all.
             best: number of the best so far, this one or one that was saved; None: none is known.
         """
         target = self._path(step)
-        for left in self.folder.glob(".step-*"):  # of a process that was killed
-            shutil.rmtree(left)
         tree, tensors = pack(state)
-        with writing(target), atomic_write(target) as part:
-            part.mkdir()
-            save_file(tensors, part / TENSORS)
-            (part / STATE).write_text(json.dumps(tree), encoding="utf-8")
-            hashes = {name: sha256_of(part / name) for name in (TENSORS, STATE)}
-            manifest = {"step": step, "best": best, "sha256": hashes}
-            (part / MANIFEST).write_text(json.dumps(manifest))
-            for path in (*part.iterdir(), part):
-                _sync(path)
-        _sync(self.folder)
-        self._rotate()
+        tree = reduce(merge, self.mesh.objects(tree))
+        with writing(target), ExitStack() as stack:
+            part = None
+            if self.mesh.rank == 0:
+                for left in self.folder.glob(".step-*"):  # of a process that was killed
+                    shutil.rmtree(left)
+                part = stack.enter_context(atomic_write(target))
+                part.mkdir()
+            shared = self.mesh.objects(part)[0]
+            _write_tensors(tensors, shared, self.mesh)
+            if part is not None:
+                _finish(part, tree, {"step": step, "best": best})
+        if self.mesh.rank == 0:
+            _sync(self.folder)
+            self._rotate()
+        self.mesh.objects(None)  # nobody goes on before it has its name
         return target
 
     def best(self) -> int | None:
@@ -95,21 +125,47 @@ class Checkpoints:
             )
         return chosen
 
-    def load_step(self, step: int) -> dict[str, Any]:
-        """State of the checkpoint with this number."""
-        return _read(self._path(step))
+    def load_step(self, step: int, wanted: Wanted = _everything) -> dict[str, Any]:
+        """State of the checkpoint with this number.
 
-    def load(self, *, fall_back: bool = False) -> dict[str, Any] | None:
+        Args:
+            wanted: which entries of dictionaries to read, by name.
+        """
+        self._together(partial(_verify, self._path(step)))
+        return _read(self._path(step), wanted, self.mesh)
+
+    def load(
+        self, wanted: Wanted = _everything, *, fall_back: bool = False
+    ) -> dict[str, Any] | None:
         """State of the newest checkpoint; None when there is none.
 
         Args:
+            wanted: which entries of dictionaries to read, by name.
             fall_back: where the newest is damaged, take the newest intact one; the damaged ones
                 are renamed to ``*.damaged``, nothing is deleted.
         """
+        path = self._together(partial(self._newest, fall_back))
+        return None if path is None else _read(path, wanted, self.mesh)
+
+    def _together(self, look: Callable[[], Path | None]) -> Path | None:
+        """What the first process finds; what it refuses, all refuse."""
+        found, refused = None, None
+        if self.mesh.rank == 0:
+            try:
+                found = look()
+            except InputError as error:
+                refused = error.expected, error.got, error.remedy
+        found, refused = self.mesh.objects((found, refused))[0]
+        if refused:
+            raise InputError(*refused)
+        return found
+
+    def _newest(self, fall_back: bool) -> Path | None:
+        """The newest checkpoint, verified; damaged ones are set aside."""
         damaged: list[Path] = []
         for path in reversed(self.paths()):
             try:
-                state = _read(path)
+                _verify(path)
             except InputError:
                 if not fall_back:
                     raise
@@ -118,7 +174,7 @@ class Checkpoints:
             for bad in damaged:
                 earlier = len(list(self.folder.glob(f"{bad.name}*.damaged")))
                 bad.rename(bad.with_name(f"{bad.name}.{earlier}.damaged"))
-            return state
+            return path
         if damaged:
             raise InputError(
                 "an intact checkpoint",
@@ -146,7 +202,7 @@ def writing(what: Path) -> Iterator[None]:
     """A failing write, most often a full disk, becomes a clear error."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, CheckpointException) as error:
         raise InputError(
             f"to write {what}",
             str(error),
@@ -154,8 +210,49 @@ def writing(what: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Verify every file of a checkpoint, then read it."""
+def _write_tensors(tensors: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
+    """Each tensor once, by one of the processes that have it."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _quiet():
+        save(tensors, storage_writer=writer, process_group=mesh.group, no_dist=mesh.size == 1)
+
+
+def _finish(part: Path, tree: Any, manifest: dict[str, Any]) -> None:
+    """What one process writes when all have written: the tree, then what was written."""
+    (part / STATE).write_text(json.dumps(tree), encoding="utf-8")
+    hashes = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
+    (part / MANIFEST).write_text(json.dumps(manifest | {"sha256": hashes}))
+    for path in (*part.iterdir(), part):
+        _sync(path)
+
+
+def _read(path: Path, wanted: Wanted, mesh: Mesh) -> dict[str, Any]:
+    """The entries that are wanted of a checkpoint that is known to be intact."""
+    tree = prune(json.loads((path / STATE).read_text(encoding="utf-8")), wanted)
+    reader = HuggingFaceStorageReader(str(path))
+    found = reader.read_metadata().state_dict_metadata
+    there = {name: one for name, one in found.items() if isinstance(one, TensorStorageMetadata)}
+    names = tensor_names(tree)
+    if missing := [name for name in names if name not in there]:
+        raise _damage(path, f"{missing[0]} and {len(missing) - 1} more tensors are missing")
+    tensors = {
+        name: torch.empty(there[name].size, dtype=there[name].properties.dtype) for name in names
+    }
+    with _quiet():
+        load(tensors, storage_reader=reader, process_group=mesh.group, no_dist=mesh.size == 1)
+    return unpack(tree, tensors)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns of what is meant: that one process saves alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", module="torch")
+        yield
+
+
+def _verify(path: Path) -> Path:
+    """Compare every file of a checkpoint with what was written."""
     for name, wanted in _manifest(path)["sha256"].items():
         try:
             found = sha256_of(path / name)
@@ -163,16 +260,16 @@ def _read(path: Path) -> dict[str, Any]:
             raise _damage(path / name, str(error)) from error
         if found != wanted:
             raise _damage(path / name, f"sha256 {found[:12]}... instead of {wanted[:12]}...")
-    tree = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return unpack(tree, load_file(path / TENSORS))
+    return path
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: its step, the best step so far, the sha256 of its files."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        hashes = {name: str(manifest["sha256"][name]) for name in (TENSORS, STATE)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        hashes = {name: str(found) for name, found in manifest["sha256"].items()}
+        hashes[STATE]  # at least
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damage(path / MANIFEST, str(error)) from error
     return manifest | {"sha256": hashes}
 

@@ -17,6 +17,9 @@ from negcache.shapes import Float, Int, Tensor
 class Loss(Protocol):
     """A loss that keeps a cache: what the loop asks of it."""
 
+    item_tower: nn.Module
+    score: Any
+
     def __call__(
         self,
         query_rows: Float[Tensor, "B D"],
@@ -31,8 +34,8 @@ class Loss(Protocol):
     def step(self) -> None: ...
     def report(self) -> StepReport: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+    def own_state(self) -> dict[str, Any]: ...
+    def load_own_state(self, state: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Parts:
         """State of all that learns or draws, the global generator included."""
         state = {
             "query_tower": self.query_tower.state_dict(),
-            "loss": self.loss_fn.state_dict(),
+            "item_tower": self.loss_fn.item_tower.state_dict(),
+            "score": self.loss_fn.score.state_dict(),
+            "loss": self.loss_fn.own_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "torch_rng": torch.get_rng_state(),
@@ -84,7 +89,9 @@ class Parts:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` saved."""
         self.query_tower.load_state_dict(state["query_tower"])
-        self.loss_fn.load_state_dict(state["loss"])
+        self.loss_fn.item_tower.load_state_dict(state["item_tower"])
+        self.loss_fn.score.load_state_dict(state["score"])
+        self.loss_fn.load_own_state(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["torch_rng"])

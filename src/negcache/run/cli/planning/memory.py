@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from negcache.indexes.sums import ARITY
+from negcache.ops.shards import part_rows
 from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
@@ -153,8 +154,9 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
     lower = f"{_smaller_rows(planned)} or keep_checkpoints"
     if planned.on_gpu:
         yield Part("checkpoint, copied", state, "host", "checkpoint", True, lower)
-    packed = 2 * (cache_bytes(planned) + sums_bytes(planned))  # as a file, and as a tensor of it
-    yield Part("checkpoint: the loss' state as bytes", packed, "host", "checkpoint", False, lower)
+    rows = part_rows(planned.facts.num_items) / planned.facts.num_items
+    written = int(3 * cache_bytes(planned) * min(1.0, rows))  # torch's writer copies it twice
+    yield Part("checkpoint: a part being written", written, "host", "checkpoint", False, lower)
     named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
     kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
     yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
