@@ -69,10 +69,17 @@ TURNS = [
     ),
     Mutant(
         "the partition of the rows here",
-        "samplers/distinct.py",
-        "log_z = Masses(mesh, scanned.log_mass).log_total",
-        "log_z = scanned.log_mass",
-        setting("by_partition_of_head"),
+        "draws.py",
+        "log_mass = self.proposal.log_mass if self.masses is None else self.masses.log_total",
+        "log_mass = self.proposal.log_mass",
+        setting("by_partition"),
+    ),
+    Mutant(
+        "the tail of the rows here",
+        "stores/reading.py",
+        "logits.masked_fill(nothing, -torch.inf), masses.log_total)",
+        "logits.masked_fill(nothing, -torch.inf), scanned.log_mass)",
+        one("head_tail"),
     ),
     Mutant(
         "each process' own best are the best",
