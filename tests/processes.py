@@ -28,4 +28,8 @@ def _launch(script, folder, world, arguments):
         )
         for rank in range(world)
     ]
-    return [process.wait(120) for process in alive]
+    try:
+        return [process.wait(120) for process in alive]
+    finally:  # a process whose fellow has failed may wait for ever
+        for process in alive:
+            process.kill()

@@ -171,3 +171,23 @@ def shares_gradients(module: nn.Module) -> bool:
         if getattr(part, "_is_fsdp_managed_module", False):  # so says fully_shard to torch's own
             shared.update(id(one) for one in part.parameters(recurse=False))
     return all(id(one) in shared for one in module.parameters() if one.requires_grad)
+
+
+def runs_alone(module: nn.Module) -> bool:
+    """Whether a module has its weights where it is called outside of what wraps it.
+
+    Those that ``fully_shard`` of a module above deals out are there in that one's forward alone.
+    """
+    from torch.distributed.fsdp import FSDPModule  # half a second
+
+    own = {
+        id(part)
+        for wrapped in module.modules()
+        if isinstance(wrapped, FSDPModule)
+        for part in wrapped.modules()
+    }
+    return all(
+        id(part) in own or not getattr(part, "_is_fsdp_managed_module", False)
+        for part in module.modules()
+        if any(True for _ in part.parameters(recurse=False))
+    )

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from negcache.distributed import ALONE, Mesh
+from negcache.distributed import Mesh
 from negcache.interfaces import Corpus
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
@@ -56,31 +57,36 @@ class ItemEncoder:
         """The same ids on every process: each encodes its share, and all have the rows.
 
         The backward pass brings each row's gradient, added up over the processes, to the one that
-        encoded it. A tower is called where there is nothing to encode too, since wrappers wait for
-        all.
+        encoded it. Who has one item less encodes another for nothing: a tower is called as often
+        on all, in parts or at once, since wrappers wait for all.
         """
         if mesh.size == 1:
             return self.encode(ids)
-        mine = ids[mesh.part(len(ids))]
-        rows = self.encode(mine if len(mine) else ids[:1])[: len(mine)]
-        return mesh.gather(rows, mesh.parts(len(ids)))
+        mine, shares = ids[mesh.part(len(ids))], mesh.parts(len(ids))
+        rows = self.encode(torch.cat([mine, ids[:1]])[: max(shares)])
+        return mesh.gather(rows[: len(mine)], shares)
 
     def encode_all(
-        self, ids: Int[Tensor, "M"], batch_size: int, progress: Progress = iter, mesh: Mesh = ALONE
+        self,
+        ids: Int[Tensor, "M"],
+        batch_size: int,
+        progress: Progress = iter,
+        most: int | None = None,
     ) -> Iterator[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]]:
         """Some at a time, as search will see the items: no gradient, no dropout.
 
         Args:
-            mesh: processes that encode at the same time, each its own ids: a tower is called as
-                often on all, since wrappers wait for all.
+            most: ids that a process has at most, of those that encode at the same time; who has
+                fewer encodes item 0 in their place, since wrappers wait for all; None: this one
+                is alone.
         """
-        calls = -(-max(mesh.each(len(ids))[0]) // batch_size)
-        for call in progress(range(calls)):
-            some = ids[call * batch_size : (call + 1) * batch_size]
+        most = len(ids) if most is None else most
+        for first in progress(range(0, most, batch_size)):
+            some = ids[first : first + batch_size]
             with torch.no_grad(), without_dropout(self.tower):
-                rows = self.encode(some if len(some) else some.new_zeros(1))
+                rows = self.encode(F.pad(some, (0, min(batch_size, most - first) - len(some))))
             if len(some):
-                yield some, rows
+                yield some, rows[: len(some)]
 
 
 class Numbers:

@@ -128,8 +128,7 @@ class SoftmaxHead(nn.Module):
         Args:
             embedding: ``nn.Embedding``, or any module with a ``weight`` [N, D]; ``padding_idx`` and
                 ``sparse`` are its own, where it has them.
-            sampler: as above.
-            num_samples: as above.
+            sampler, num_samples: as above.
             settings: ``absolute``, ``normalize``, ``temperature``, ``ignore_index``, ``seed``; and
                 ``padding_idx``, where the embedding does not say it.
 
@@ -187,20 +186,18 @@ class SoftmaxHead(nn.Module):
         validation.check_no_replica(self)
         check_hidden(hidden, self.dim)
         self.table.flush()
-        ignored = self.ignore_index, self.padding_idx
-        rows = counted(hidden, target, targets, weight, ignored)
-        check_weighting(rows.weight, reduction, len(rows.hidden))
-        losses = self._losses(rows)
+        rows = counted(hidden, target, targets, weight, (self.ignore_index, self.padding_idx))
         mesh = Mesh.now() if self.training and torch.is_grad_enabled() else ALONE
+        check_weighting(rows.weight, reduction, len(rows.hidden), mesh.size > 1)
+        losses = self._losses(rows)
         value = reduced(losses, rows.weight, reduction, mesh)
         return rows.spread(value) if reduction == "none" else value
 
     @torch.no_grad()
     def log_prob(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... N"]:
         """Log-probabilities of all classes, -inf of ``padding_idx``; holds [B, N]."""
-        found = log_probs(
-            self._queries(check_hidden(hidden, self.dim)), self.table, self.score, self.padding_idx
-        )
+        queries = self._queries(check_hidden(hidden, self.dim))
+        found = log_probs(queries, self.table, self.score, self.padding_idx)
         return found.view(*hidden.shape[:-1], len(self.table))
 
     @torch.no_grad()
@@ -236,14 +233,13 @@ class SoftmaxHead(nn.Module):
 
     def _losses(self, rows: Counted) -> Float[Tensor, "R"]:
         """-log p+ of each row that counts."""
-        queries = self._queries(rows.hidden)
+        queries, place = self._queries(rows.hidden), self._place(rows)
         if len(rows.kept) and not len(queries):  # nothing but a graph
+            self._pass_over(queries.detach(), place[1])
             return queries.sum(dim=1) + self._look_up(rows.target.flatten().long()).sum()
         target = admit(queries, rows.target, None, None, len(self.table))[0]
-        request = self._request(queries.detach(), target, len(rows.kept))
-        return (
-            self._sampled(queries, request) if self.training else exact_losses(request, self.table)
-        )
+        asked = self._request(queries.detach(), target, place)
+        return self._sampled(queries, asked) if self.training else exact_losses(asked, self.table)
 
     def _sampled(self, queries: Tensor, request: Request) -> Tensor:
         """The step of ``SoftmaxLoss``, its items looked up in the table."""
@@ -265,25 +261,31 @@ class SoftmaxHead(nn.Module):
         rows = F.embedding(ids, self.table.weight, self.padding_idx, sparse=self.sparse)
         return check_finite(self.score.embed(rows), ids)
 
-    def _request(self, queries: Tensor, target: Tensor, batch_rows: int) -> Request:
-        """What the sampler is asked; the padding is excluded like a target.
+    def _place(self, rows: Counted) -> tuple[int, int]:
+        """Where the rows that count stand among those of all processes; all say it in training."""
+        mesh, together = Mesh.now(), self.training and torch.is_grad_enabled()
+        alike = mesh.size > 1 and not together  # no word of others: as if all rows counted
+        return mesh.place(len(rows.kept) if alike else len(rows.hidden), together)
 
-        Args:
-            batch_rows: of this process, those that do not count among them: so much noise each
-                process passes over, and no row has another's.
-        """
-        mesh, num_classes = Mesh.now(), len(self.table)
-        training = self.training and torch.is_grad_enabled()
-        if training:
-            check_shared_table(self.table, mesh.size)
-        if self.sampler.store is not None:
-            check_processes(self.sampler.store, [self.table.weight], mesh.size)
+    def _pass_over(self, queries: Tensor, total_rows: int) -> None:
+        """No row counts here: the noise that other processes draw by is spent all the same."""
+        if total_rows and self.training and torch.is_grad_enabled():
+            nobody, target = queries.new_zeros(1, queries.shape[1]), queries.new_zeros(1).long()
+            request = self._request(nobody, target, (0, total_rows))
+            draw_negatives(self.sampler, log_q_corrected, request, self.generators.training)
+
+    def _request(self, queries: Tensor, target: Tensor, place: tuple[int, int]) -> Request:
+        """What the sampler is asked; the padding is excluded like a target."""
+        num_processes, store = Mesh.now().size, self.sampler.store
+        if self.training and torch.is_grad_enabled():
+            check_shared_table(self.table, num_processes)
+        if store is not None:
+            check_processes(store, [self.table.weight], num_processes)
         barred = target.view(len(target), -1)
         if self.padding_idx is not None:
             barred = F.pad(barred, (0, 1), value=self.padding_idx)
-        place = mesh.place(len(target) if mesh.size == 1 else batch_rows, together=training)
-        exclude = exclusion_of(barred, num_classes)
-        return Request(queries, self.score, target, exclude, *place, num_classes)
+        exclude = exclusion_of(barred, len(self.table))
+        return Request(queries, self.score, target, exclude, *place, len(self.table))
 
     def _queries(self, hidden: Tensor) -> Float[Tensor, "B _"]:
         """Hidden states as flat rows of score, with a 1 for the bias."""

@@ -104,6 +104,11 @@ class Store(Protocol):
         ...
 
     @property
+    def clock(self) -> int:
+        """Optimizer steps that have passed, the same on all processes; 0 where nothing ages."""
+        ...
+
+    @property
     def reencoder(self) -> Reencoder | None:
         """How rows are scored today; None: they are embeddings, scored as they are."""
         ...

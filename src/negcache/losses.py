@@ -25,7 +25,7 @@ from negcache.packing import from_bytes, to_bytes
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
-from negcache.stores.live import check_pool, check_processes
+from negcache.stores.live import check_pool, check_processes, check_refresh, most_of_all
 from negcache.validation import (
     admit,
     check_dimensions,
@@ -43,9 +43,8 @@ class SoftmaxLoss(nn.Module):
     """Softmax cross-entropy over a whole corpus, from a few encoded negatives a step.
 
     Call it on embedded queries, call ``backward`` on what it returns, step your optimizer, then
-    call ``step()``; or say ``step_with(optimizer)`` once. Its ``state_dict`` holds the item tower,
-    the score, the store, its refresh and the generator: a run resumed from it goes on as if it had
-    never stopped.
+    call ``step()``; or say ``step_with(optimizer)`` once. Its ``state_dict`` holds item tower,
+    score, store, refresh and generator: a run resumed from it goes on as if it had never stopped.
 
     Args:
         item_tower: maps ``corpus[ids]`` to embeddings [M, D].
@@ -113,9 +112,8 @@ class SoftmaxLoss(nn.Module):
 
         Args:
             queries: outputs of the query tower, with gradient.
-            positives: the target item of each query; or several, [B, p], padded with -1: the loss
-                of a query is then the mean over its positives, none competing with another, a
-                repeated one once.
+            positives: the target item of each query; or several, [B, p], padded with -1: then the
+                mean over them is its loss, none competing with another, a repeated one once.
             query_ids: rows of ``known_positives``; needed when that was given.
             negatives: your own negatives beside the sampled ones, padded with -1; they count with
                 weight 1 and are left out of the sampler's draw.
@@ -123,40 +121,38 @@ class SoftmaxLoss(nn.Module):
             reduction: "mean", "sum", or "none": one loss a query, [B].
 
         Raises:
-            InputError: ids out of range, also known ones, query_ids missing, dimensions that
-                differ, or, among several processes, a store or gradients that stay with one.
+            InputError: ids out of range, also known ones, query_ids missing, other dimensions; with
+                several processes a store or gradients that stay with one, or fewer steps of one.
         """
         given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
-        check_weighting(weight, reduction, len(queries))
         training = self.training and torch.is_grad_enabled()
+        check_weighting(weight, reduction, len(queries), training and Mesh.now().size > 1)
         mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            request = self._request(queries.detach(), positives, query_ids, training)
-            request, mine = request.gathered(mesh)
+            asked, mine = self._ask(queries.detach(), positives, query_ids, training, mesh)
             negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
-            draws = draw_negatives(self.sampler, self.estimator, request, generator, negatives)
+            draws = draw_negatives(self.sampler, self.estimator, asked, generator, negatives)
         with self._recorder.stage("encode"):
             encode = partial(self.encoder.encode_together, mesh=mesh)
-            items = encode_once(request.positives, draws, encode)
+            items = encode_once(asked.positives, draws, encode)
             check_dimensions(queries, items.rows, "embeddings of items")
         if training:
             self._remember(items)
         with self._recorder.stage("loss"):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
-            found = sampled_loss(queries, positives, items.of(mine), draws, self.score)
+            found = sampled_loss(queries, asked.positives[mine], items.of(mine), draws, self.score)
         if training:
-            encoded = mesh.parts(len(items.ids))[mesh.rank]
-            self._recorder.record_step(*found, draws[0][0], encoded)
+            self._recorder.record_step(*found, draws[0][0], mesh.parts(len(items.ids))[mesh.rank])
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
     def step(self) -> None:
         """After ``optimizer.step()``: encode the oldest rows anew; one step has passed.
 
         Raises:
-            InputError: ``step_with`` was called: the optimizer does it.
+            InputError: after ``step_with``; or another process goes on without a step.
         """
         if self._steps.followed:
             raise InputError(
@@ -187,8 +183,9 @@ class SoftmaxLoss(nn.Module):
             return
         with self._recorder.stage("refresh"):
             planned = self.store.plan()
+            most = most_of_all(self.store, len(planned), ahead=1)
             self.store.commit()
-            self._refresh(planned)
+            self._refresh(planned, most)
             self.store.step()
 
     @torch.no_grad()
@@ -200,7 +197,9 @@ class SoftmaxLoss(nn.Module):
             progress: wraps the iterable of batch starts, as ``tqdm`` does.
         """
         if self.store is not None:
-            self._refresh(self.store.missing(), batch_size, progress)
+            missing = self.store.missing()
+            most = most_of_all(self.store, len(missing))
+            self._refresh(missing, most, batch_size, progress)
         self._filled = self.store
 
     def report(self) -> StepReport:
@@ -250,16 +249,13 @@ class SoftmaxLoss(nn.Module):
         return next((one.device for one in self.parameters()), torch.device("cpu"))
 
     def _prepare(self, queries: Tensor, training: bool) -> Mesh:
-        """What can be refused is, and the store is full, before anything is drawn.
-
-        Returns:
-            The processes whose queries share what is drawn.
-        """
+        """Refuse what can be, and fill the store; the processes whose queries share draws."""
         mesh = Mesh.now()
         check_no_replica(self)
         if training and mesh.size > 1:
             whole = "negcache.Retriever(loss_fn, query_tower)"
             check_shared_gradients(mesh.size, shares_gradients(self), whole)
+            check_refresh(self.store, self.item_tower)
         if self.store is not None:
             check_processes(self.store, self.parameters(), mesh.size)
             if self.store.reencoder is None:
@@ -267,6 +263,8 @@ class SoftmaxLoss(nn.Module):
                 check_dimensions(queries, self.store.rows(nothing), "rows of the store")
         if self._filled is not self.store:
             self.fill_cache()
+        if self.store is not None:
+            most_of_all(self.store, 0)
         if training and self.store is not None and not self.store.is_live:
             self._steps.passed()
         return mesh if self._is_pooled else ALONE
@@ -274,23 +272,22 @@ class SoftmaxLoss(nn.Module):
     @property
     def _is_pooled(self) -> bool:
         """Whether draws are made for the queries of all processes together."""
-        if self.store is not None and self.store.shard.mesh.size > 1:
-            return True
-        return self.gather_across_devices and not self.sampler.has_density
+        shared = self.store is not None and self.store.shard.mesh.size > 1
+        return shared or (self.gather_across_devices and not self.sampler.has_density)
 
-    def _request(
-        self, queries: Tensor, positives: Tensor, query_ids: Tensor | None, training: bool
-    ) -> Request:
-        """What the sampler is asked; queries stand at their place in the global batch."""
-        exclude = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-        place = Mesh.now().place(len(positives), together=training)
-        return Request(queries, self.score, positives, exclude, *place, len(self.corpus))
+    def _ask(
+        self, queries: Tensor, positives: Tensor, known: Tensor | None, training: bool, mesh: Mesh
+    ) -> tuple[Request, slice]:
+        """What the sampler is asked, and which of the queries are here; each at its place."""
+        exclude = exclusion_of(positives, len(self.corpus), self.known_positives, known)
+        place = Mesh.now().place(len(positives), together=training and not self._is_pooled)
+        asked = Request(queries, self.score, positives, exclude, *place, len(self.corpus))
+        return asked.gathered(mesh)
 
-    def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:
-        """Encode items anew and tell the store, ``batch_size`` at a time."""
+    def _refresh(self, ids: Tensor, most: int, size: int = 1024, progress: Progress = iter) -> None:
+        """Encode items anew and tell the store, ``size`` at a time."""
         assert self.store is not None
-        mesh = self.store.shard.mesh
-        for some, rows in self.encoder.encode_all(ids, batch_size, progress, mesh):
+        for some, rows in self.encoder.encode_all(ids, size, progress, most):
             self.store.write(some, rows)
         self._recorder.encoded_nograd += len(ids)
 

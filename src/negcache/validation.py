@@ -136,8 +136,10 @@ def check_shared_gradients(num_processes: int, shared: bool, whole: str) -> None
         )
 
 
-def check_weighting(weight: Tensor | None, reduction: str, queries: int) -> None:
-    """How losses become one. Raises InputError."""
+def check_weighting(
+    weight: Tensor | None, reduction: str, queries: int, together: bool = False
+) -> None:
+    """How losses become one, perhaps with those of other processes. Raises InputError."""
     if reduction not in ("mean", "sum", "none"):
         raise InputError('reduction "mean", "sum" or "none"', f"{reduction!r}", "as in torch")
     if weight is None:
@@ -148,7 +150,7 @@ def check_weighting(weight: Tensor | None, reduction: str, queries: int) -> None
             f"shape {tuple(weight.shape)}",
             "pass weight=[B], or leave it out",
         )
-    if reduction == "mean" and queries and not float(weight.sum()):
+    if reduction == "mean" and queries and not together and not float(weight.sum()):
         raise InputError(
             "weights with a sum to divide by", "a sum of 0", 'leave the batch out, or take "sum"'
         )

@@ -13,10 +13,12 @@ EXACT = [name for name in sharded_training.CASES if name not in (*BY_CLUSTERS, *
 
 @pytest.fixture(scope="module", params=WORLDS)
 def trained(request, tmp_path_factory):
-    """What one process found, and each of several."""
+    """What one process found, and each of several; of the cases that any test asks for."""
     folder, world = tmp_path_factory.mktemp("sharded"), request.param
-    processes.run(sharded_training.__file__, folder, 1)
-    processes.run(sharded_training.__file__, folder, world)
+    here = [each for each in request.session.items if each.module is request.module]
+    names = sorted({each.callspec.params["name"] for each in here})
+    processes.run(sharded_training.__file__, folder, 1, *names)
+    processes.run(sharded_training.__file__, folder, world, *names)
     one = torch.load(folder / "0-of-1.pt")
     return one, [torch.load(folder / f"{rank}-of-{world}.pt") for rank in range(world)]
 
@@ -64,7 +66,12 @@ def test_what_cannot_be_shared_is_refused_by_name(trained, name):
     assert all("process" in found[name] for found in trained[1])
 
 
-def test_encoding_is_dealt_out_evenly(trained):
-    for name in ("cached", "shared_cached", "joined"):
-        counts = [len(found[name]["encoded"][0]) for found in trained[1]]
-        assert max(counts) - min(counts) <= 1
+@pytest.mark.parametrize("name", ["cached", "shared_cached", "joined", "half_cached"])
+def test_encoding_is_dealt_out_evenly(trained, name):
+    """That of a step, and that of a refresh: no item is encoded by two."""
+    for step in range(sharded_training.STEPS):
+        one = len(trained[0][name]["encoded"][step])
+        counts = {len(found[name]["encoded"][step]) for found in trained[1]}
+        assert counts == {-(-one // len(trained[1]))}
+    renewed = sum(found[name]["renewed"] for found in trained[1])
+    assert renewed == trained[0][name]["renewed"]

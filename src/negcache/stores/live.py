@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from negcache.distributed import shares_gradients
+from negcache.distributed import runs_alone, shares_gradients
 from negcache.errors import InputError
 from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
@@ -35,6 +35,7 @@ class LiveTable:
     on_host = ("source", "every_row")  # its owner moves it; made anew where the table is
     coverage = 1.0
     is_live = True
+    clock = 0
     reencoder = None
 
     def __init__(
@@ -197,6 +198,31 @@ def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) 
         )
 
 
+def most_of_all(store: Store, count: int, ahead: int = 0) -> int:
+    """The largest count of the processes that share a store, all of them at the same step.
+
+    They meet here at every pass, and at every step before anything has changed: so one that goes on
+    without a step meets the others while they make it.
+
+    Args:
+        ahead: steps that this process makes now.
+
+    Raises:
+        InputError: some have made fewer steps than others.
+    """
+    if store.shard.mesh.size == 1:
+        return count
+    counts, made = store.shard.mesh.each(count, store.clock + ahead)
+    behind = [rank for rank, steps in enumerate(made) if steps < max(made)]
+    if behind:
+        raise InputError(
+            f"{max(made)} steps of the loss on every process",
+            ", ".join(f"{made[rank]} on process {rank}" for rank in behind),
+            "call loss_fn.step() on every process",
+        )
+    return max(counts)
+
+
 def check_pool(store: Store | None, gather_across_devices: bool) -> None:
     """Rows of all processes are drawn for the queries of all. Raises InputError."""
     if store is not None and store.shard.mesh.size > 1 and not gather_across_devices:
@@ -204,6 +230,16 @@ def check_pool(store: Store | None, gather_across_devices: bool) -> None:
             "gather_across_devices=True with a store shared by processes",
             "False",
             "leave it out: each query is scored against the rows of every process anyway",
+        )
+
+
+def check_refresh(store: Store | None, tower: nn.Module) -> None:
+    """A store is refreshed between two passes of the whole model. Raises InputError."""
+    if store is not None and not store.is_live and not runs_alone(tower):
+        raise InputError(
+            "an item tower that can be called by itself, for the refresh of its store",
+            "weights that fully_shard of a module above it deals out",
+            "fully_shard(item_tower) first, then the whole model",
         )
 
 
