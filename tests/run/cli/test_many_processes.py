@@ -104,7 +104,7 @@ def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
         "    words += ['--set', 'optimizer.lr=0.5']\n"
         "app(words)\n"
     )
-    start = ["-m", "torch.distributed.run", "--standalone", "--standalone", "--nproc-per-node", "2"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [str(runs[0].parent / "run.toml"), str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, *start, str(script), *words], capture_output=True, text=True, timeout=120
