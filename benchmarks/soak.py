@@ -4,16 +4,24 @@
 writes a checkpoint, resumes each, and compares final parameters and metrics bit by bit with an
 uninterrupted run. The last line, also in ``benchmarks/results/soak.json``, is
 ``{"kills": 20, "equal": 20, ...}``.
+
+With ``--processes 2`` one of two processes that ``torchrun`` started is killed, and torchrun starts
+both anew, which go on from the newest checkpoint. Then one is stopped (SIGSTOP): the other must end
+with an error that names it. The figures are in ``soak_processes.json``.
 """
 
+import argparse
 import hashlib
 import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
 
@@ -103,40 +111,86 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def kill_at_line(process: "Popen[str]", run: Path, lines: int, signal: int = 9) -> bool:
-    """Send a signal once so many lines of metrics are written; False if the run ended before."""
+def torchrun(processes: int, *words: object) -> "Popen[str]":
+    """Start the command line as several processes that are started anew when one dies."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
+    each = ["--nproc-per-node", str(processes), "-m", "negcache"]
+    told = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = [sys.executable, *start, *each, *map(str, words)]
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=told)
+
+
+def worker(launcher: "Popen[str]", rank: int) -> int | None:
+    """The process with this rank that a launcher has started; None: there is none now."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher.pid and f"\0RANK={rank}\0" in (path / "environ").read_text():
+                return int(path.name)
+        except (OSError, ValueError):  # it has ended
+            continue
+    return None
+
+
+def signal_worker(launcher: "Popen[str]", rank: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal to one of the processes of a launcher."""
+    found = worker(launcher, rank)
+    if found is not None:
+        os.kill(found, number)
+
+
+Kill = Callable[[], None]
+
+
+def kill_at_line(process: "Popen[str]", run: Path, lines: int, kill: Kill) -> bool:
+    """Kill once so many lines of metrics are written; False if the run ended before."""
     path = run / "metrics.jsonl"
     while process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
-            process.send_signal(signal)
+            kill()
             return True
         time.sleep(0.001)
     return False
 
 
-def kill_inside_checkpoint(process: "Popen[str]", run: Path, after: int) -> bool:
-    """SIGKILL while a checkpoint beyond step ``after`` is half written; False if none was hit."""
+def kill_inside_checkpoint(process: "Popen[str]", run: Path, after: int, kill: Kill) -> bool:
+    """Kill while a checkpoint beyond step ``after`` is half written; False if none was hit."""
     while process.poll() is None:
         for part in (run / "checkpoints").glob(".step-*"):
             if int(part.name.split(".")[1].removeprefix("step-")) > after:
-                process.kill()
-                process.wait()
+                kill()
                 return part.exists()
     return False
 
 
-def killed_run(config: Path, run: Path, rng: random.Random, inside: bool) -> bool:
-    """Train, kill once at a random moment, resume to the end; whether a kill did land."""
-    process = negcache("train", config, "--out", run)
+def killed_run(config: Path, run: Path, rng: random.Random, inside: bool, processes: int) -> bool:
+    """Train, kill once at a random moment, go on to the end; whether a kill did land."""
+    words = "train", config, "--out", run
+    process = negcache(*words) if processes == 1 else torchrun(processes, *words)
+    rank = rng.randrange(processes)
+    kill = process.kill if processes == 1 else partial(signal_worker, process, rank)
     if inside:
-        landed = kill_inside_checkpoint(process, run, rng.randrange(STEPS * 3 // 4))
+        landed = kill_inside_checkpoint(process, run, rng.randrange(STEPS * 3 // 4), kill)
     else:
-        landed = kill_at_line(process, run, rng.randrange(1, STEPS // 5))
-    finish(process)
-    done = finish(negcache("resume", run))
+        landed = kill_at_line(process, run, rng.randrange(1, STEPS // 5), kill)
+    done = finish(process)
+    if processes == 1:
+        done = finish(negcache("resume", run))
     if done.returncode:
         raise RuntimeError(done.stderr)
     return landed
+
+
+def stopped_run(config: Path, run: Path) -> bool:
+    """Whether the error names the process that was stopped, within its time."""
+    process = torchrun(2, "train", config, "--out", run, "--set", "timeout_seconds=5")
+    stop = partial(signal_worker, process, 1, signal.SIGSTOP)
+    kill_at_line(process, run, 3, stop)
+    while process.poll() is None and worker(process, 0) is not None:
+        time.sleep(0.1)
+    process.terminate()
+    told = finish(process).stderr
+    return "every process to answer within 5 seconds" in told and "Rank 1" in told
 
 
 def prepare(folder: Path) -> Path:
@@ -147,32 +201,41 @@ def prepare(folder: Path) -> Path:
     return config
 
 
-def main(kills: int = 20, seed: int = 0) -> dict[str, object]:
+def main(kills: int = 20, seed: int = 0, processes: int = 1) -> dict[str, object]:
     """Kill and compare; the figures."""
     start, rng = time.perf_counter(), random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="negcache-soak-"))
     config = prepare(folder)
-    assert finish(negcache("train", config, "--out", folder / "whole")).returncode == 0
+    words = "train", config, "--out", folder / "whole"
+    straight = torchrun(processes, *words) if processes > 1 else negcache(*words)
+    assert finish(straight).returncode == 0
     whole = result(folder / "whole")
     done = equal = inside = 0
     while done < kills:
         run = folder / f"run-{done}"
         during_write = done % 3 == 0
-        if killed_run(config, run, rng, during_write):
+        if killed_run(config, run, rng, during_write, processes):
             done, inside = done + 1, inside + during_write
             equal += result(run) == whole
             print(f"kill {done}: {equal} equal", flush=True)
         shutil.rmtree(run)
+    named = {"stopped_is_named": stopped_run(config, folder / "stopped")} if processes > 1 else {}
     shutil.rmtree(folder)
     seconds = round(time.perf_counter() - start)
-    return {"kills": done, "equal": equal, "inside_checkpoint_write": inside, "seconds": seconds}
+    figures: dict[str, object] = {"kills": done, "equal": equal, "inside_checkpoint_write": inside}
+    return figures | named | {"seconds": seconds}
 
 
-def keep(figures: dict[str, object]) -> None:
+def keep(figures: dict[str, object], name: str = "soak") -> None:
     """Add the figures to the record and print them as the last line."""
-    append_rows("soak", [figures | hardware()])
-    conclude("soak", figures)
+    append_rows(name, [figures | hardware()])
+    conclude(name, figures)
 
 
 if __name__ == "__main__":
-    keep(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=20)
+    told = parser.parse_args()
+    several = told.processes > 1
+    keep(main(told.kills, processes=told.processes), "soak_processes" if several else "soak")

@@ -33,12 +33,12 @@ def test_sigkill_at_three_moments(config, whole):
     run, rng = config.parent / "killed", random.Random(11)
     first, last = rng.randrange(3, 20), rng.randrange(30, 40)  # lines of metrics, 5 steps each
     process = soak.negcache("train", config, "--out", run)
-    assert soak.kill_at_line(process, run, first)
+    assert soak.kill_at_line(process, run, first, process.kill)
     assert soak.finish(process).returncode == -signal.SIGKILL
     kill_inside(run, after=5 * first)
     assert list((run / "checkpoints").glob(".step-*"))
     process = soak.negcache("resume", run)
-    assert soak.kill_at_line(process, run, last)
+    assert soak.kill_at_line(process, run, last, process.kill)
     assert soak.finish(process).returncode == -signal.SIGKILL
     assert soak.finish(soak.negcache("resume", run)).returncode == 0
     assert soak.result(run) == whole
@@ -62,7 +62,7 @@ def test_sigkill_while_a_better_evaluation_is_waited_for(config):
     assert "Stopped early at step" in done.stdout
     lines = (whole / "metrics.jsonl").read_bytes().count(b"\n")
     process = soak.negcache("train", config, *words, "--out", run)
-    assert soak.kill_at_line(process, run, lines - 3)  # the first that was not better
+    assert soak.kill_at_line(process, run, lines - 3, process.kill)  # the first that was not better
     assert soak.finish(process).returncode == -signal.SIGKILL
     done = soak.finish(soak.negcache("resume", run))
     assert "Stopped early at step" in done.stdout
@@ -74,7 +74,7 @@ def kill_inside(run, after):
     landed = False
     while not landed:
         process = soak.negcache("resume", run)
-        landed = soak.kill_inside_checkpoint(process, run, after)
+        landed = soak.kill_inside_checkpoint(process, run, after, process.kill)
         assert soak.finish(process).returncode == -signal.SIGKILL
 
 
@@ -86,7 +86,7 @@ def limit_files():
 def test_sigterm_then_a_full_disk_then_the_end(config, whole):
     run = config.parent / "stopped"
     process = soak.negcache("train", config, "--out", run)
-    assert soak.kill_at_line(process, run, 4, signal.SIGTERM)
+    assert soak.kill_at_line(process, run, 4, process.terminate)
     done = soak.finish(process)
     assert done.returncode == 128 + signal.SIGTERM
     assert f"To go on: negcache resume {run}" in done.stderr

@@ -12,6 +12,7 @@ import torch
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
+from negcache.run.atomic import atomic_write
 from negcache.run.cli.build import build, build_task
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits
 from negcache.run.cli.planning.memory import memory_parts
@@ -73,10 +74,10 @@ def _check_new(folder: Path) -> None:
 
 
 def _make(folder: Path, config: Config) -> None:
-    with writing(folder):
-        folder.mkdir(parents=True)
+    with writing(folder), atomic_write(folder) as part:
+        part.mkdir()
         text = json.dumps(config.model_dump(), indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        (part / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def reopen(folder: Path, *, fall_back: bool = False) -> Run:
