@@ -191,9 +191,11 @@ def writing(what: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
+        several = isinstance(error, CheckpointException)  # its own text holds every traceback
+        told = [str(failure) for failure, _ in error.failures.values()] if several else [str(error)]
         raise InputError(
             f"to write {what}",
-            str(error),
+            "; ".join(told),
             "make room on the disk, then resume; earlier checkpoints are untouched",
         ) from error
 
