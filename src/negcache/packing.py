@@ -86,6 +86,19 @@ def merge(one: Tree, other: Tree) -> Tree:
     return {"dict": [[key, value] for key, value in (pairs | more | pairs | both).items()]}
 
 
+def add_up(states: list[Any]) -> Any:
+    """One state of those of several processes: dictionaries have the entries of all.
+
+    Example:
+        >>> add_up([{"a": 1, "b": {0: 2}}, {"a": 1, "b": {1: 3}}])
+        {'a': 1, 'b': {0: 2, 1: 3}}
+    """
+    if not isinstance(states[0], dict):
+        return states[0]
+    keys = dict.fromkeys(key for state in states for key in state)
+    return {key: add_up([state[key] for state in states if key in state]) for key in keys}
+
+
 def prune(tree: Tree, keep: Callable[[str], bool]) -> Tree:
     """The tree without the entries of dictionaries whose name is not to be kept."""
     if not isinstance(tree, dict):

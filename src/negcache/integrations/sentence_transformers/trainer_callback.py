@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
-from negcache.validation import check_alone
+from negcache.packing import add_up, from_bytes, to_bytes
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
@@ -48,18 +49,16 @@ class CorpusSoftmaxCallback(TrainerCallback):
 
         Raises:
             InputError: the checkpoint lacks the loss' state, or it is of another run; the trainer
-                has another prompt for items than the loss, or two losses of the same pairs; or
-                there are several processes.
+                has another prompt for items than the loss, or two losses of the same pairs.
         """
-        if self.loss.softmax.store is not None:
-            check_alone(args.world_size)
         _check_prompts(getattr(args, "prompts", None), self.loss)
         _check_one_each(self.loss, kwargs["optimizer"])
         self.loss.softmax.step_with(kwargs["optimizer"])
         if state.global_step > 0:
             folder = self.resume_from or _checkpoint(args, state)
             load_state(self.loss, folder, check_weights=self.resume_from is None)
-        bar = partial(tqdm, desc="Encoding the corpus", disable=args.disable_tqdm)
+        hidden = args.disable_tqdm or Mesh.now().rank > 0
+        bar = partial(tqdm, desc="Encoding the corpus", disable=hidden)
         self.loss.softmax.fill_cache(progress=bar)
 
     def on_evaluate(
@@ -71,9 +70,12 @@ class CorpusSoftmaxCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the loss' state into the new checkpoint."""
-        if args.should_save:
+        """Write the loss' state into the new checkpoint: every process that of its rows."""
+        mesh = Mesh.now()
+        mesh.objects(None)  # the first has made the folder
+        if args.should_save or mesh.rank > 0:
             save_state(self.loss, _checkpoint(args, state))
+        mesh.objects(None)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -91,8 +93,17 @@ class CorpusSoftmaxCallback(TrainerCallback):
 
 
 def state_file(loss: "CorpusSoftmaxLoss") -> str:
-    """What stands beside each checkpoint: a file for each loss of a trainer, by its pairs."""
-    return f"loss_state-{loss.pairs.tag:08x}.safetensors"
+    """What stands beside each checkpoint: a file for each loss of a trainer, by its pairs.
+
+    Of several processes each writes one, with the rows that it holds.
+    """
+    mesh = Mesh.now()
+    mine = f"-{mesh.rank}-of-{mesh.size}" if mesh.size > 1 else ""
+    return f"{_stem(loss)}{mine}.safetensors"
+
+
+def _stem(loss: "CorpusSoftmaxLoss") -> str:
+    return f"loss_state-{loss.pairs.tag:08x}"
 
 
 def save_state(loss: "CorpusSoftmaxLoss", folder: Path) -> Path:
@@ -114,7 +125,8 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
     Raises:
         InputError: no such state, or that of other pairs or weights.
     """
-    path = folder / state_file(loss)
+    paths = sorted(folder.glob(f"{_stem(loss)}*.safetensors"))
+    path = paths[0] if paths else folder / f"{_stem(loss)}.safetensors"
     _check_there(path)
     with safe_open(path, "pt") as file:
         told = file.metadata()
@@ -125,7 +137,9 @@ def load_state(loss: "CorpusSoftmaxLoss", folder: Path, *, check_weights: bool =
             "name the checkpoint that is resumed: loss.callback(resume_from=...)",
         )
     weights = loss.softmax.item_tower.state_dict(prefix=TOWER)
-    loss.softmax.load_state_dict(weights | load_file(path))
+    states = [load_file(each) for each in paths]
+    own = add_up([from_bytes(state["_extra_state"]) for state in states])
+    loss.softmax.load_state_dict(weights | states[0] | {"_extra_state": to_bytes(own)})
 
 
 def _check_there(path: Path) -> None:
