@@ -123,8 +123,7 @@ class SoftmaxLoss(nn.Module):
             reduction: "mean", "sum", or "none": one loss a query, [B].
 
         Raises:
-            InputError: ids out of range, also known ones, query_ids missing, dimensions that
-                differ, or, among several processes, a store or gradients that stay with one.
+            InputError: ids out of range or missing, other dimensions, a store of one process alone.
         """
         given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
@@ -148,8 +147,7 @@ class SoftmaxLoss(nn.Module):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
             found = sampled_loss(queries, positives, items.of(mine), draws, self.score)
         if training:
-            encoded = mesh.parts(len(items.ids))[mesh.rank]
-            self._recorder.record_step(*found, draws[0][0], encoded)
+            self._recorder.record_step(*found, draws[0][0], mesh.parts(len(items.ids))[mesh.rank])
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
     def step(self) -> None:
@@ -250,11 +248,7 @@ class SoftmaxLoss(nn.Module):
         return next((one.device for one in self.parameters()), torch.device("cpu"))
 
     def _prepare(self, queries: Tensor, training: bool) -> Mesh:
-        """What can be refused is, and the store is full, before anything is drawn.
-
-        Returns:
-            The processes whose queries share what is drawn.
-        """
+        """All is refused that can be, and the store is full; who shares what will be drawn."""
         mesh = Mesh.now()
         check_no_replica(self)
         if training and mesh.size > 1:
@@ -274,16 +268,16 @@ class SoftmaxLoss(nn.Module):
     @property
     def _is_pooled(self) -> bool:
         """Whether draws are made for the queries of all processes together."""
-        if self.store is not None and self.store.shard.mesh.size > 1:
-            return True
-        return self.gather_across_devices and not self.sampler.has_density
+        is_shared = self.store is not None and self.store.shard.mesh.size > 1
+        return is_shared or (self.gather_across_devices and not self.sampler.has_density)
 
     def _request(
         self, queries: Tensor, positives: Tensor, query_ids: Tensor | None, training: bool
     ) -> Request:
         """What the sampler is asked; queries stand at their place in the global batch."""
         exclude = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-        place = Mesh.now().place(len(positives), together=training)
+        asks = training and not self._is_pooled  # else it is told when requests are gathered
+        place = Mesh.now().place(len(positives), together=asks)
         return Request(queries, self.score, positives, exclude, *place, len(self.corpus))
 
     def _refresh(self, ids: Tensor, batch_size: int = 1024, progress: Progress = iter) -> None:

@@ -111,17 +111,6 @@ def check_items(num_items: int, stored: int | None) -> None:
         )
 
 
-def check_alone(num_processes: int) -> None:
-    """A store is kept by one process, for now. Raises InputError."""
-    if num_processes > 1:
-        raise InputError(
-            "one process for a sampler with a store",
-            f"{num_processes} processes",
-            "use a sampler without a store, or over a LiveTable of the item tower; stores shared "
-            "by processes are not built yet",
-        )
-
-
 def check_shared_gradients(num_processes: int, shared: bool, whole: str) -> None:
     """Among several processes, what trains shares its gradients. Raises InputError.
 
