@@ -111,6 +111,17 @@ def check_items(num_items: int, stored: int | None) -> None:
         )
 
 
+def check_alone(num_processes: int) -> None:
+    """Where a host saves what one process has, one has the store. Raises InputError."""
+    if num_processes > 1:
+        raise InputError(
+            "one process for a sampler with a store in this trainer",
+            f"{num_processes} processes",
+            "use a sampler without a store; or DDP(Retriever(loss_fn, query_tower)) in a loop of "
+            "your own, or the command line under torchrun, which save the rows of all processes",
+        )
+
+
 def check_shared_gradients(num_processes: int, shared: bool, whole: str) -> None:
     """Among several processes, what trains shares its gradients. Raises InputError.
 

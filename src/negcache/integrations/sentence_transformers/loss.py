@@ -64,8 +64,8 @@ class CorpusSoftmaxLoss(nn.Module):
         num_negatives: drawn for each query by the default sampler; all queries share them.
         prompt: put before each item; None: the model's own for documents.
         seed: of the draws.
-        gather_across_devices: negatives of all processes count. Several processes are not built
-            yet: with a store among more than one, training is refused.
+        gather_across_devices: negatives of all processes count. With a store among more than one,
+            training is refused: the trainer saves the rows of one process.
 
     Raises:
         InputError: the model is no dense encoder, or an argument is out of range or has no effect.
