@@ -362,3 +362,20 @@ def test_processes_of_a_machine_share_its_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     shared = capacity_here(CPU, tmp_path)
     assert (shared.host, shared.disk > 0) == (alone.host // 2, True)
+
+
+@pytest.mark.parametrize(
+    ("word", "draws"),
+    [
+        ("distinct", 3 * 32 * 2 * 12),
+        ("head_tail", 3 * 128 * 12 + 3 * 32 * 2 * 12),
+        ("cached_rest", 3 * 32 * 2 * (4 * 65 + 8) + 3 * 32 * (4 * 8 + 3 * 8)),
+        ("mixture", 2 * 3 * 32 * 2 * 256 * 4 + 3 * 32 * 2 * 12),
+    ],
+)
+def test_what_other_samplers_send_of_their_draws(word, draws):
+    keys = {"name": word} | ({"head": 1} if word == "head_tail" else {})
+    run = planned({"sampler": keys | ({"uniform": 1} if word == "mixture" else {})}, processes=4)
+    found = sent_by(run)
+    assert found.draws == draws
+    assert found.masses == 3 * 4 * 128

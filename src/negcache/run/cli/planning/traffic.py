@@ -84,17 +84,14 @@ def sent_by(planned: PlannedRun) -> Sent:
 
 
 def _draws(planned: PlannedRun, every: Processes) -> int:
-    keys, chances = planned.config.sampler, 0
-    if keys.name == "cached_rest":  # what stands for the items that were not drawn
-        return every.added_up(FLOAT * every.queries * (every.dim + 1)) + every.told(
-            3 * ID * planned.drawn
-        )
+    keys, queries, drawn = planned.config.sampler, every.queries, planned.drawn
+    if keys.name == "cached_rest":  # what stands for the rest; demand, what is chosen, its chances
+        rest = every.added_up(FLOAT * queries * (every.dim + 1) + ID * queries)
+        return rest + every.told(ID * drawn * every.number) + every.told(3 * ID * drawn)
     if keys.name == "head_tail":  # the best of each process
-        best = every.told((ID + FLOAT) * every.number * every.queries * keys.head)
+        best = every.told((ID + FLOAT) * every.number * queries * keys.head)
         return best + every.own_draws(keys.num_negatives)
-    if keys.name == "mixture":  # the chance of each query and item
-        chances = every.added_up(FLOAT * every.queries * planned.drawn)
+    if keys.name == "mixture":  # the chance of each query and item; once more where it is pooled
+        chances = (1 + int(planned.is_pooled)) * every.added_up(FLOAT * queries * drawn)
         return chances + every.own_draws(keys.num_negatives)
-    if planned.is_pooled:
-        chances = every.chances(planned.drawn)
-    return chances + every.own_draws(planned.each)
+    return every.own_draws(planned.each) + (every.chances(drawn) if planned.is_pooled else 0)
