@@ -3,7 +3,9 @@
 Everything that torch keeps private about processes is in this file.
 """
 
+from collections import Counter
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 _HOST = torch.device("cpu")
+
+_SENT: Counter[str] = Counter()
+"""Bytes by the name of the group."""
 
 
 class Mesh:
@@ -27,14 +32,20 @@ class Mesh:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        sent: bytes that this process has sent through this mesh, by the ring algorithms' count.
     """
 
     def __init__(self, group: Any = None) -> None:
-        self.group, self.sent = group, 0
+        self.group, self._name = group, "" if group is None else group.group_name
         self._hosts: Any = None  # of the processes, for what NCCL cannot do
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that this process has sent through any mesh of the group, by the ring algorithms'
+        count; those of gradients when the backward pass sends them.
+        """
+        return _SENT[self._name]
 
     @staticmethod
     def now() -> "Mesh":
@@ -113,13 +124,20 @@ class Mesh:
         from torch.distributed import _functional_collectives as collectives  # half a second
 
         rows = rows.contiguous()
-        self.sent += (self.size - 1) * rows.nbytes
+        self._count((self.size - 1) * rows.nbytes)
         if sizes is None or len(set(sizes)) == 1:
-            return collectives.wait_tensor(collectives.all_gather_single(rows, 0, self.group))
-        copies = rows.repeat(self.size, *[1] * (rows.ndim - 1))
-        mine = [len(rows)] * self.size
-        found = collectives.all_to_all_single(copies, sizes, mine, self.group)
-        return collectives.wait_tensor(found)
+            found = collectives.all_gather_single(rows, 0, self.group)
+        else:
+            copies = rows.repeat(self.size, *[1] * (rows.ndim - 1))
+            mine = [len(rows)] * self.size
+            found = collectives.all_to_all_single(copies, sizes, mine, self.group)
+        found = collectives.wait_tensor(found)
+        if found.requires_grad:  # that of the others' rows goes home
+            found.register_hook(partial(self._count, found.nbytes - rows.nbytes))
+        return found
+
+    def _count(self, more: int, _gradient: Tensor | None = None) -> None:
+        _SENT[self._name] += more
 
     def objects(self, mine: Any) -> list[Any]:
         """What every process has, plain data, in order of rank."""
@@ -146,7 +164,7 @@ class Mesh:
             return values
         found = values.detach().clone()
         dist.all_reduce(found, operation, self.group)
-        self.sent += 2 * (self.size - 1) * found.nbytes // self.size
+        self._count(2 * (self.size - 1) * found.nbytes // self.size)
         return found
 
 

@@ -32,3 +32,15 @@ def test_a_page_runs_from_top_to_bottom(page, last, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(last, done.stdout), done.stdout
+
+
+def test_the_page_of_processes_runs_on_two(tmp_path):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / "processes.md").read_text(), re.DOTALL)
+    (tmp_path / "this.py").write_text(snippet)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "this.py"]
+    done = subprocess.run(
+        [sys.executable, *start], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"process (\d) of 2: (\d+) rows, [\d,]{5,} bytes sent", done.stdout)
+    assert sorted(told) == [("0", "512"), ("1", "488")]

@@ -20,7 +20,7 @@ HOSTS = {
     "Hugging Face Trainer": (2, r"'train_loss': \d"),
     "Lightning": (2, r"'val_loss': tensor\(\d"),
     "Accelerate": (1, r"^\d\.\d\d$"),
-    "DDP and FSDP2": (1, r"^\d\.\d\d$"),
+    "DDP and FSDP2": (2, r"^\d\.\d\d$"),
 }
 BUILDING = {"cache", "sampler", "loss_fn"}
 """What the loss is made of, and itself."""

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -52,17 +53,8 @@ class Shard:
         Raises:
             InputError: there are more processes than parts.
         """
-        step = part_rows(total)
-        parts = -(-total // step)
-        if mesh.size > parts:
-            raise InputError(
-                f"at most {parts} processes for a store of {total} rows",
-                f"{mesh.size}",
-                f"start fewer: each holds blocks of {step} rows",
-            )
-        bounds = [min(total, step * (parts * rank // mesh.size)) for rank in range(mesh.size + 1)]
-        first = bounds[mesh.rank]
-        return Shard(mesh, first, bounds[mesh.rank + 1] - first, total)
+        sizes = rows_of_each(total, mesh.size)
+        return Shard(mesh, sum(sizes[: mesh.rank]), sizes[mesh.rank], total)
 
     @staticmethod
     def whole(total: int) -> "Shard":
@@ -119,6 +111,28 @@ class Shard:
 def part_rows(total: int) -> int:
     """Rows of a part: whole blocks, as many as make at most ``PARTS`` parts."""
     return BLOCK * max(1, math.ceil(math.ceil(total / BLOCK) / PARTS))
+
+
+def rows_of_each(total: int, processes: int) -> list[int]:
+    """Rows that each process holds.
+
+    Raises:
+        InputError: there are more processes than parts.
+
+    Example:
+        >>> rows_of_each(1000, 3)
+        [256, 384, 360]
+    """
+    step = part_rows(total)
+    parts = -(-total // step)
+    if processes > parts:
+        raise InputError(
+            f"at most {parts} processes for a store of {total} rows",
+            f"{processes}",
+            f"start fewer: each holds blocks of {step} rows",
+        )
+    ends = [min(total, step * (parts * rank // processes)) for rank in range(processes + 1)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 class Turns(NamedTuple):

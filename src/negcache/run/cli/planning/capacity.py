@@ -1,5 +1,6 @@
 """How much memory and disk there is, and whether a plan fits into it."""
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Capacity:
 
     Args:
         device: free on the GPU; None: there is none, and the device's parts are the host's.
-        host: memory of the machine.
+        host: memory of the machine, for each of the processes that a launcher started on it.
         disk: free where the run will lie.
     """
 
@@ -59,7 +60,9 @@ def capacity_here(device: torch.device, folder: Path) -> Capacity:
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     above = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
-    return Capacity(free, psutil.virtual_memory().total, shutil.disk_usage(above).free)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    memory = psutil.virtual_memory().total // here
+    return Capacity(free, memory, shutil.disk_usage(above).free)
 
 
 def peak(parts: Iterable[Part], where: Where, *, on_gpu: bool) -> Peak:

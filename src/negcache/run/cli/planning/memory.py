@@ -1,10 +1,11 @@
-"""Bytes of a run by part: exact where torch's tensors are known, from below where estimated.
+"""Bytes of a process by part: exact where torch's tensors are known, from below where estimated.
 
 What is estimated counts only tensors that are certainly held at once, so that a plan that does
 not fit does not fit.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -64,27 +65,29 @@ def optimizer_bytes(planned: PlannedRun) -> int:
 
 
 def cache_bytes(planned: PlannedRun) -> int:
-    """Rows in the cache's dtype, and the step of each row's last write."""
+    """Rows of a process in the cache's dtype, and the step of each row's last write."""
     if not planned.cost.keeps_cache:
         return 0
     dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
-    return planned.facts.num_items * (planned.tower.dim * dtype.itemsize + INT)
+    return planned.rows * (planned.tower.dim * dtype.itemsize + INT)
 
 
 def sums_bytes(planned: PlannedRun) -> int:
     """Kernel features summed over blocks of rows, and over nodes of blocks."""
     if planned.cost.features is None:
         return 0
-    blocks = -(-planned.facts.num_items // BLOCK)
+    blocks = -(-planned.rows // BLOCK)
     return FLOAT * blocks * planned.cost.features(planned.tower.dim) * ARITY // (ARITY - 1)
 
 
 def checkpoint_bytes(planned: PlannedRun) -> int:
-    """Tensors of one checkpoint: all of the above but gradients, and two generators."""
-    kept = cache_bytes(planned) + sums_bytes(planned)
-    generators = 2 * torch.Generator().get_state().nbytes
-    if planned.on_gpu:
-        generators += 16 * torch.cuda.device_count()
+    """Tensors of one checkpoint, of all processes: all of the above but gradients, and generators:
+    the loss' and one of each process.
+    """
+    whole = replace(planned, processes=1)
+    kept, own = cache_bytes(whole) + sums_bytes(whole), torch.Generator().get_state().nbytes
+    on_gpu = 16 * torch.cuda.device_count() if planned.on_gpu else 0
+    generators = own + planned.processes * (own + on_gpu)
     return parameter_bytes(planned) + optimizer_bytes(planned) + kept + generators
 
 
@@ -94,6 +97,8 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     tower = "tower.width, tower.dim or data.vocab_size" if is_static else _dim(planned)
     yield Part("tower parameters", parameter_bytes(planned), "device", ALWAYS, True, tower)
     yield Part("gradients", gradient_bytes(planned), "device", "backward", True, tower)
+    buckets = gradient_bytes(planned) if planned.processes > 1 else 0
+    yield Part("gradients of all, as DDP adds them up", buckets, "device", ALWAYS, False, tower)
     state = f'{tower}, or optimizer.name="sgd"'
     yield Part("optimizer state", optimizer_bytes(planned), "device", ALWAYS, True, state)
     rows = f'{_smaller_rows(planned)}, or sampler.name="uniform"'
@@ -109,7 +114,7 @@ def _drawing(planned: PlannedRun) -> Iterator[Part]:
     """The exact draw: one chunk of scores, a mass for each block, the rows of the drawn blocks."""
     if not planned.cost.passes:
         return
-    batch, items, dim = planned.config.batch_size, planned.facts.num_items, planned.tower.dim
+    batch, items, dim = planned.asked, planned.rows, planned.tower.dim
     budget = CHUNK_SCORES["cuda" if planned.on_gpu else "cpu"]
     blocks = -(-items // BLOCK)
     chunk = min(max(1, budget // (BLOCK * batch)), blocks) * BLOCK * batch * FLOAT
@@ -128,21 +133,22 @@ def _drawing(planned: PlannedRun) -> Iterator[Part]:
 def _encoding(planned: PlannedRun) -> Iterator[Part]:
     """What a forward pass leaves for the backward pass."""
     config, facts, tower = planned.config, planned.facts, planned.tower
-    batch, dim, encoded = config.batch_size, tower.dim, planned.encoded
-    at_once = min(encoded, config.tower.mini_batch_size or encoded)
+    batch, dim, here = planned.queries, tower.dim, planned.encoded_here
+    at_once = min(here, config.tower.mini_batch_size or here)
     queries = batch * tower.kept.of(facts.query_tokens)
-    items = at_once * tower.kept.of(facts.item_tokens) + encoded * dim
+    items = at_once * tower.kept.of(facts.item_tokens) + planned.encoded * dim
     lower = "batch_size, sampler.num_negatives or tower.mini_batch_size"
     if config.sampler.name == "full":
         lower = 'sampler.name="cached", or tower.mini_batch_size'
     activations = round(FLOAT * (queries + items))
     yield Part("activations", activations, "device", "backward", False, lower)
-    scores = batch * planned.table * 4  # logits, weights, terms, the gradient of one
+    per_item = 3 * batch + planned.asked  # logits, terms, the gradient of one; weights for all
+    scores = per_item * planned.table
     gathered = batch * planned.columns * dim
     lower = "batch_size, or sampler.name" if planned.is_pooled else "sampler.num_negatives"
     yield Part("scores", FLOAT * (scores + gathered), "device", "backward", False, lower)
     if planned.cost.keeps_cache:
-        ages = 3 * INT * facts.num_items
+        ages = 3 * INT * planned.rows
         found = planned.refreshed * dim * FLOAT
         lower = "cache.refresh_rows or cache.refresh"
         yield Part("refresh: ages and rows", ages + found, "device", "refresh", False, lower)
@@ -153,16 +159,20 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
     config, state = planned.config, checkpoint_bytes(planned)
     lower = f"{_smaller_rows(planned)} or keep_checkpoints"
     if planned.on_gpu:
-        yield Part("checkpoint, copied", state, "host", "checkpoint", True, lower)
-    rows = part_rows(planned.facts.num_items) / planned.facts.num_items
+        whole = replace(planned, processes=1)
+        others = cache_bytes(whole) - cache_bytes(planned)
+        others += sums_bytes(whole) - sums_bytes(planned)
+        yield Part("checkpoint, copied", state - others, "host", "checkpoint", True, lower)
+    rows = part_rows(planned.facts.num_items) / planned.rows
     written = int(3 * cache_bytes(planned) * min(1.0, rows))  # torch's writer copies it twice
     yield Part("checkpoint: a part being written", written, "host", "checkpoint", False, lower)
     named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
     kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
     yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
     rows = planned.facts.num_items * planned.tower.dim * FLOAT
+    share = 2 * rows // planned.processes
     when = "evaluation" if config.eval_every else LATER
-    yield Part("evaluation: encoded corpus", 2 * rows, "device", when, False, _dim(planned))
+    yield Part("evaluation: encoded corpus", share, "device", when, False, _dim(planned))
     yield Part("search index", rows, "disk", LATER, True, _dim(planned))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from negcache.ops.shards import rows_of_each
 from negcache.run.cli.planning.samplers import SamplerCost, sampler_cost
 from negcache.run.cli.planning.tower import TowerSize, static_size
 from negcache.run.data import Task
@@ -38,12 +39,21 @@ class Facts:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that has not begun."""
+    """A run that has not begun.
+
+    Args:
+        config: of the run.
+        facts: of its data.
+        tower: its size.
+        on_gpu: whether the device is one.
+        processes: K, that train together; what is told of one is that of the one with most to do.
+    """
 
     config: Config
     facts: Facts
     tower: TowerSize
     on_gpu: bool = False
+    processes: int = 1
 
     @property
     def cost(self) -> SamplerCost:
@@ -66,25 +76,49 @@ class PlannedRun:
         return self.cost.each(self.config.sampler)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several processes draw and encode together."""
+        return self.processes > 1 and (self.cost.keeps_cache or self.is_pooled)
+
+    @property
+    def queries(self) -> int:
+        """Of a batch, on one process."""
+        return math.ceil(self.config.batch_size / self.processes)
+
+    @property
+    def asked(self) -> int:
+        """Queries of a batch that draws are made for on one process."""
+        return self.config.batch_size if self.is_shared else self.queries
+
+    @property
+    def rows(self) -> int:
+        """Rows that are kept on one process, where any are."""
+        items, cached = self.facts.num_items, self.cost.keeps_cache
+        return max(rows_of_each(items, self.processes)) if cached else items
+
+    @property
     def drawn(self) -> int:
-        """Items drawn by the sampler a batch, at most."""
-        return self.cost.drawn(self.config.batch_size, self.each, self.facts.num_items)
+        """Items drawn by the sampler for these queries, at most."""
+        return self.cost.drawn(self.asked, self.each, self.facts.num_items)
 
     @property
     def encoded(self) -> int:
-        """Items encoded with gradient a batch, at most; an item met twice is encoded once."""
-        batch = self.config.batch_size
-        return min(batch + self.drawn + batch * self.mined, self.facts.num_items)
+        """Items encoded for them with gradient, at most; an item met twice is encoded once."""
+        return min(self.asked * (1 + self.mined) + self.drawn, self.facts.num_items)
+
+    @property
+    def encoded_here(self) -> int:
+        """Those among them that one process encodes."""
+        return math.ceil(self.encoded / self.processes) if self.is_shared else self.encoded
 
     @property
     def refreshed(self) -> int:
-        """Rows encoded without gradient a step, on average, rounded up."""
+        """Rows that one process encodes without gradient a step, on average, rounded up."""
         cache, items = self.config.cache, self.facts.num_items
         if not self.cost.keeps_cache:
             return 0
-        return (
-            math.ceil(cache.refresh * items) if cache.refresh_rows is None else cache.refresh_rows
-        )
+        rows = cache.refresh * items if cache.refresh_rows is None else cache.refresh_rows
+        return math.ceil(rows / self.processes)
 
     @property
     def is_pooled(self) -> bool:
@@ -94,7 +128,7 @@ class PlannedRun:
     @property
     def table(self) -> int:
         """Items that every query is scored against."""
-        batch = self.config.batch_size if self.cost.scores_batch else 0
+        batch = self.asked if self.cost.scores_batch else 0
         return batch + self.drawn if self.is_pooled else 0
 
     @property
@@ -103,10 +137,11 @@ class PlannedRun:
         return 1 + self.mined + (0 if self.is_pooled else self.each)
 
 
-def planned_run(config: Config, task: Task, device: torch.device) -> PlannedRun:
+def planned_run(config: Config, task: Task, device: torch.device, processes: int = 1) -> PlannedRun:
     """All that the arithmetic needs; nothing is allocated."""
     facts = facts_of(task, config.tower.max_length)
-    return PlannedRun(config, facts, tower_size(config, facts.vocab_size), device.type == "cuda")
+    size = tower_size(config, facts.vocab_size)
+    return PlannedRun(config, facts, size, device.type == "cuda", processes)
 
 
 def facts_of(task: Task, most_tokens: int | None = None) -> Facts:

@@ -1,4 +1,4 @@
-"""Encodings and matrix flops of one optimizer step."""
+"""Encodings and matrix flops of one optimizer step, of one process."""
 
 import math
 from typing import NamedTuple
@@ -32,18 +32,18 @@ class Work(NamedTuple):
 
 def work_of(planned: PlannedRun) -> Work:
     """Two flops a multiply-add; a backward pass is twice a forward one."""
-    config, batches = planned.config, planned.config.accumulation
+    batches = planned.config.accumulation
     return Work(
-        items_grad=batches * planned.encoded,
+        items_grad=batches * planned.encoded_here,
         items_nograd=planned.refreshed,
-        fill=planned.facts.num_items if planned.cost.keeps_cache else 0,
-        queries=batches * config.batch_size,
+        fill=planned.rows if planned.cost.keeps_cache else 0,
+        queries=batches * planned.queries,
         tower_flops=round(batches * _encoding(planned) + _refresh(planned)),
         draw_flops=batches * _draw(planned),
         score_flops=batches
         * 3
         * 2
-        * config.batch_size
+        * planned.queries
         * planned.tower.dim
         * (planned.table + planned.columns),
     )
@@ -53,13 +53,14 @@ def _encoding(planned: PlannedRun) -> float:
     """Of a batch's queries and items, with gradient."""
     tower, facts = planned.tower, planned.facts
     again = int(tower.recomputes)
-    chunked = int(0 < planned.config.tower.mini_batch_size < planned.encoded)  # done once more
+    here = planned.encoded_here
+    chunked = int(0 < planned.config.tower.mini_batch_size < here)  # done once more
 
     def flops(tokens: float, forwards: int) -> float:
         return 2 * forwards * tower.forward.of(tokens) + 4 * tower.trained_forward.of(tokens)
 
-    queries = planned.config.batch_size * flops(facts.query_tokens, 1 + again)
-    return queries + planned.encoded * flops(facts.item_tokens, 1 + again + chunked)
+    queries = planned.queries * flops(facts.query_tokens, 1 + again)
+    return queries + here * flops(facts.item_tokens, 1 + again + chunked)
 
 
 def _refresh(planned: PlannedRun) -> float:
@@ -68,21 +69,21 @@ def _refresh(planned: PlannedRun) -> float:
 
 def _draw(planned: PlannedRun) -> int:
     """Passes over the cache, then stage two, then the law of pooled draws."""
-    batch, cost = planned.config.batch_size, planned.cost
+    batch, cost = planned.asked, planned.cost
     pooled = planned.drawn if planned.is_pooled else 0
     if cost.features is not None:
-        nodes, rows = min(TOP, math.ceil(planned.facts.num_items / BLOCK)), planned.each * BLOCK
+        nodes, rows = min(TOP, math.ceil(planned.rows / BLOCK)), planned.each * BLOCK
         features = cost.features(planned.tower.dim)
         return 2 * batch * (nodes * features + planned.tower.dim * (1 + pooled) * rows)
     if not cost.passes:
         return 0
-    passed = math.ceil(cost.passes * planned.facts.num_items * planned.config.sampler.scored)
+    passed = math.ceil(cost.passes * planned.rows * planned.config.sampler.scored)
     return 2 * batch * planned.tower.dim * (passed + _stage_two(planned) + pooled)
 
 
 def _stage_two(planned: PlannedRun) -> int:
     """Rows that are scored once more for each query."""
-    items = planned.facts.num_items
+    items = planned.rows
     if not scores_all(planned.each, items):
         return planned.each * BLOCK
-    return 0 if planned.config.batch_size * items <= ALL_SCORES else items
+    return 0 if planned.asked * items <= ALL_SCORES else items
