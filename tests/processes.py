@@ -29,7 +29,7 @@ def _launch(script, folder, world, arguments):
         for rank in range(world)
     ]
     try:
-        return [process.wait(120) for process in alive]
+        return [process.wait(300) for process in alive]
     finally:  # a process whose fellow has failed may wait for ever
         for process in alive:
             process.kill()

@@ -7,6 +7,9 @@ SCRIPT = """
 import sys, torch, torch.distributed as dist, negcache as nc
 from negcache.distributed import Mesh
 from setting import Watched
+import pytest
+
+pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
 torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if world > 1:

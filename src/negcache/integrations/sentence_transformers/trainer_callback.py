@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.packing import add_up, from_bytes, to_bytes
+from negcache.stores.live import check_processes
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
@@ -49,8 +50,12 @@ class CorpusSoftmaxCallback(TrainerCallback):
 
         Raises:
             InputError: the checkpoint lacks the loss' state, or it is of another run; the trainer
-                has another prompt for items than the loss, or two losses of the same pairs.
+                has another prompt for items than the loss, or two losses of the same pairs; or the
+                loss was built before the processes met, which training arguments make them do.
         """
+        softmax = self.loss.softmax
+        if softmax.store is not None:
+            check_processes(softmax.store, softmax.parameters(), args.world_size)
         _check_prompts(getattr(args, "prompts", None), self.loss)
         _check_one_each(self.loss, kwargs["optimizer"])
         self.loss.softmax.step_with(kwargs["optimizer"])
