@@ -1,15 +1,15 @@
 """Two processes draw what one draws; a store of one is refused: real ones, joined by gloo."""
 
 import processes
+import pytest
 import torch
+
+pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist, negcache as nc
 from negcache.distributed import Mesh
 from setting import Watched
-import pytest
-
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
 torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if world > 1:
