@@ -17,7 +17,9 @@ EXACT = [name for name in sharded_training.CASES if name not in (*BY_CLUSTERS, *
 def trained(request, tmp_path_factory):
     """What one process found, and each of several; of the cases that any test asks for."""
     folder, world = tmp_path_factory.mktemp("sharded"), request.param
-    here = [each for each in request.session.items if each.module is request.module]
+    here = [
+        each for each in request.session.items if getattr(each, "module", None) is request.module
+    ]
     names = sorted({each.callspec.params["name"] for each in here})
     processes.run(sharded_training.__file__, folder, 1, *names)
     processes.run(sharded_training.__file__, folder, world, *names)
