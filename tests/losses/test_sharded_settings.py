@@ -26,7 +26,9 @@ MEANS = [
 def trained(request, tmp_path_factory):
     """What one process found, and each of two, which have seen refused what cannot be shared."""
     folder = tmp_path_factory.mktemp("settings")
-    here = [each for each in request.session.items if each.module is request.module]
+    here = [
+        each for each in request.session.items if getattr(each, "module", None) is request.module
+    ]
     names = sorted({name for each in here for name in each.callspec.params.values()})
     for world in (1, 2):
         processes.run(sharded_settings.__file__, folder, world, *names)
