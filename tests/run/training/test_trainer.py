@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from negcache import InputError
 from negcache.run.training.order import Order
-from negcache.run.training.trainer import make_accelerator
+from negcache.run.training.trainer import check_shares
 
 
 def test_what_is_written(start, lines):
@@ -79,10 +78,10 @@ def test_an_item_that_gives_no_number(start, sampler):
     assert all(p.isfinite().all() for p in run.trainer.parts.query_tower.parameters())
 
 
-def test_several_processes_are_refused(config, monkeypatch):
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(InputError, match="one process; got 2"):
-        make_accelerator(config())
+def test_a_batch_of_fewer_queries_than_processes_is_refused():
+    check_shares(2, 2)
+    with pytest.raises(InputError, match="at least the 3 processes; got 2"):
+        check_shares(2, 3)
 
 
 def test_accumulation_refreshes_once_per_optimizer_step(start, lines):

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
@@ -46,10 +47,10 @@ def start(
         folder: to be made.
         capacity: says how much memory and disk there is; what cannot fit is not begun.
     """
-    mesh = _meet(config)
+    accelerator, mesh = _meet(config), Mesh.now()
     on_first(mesh, partial(_check_new, folder))
     config = _with_whole_paths(config)
-    run = _open(config, folder, capacity)
+    run = _open(config, folder, accelerator, capacity)
     on_first(mesh, partial(_make, folder, config))
     return run
 
@@ -88,8 +89,7 @@ def reopen(folder: Path, *, fall_back: bool = False) -> Run:
         fall_back: take the checkpoint before, where the newest is damaged.
     """
     config = read_config(folder)
-    _meet(config)
-    run = _open(config, folder)
+    run = _open(config, folder, _meet(config))
     run.trainer.restore(fall_back=fall_back)
     return run
 
@@ -114,9 +114,9 @@ def trained(folder: Path, checkpoint: str | None = None) -> Run:
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
     """
     config = read_config(folder)
-    mesh = _meet(config)
+    accelerator, mesh = _meet(config), Mesh.now()
     step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-    run = _open(config, folder)
+    run = _open(config, folder, accelerator)
     run.trainer.restore_step(step)
     return run
 
@@ -137,14 +137,13 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     return result.means
 
 
-def _meet(config: Config) -> Mesh:
+def _meet(config: Config) -> Accelerator:
     """Wait for the other processes that a launcher has started; all must be alike."""
-    make_accelerator(config)
-    mesh = Mesh.now()
+    accelerator, mesh = make_accelerator(config), Mesh.now()
     check_alike(mesh, negcache=version("negcache"), torch=torch.__version__)
     for key, value in config.model_dump().items():
         check_alike(mesh, **{f"config of {key}": value})
-    return mesh
+    return accelerator
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -165,9 +164,11 @@ def _whole(path: str | None) -> str | None:
 
 
 def _open(
-    config: Config, folder: Path, capacity: Callable[[torch.device, Path], Capacity] | None = None
+    config: Config,
+    folder: Path,
+    accelerator: Accelerator,
+    capacity: Callable[[torch.device, Path], Capacity] | None = None,
 ) -> Run:
-    accelerator = make_accelerator(config)
     task = build_task(config)
     check_alike(Mesh.now(), data=task.fingerprint)
     if capacity is not None:
