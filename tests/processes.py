@@ -20,6 +20,23 @@ def run(script, folder, world, *arguments):
     assert ends == [0] * world
 
 
+def torchrun(count, *words, cwd=None, again=True, **variables):
+    """``torchrun`` of so many processes, or plain Python of one, as it completed.
+
+    Args:
+        again: whether what aborted inside gloo is launched once more.
+    """
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = [sys.executable, *(start if count > 1 else []), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | variables
+    options = {"capture_output": True, "text": True, "timeout": 300, "cwd": cwd}
+    done = subprocess.run(command, env=environment, **options)
+    if again and "exitcode: -6" in done.stderr:
+        logging.getLogger(__name__).warning("a process aborted, launched once more")
+        done = subprocess.run(command, env=environment, **options)
+    return done
+
+
 def _launch(script, folder, world, arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     alive = [

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,10 +38,7 @@ def test_a_page_runs_from_top_to_bottom(page, last, tmp_path):
 def test_the_page_of_processes_runs_on_two(tmp_path):
     (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / "processes.md").read_text(), re.DOTALL)
     (tmp_path / "this.py").write_text(snippet)
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "this.py"]
-    done = subprocess.run(
-        [sys.executable, *start], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = processes.torchrun(2, "this.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = re.findall(r"process (\d) of 2: (\d+) rows, [\d,]{5,} bytes sent", done.stdout)
     assert sorted(told) == [("0", "512"), ("1", "488")]

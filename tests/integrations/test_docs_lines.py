@@ -1,12 +1,10 @@
 """The page on hosts: each snippet runs as it stands, and needs as many lines as the table says."""
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
@@ -91,11 +89,6 @@ def test_a_snippet_runs_as_it_stands(host, tmp_path):
     _, printed = HOSTS[host]
     script = tmp_path / "this.py"
     script.write_text(CODE["The same for all"] + CODE[host])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *(torchrun if host.startswith("DDP") else []), script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment
-    )
+    done = processes.torchrun(2 if host.startswith("DDP") else 1, script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(printed, done.stdout, flags=re.MULTILINE), done.stdout

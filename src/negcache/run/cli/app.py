@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RANK = int(os.environ.get("RANK", "0"))
 """Number of this process among those that ``torchrun`` or ``accelerate launch`` started."""
 
+RANK_COUNT = int(os.environ.get("WORLD_SIZE", "1"))
+"""How many there are."""
+
 TOGETHER = ("train", "resume", "evaluate")
 """Verbs that several processes share; the others are done by the first."""
 
@@ -239,4 +242,17 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 def main() -> None:
     """Entry point of the ``negcache`` command."""
     warnings.showwarning = _show_warning
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if not end.code and RANK_COUNT > 1:
+            _part()
+        raise
+
+
+def _part() -> None:
+    """Processes that met part before they end: torch aborts some that do not."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
