@@ -21,10 +21,10 @@ demo: install  ## train three retrievers over WordNet's 117,659 entries, compare
 	$(BIN)/negcache demo
 
 test: install  ## the fast tests, doctests and the import contract
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not network"
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not network"
 
 test-all: install  ## everything, with the slow and the network tests
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile
 
 check: install  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -5,8 +5,6 @@ import pytest
 import shared_training
 import torch
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 NAMES = [*shared_training.DDP, *(f"fsdp_{name}" for name in shared_training.FSDP)]
 
 OTHERS = shared_training.POOLED + shared_training.LAGGING

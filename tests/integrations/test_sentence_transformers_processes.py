@@ -7,8 +7,6 @@ import pytest
 import st_processes
 import torch
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

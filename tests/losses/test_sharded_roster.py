@@ -5,8 +5,6 @@ import pytest
 import sharded_training
 import torch
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 BY_CLUSTERS = [name for name in sharded_training.CASES if name.endswith(sharded_training.CLUSTERS)]
 REFUSED = list(sharded_training.REFUSED)

@@ -10,8 +10,6 @@ from negcache.estimators import cached_partition, softmax_loss
 from negcache.messages import Draw
 from negcache.testing import reference
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 SUMMED = ("none", "sum")
 """What a process has is not divided by its queries."""
 

@@ -1,10 +1,7 @@
 """Two processes draw what one draws; a store of one is refused: real ones, joined by gloo."""
 
 import processes
-import pytest
 import torch
-
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist, negcache as nc

@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 
 from benchmarks.soak import CONFIG, write_task
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 STEPS, SAVED = 24, 8
 
 

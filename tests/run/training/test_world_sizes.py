@@ -11,8 +11,6 @@ from negcache.errors import InputError
 from negcache.packing import pack
 from negcache.run.training import Checkpoints
 
-pytestmark = pytest.mark.xdist_group("processes")  # never two launches at a time
-
 CHAINS = [[1, 2, 1], pytest.param([1, 4, 2, 3, 1], marks=pytest.mark.slow)]
 
 
