@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -136,11 +137,15 @@ def test_rates_are_those_of_the_formula(name, warmup):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_a_step_that_half_precision_skips_moves_no_schedule(start, lines, monkeypatch, clip_norm):
+def test_a_step_that_half_precision_skips_moves_no_schedule(
+    start, lines, monkeypatch, request, clip_norm
+):
     """Gradients overflow until the scale has fallen; the optimizer is fused, as always.
 
     Accelerate gives fp16 to GPUs alone; here it is told to do on a CPU what it does there.
     """
+
+    request.addfinalizer(AcceleratorState._reset_state)  # all Accelerators of a process have one
 
     def scaled(config):
         accelerator = make_accelerator(config)
