@@ -140,9 +140,8 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
 def _meet(config: Config) -> Accelerator:
     """Wait for the other processes that a launcher has started; all must be alike."""
     accelerator, mesh = make_accelerator(config), Mesh.now()
-    check_alike(mesh, negcache=version("negcache"), torch=torch.__version__)
-    for key, value in config.model_dump().items():
-        check_alike(mesh, **{f"config of {key}": value})
+    keys = {f"config of {key}": value for key, value in config.model_dump().items()}
+    check_alike(mesh, negcache=version("negcache"), torch=torch.__version__, **keys)
     return accelerator
 
 
