@@ -4,6 +4,25 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def met(folder, rank, world):
+    """In a launched script: one thread, and the default group, if there are several processes."""
+    torch.set_num_threads(1)
+    if world == 1:
+        yield
+        return
+    place = Path(f"{folder}/meet{world}")
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=world)
+    yield
+    dist.destroy_process_group()
+    place.unlink(missing_ok=True)  # the next launch of as many meets anew
 
 
 def run(script, folder, world, *arguments):

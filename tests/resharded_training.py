@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from processes import met
 from sharded_training import CASES, batch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,17 +45,9 @@ def go_on(name, folder, mesh, steps):
 
 
 def main(folder, rank, world, steps, *names):
-    torch.set_num_threads(1)
-    mesh = Mesh()
-    if world > 1:
-        meet = f"file://{folder}/meet{world}"
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
-        mesh = Mesh.now()
-    for name in names or NAMES:
-        go_on(name, Path(folder) / name, mesh, steps)
-    if world > 1:
-        dist.destroy_process_group()
-        Path(f"{folder}/meet{world}").unlink(missing_ok=True)
+    with met(folder, rank, world):
+        for name in names or NAMES:
+            go_on(name, Path(folder) / name, Mesh.now(), steps)
 
 
 if __name__ == "__main__":

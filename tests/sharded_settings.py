@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
+from processes import met
 from sharded_training import FEATURES, GLOBAL, STEPS, UNEQUAL, D, N, normal
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -279,17 +279,12 @@ CASES = DDP | FSDP | {"golden": golden}
 
 
 def main(folder, rank, world, *names):
-    torch.set_num_threads(1)
     early = nc.DenseCache(N, D, dtype=F64)
-    if world > 1:
-        meet = f"file://{folder}/meet{world}"
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
-    found = {name: CASES[name](rank, world) for name in names or CASES}
-    if world > 1:
-        refusals(rank, early)
-    torch.save(found, f"{folder}/{rank}-of-{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    with met(folder, rank, world):
+        found = {name: CASES[name](rank, world) for name in names or CASES}
+        if world > 1:
+            refusals(rank, early)
+        torch.save(found, f"{folder}/{rank}-of-{world}.pt")
 
 
 if __name__ == "__main__":

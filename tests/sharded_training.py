@@ -5,7 +5,7 @@ import warnings
 from functools import partial
 
 import torch
-import torch.distributed as dist
+from processes import met
 from roster import ROSTER, Case, problem
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -117,22 +117,17 @@ def obey(case):
 
 
 def main(folder, rank, world, *names):
-    torch.set_num_threads(1)
-    if world > 1:
-        meet = f"file://{folder}/meet{world}"
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     found = {}
-    for name in names or CASES:
-        try:
-            found[name] = train(CASES[name](), rank, world)
-        except nc.InputError as error:
-            found[name] = str(error)
-    for case in ROSTER:
-        if world > 1 and case.name in LAWS and case.name in (names or LAWS):
-            obey(case)
-    torch.save(found, f"{folder}/{rank}-of-{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    with met(folder, rank, world):
+        for name in names or CASES:
+            try:
+                found[name] = train(CASES[name](), rank, world)
+            except nc.InputError as error:
+                found[name] = str(error)
+        for case in ROSTER:
+            if world > 1 and case.name in LAWS and case.name in (names or LAWS):
+                obey(case)
+        torch.save(found, f"{folder}/{rank}-of-{world}.pt")
 
 
 if __name__ == "__main__":

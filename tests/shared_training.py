@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+from processes import met
 from text_towers import CORPUS, ROWS, D, N, Tower, collate
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -185,21 +186,17 @@ def refusals(rank, world):
 
 
 def main(folder, rank, world):
-    torch.set_num_threads(1)
-    if world > 1:
-        meet = f"file://{folder}/meet{world}"
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     found = {}
-    for name, build in DDP.items():
-        model = build() if world == 1 else DistributedDataParallel(build())
-        found[name] = train(model, rank, world)
-    for name in FSDP:
-        found[f"fsdp_{name}"] = train_sharded(name, rank, world)
-    if world > 1:
-        for name in RESUMED:
-            found[f"resumed_{name}"] = resume(name, folder, rank, world)
-        refusals(rank, world)
-        dist.destroy_process_group()
+    with met(folder, rank, world):
+        for name, build in DDP.items():
+            model = build() if world == 1 else DistributedDataParallel(build())
+            found[name] = train(model, rank, world)
+        for name in FSDP:
+            found[f"fsdp_{name}"] = train_sharded(name, rank, world)
+        if world > 1:
+            for name in RESUMED:
+                found[f"resumed_{name}"] = resume(name, folder, rank, world)
+            refusals(rank, world)
     torch.save(found, f"{folder}/{rank}-of-{world}.pt")
 
 
