@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from negcache.errors import InputError
 from negcache.run.cli import runs
@@ -37,6 +38,7 @@ def main(config: Path, folder: Path, least: int, *words: str) -> None:
         "items_nograd": report.encoded_nograd,
     }
     (folder / f"{mesh.rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

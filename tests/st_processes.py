@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from sentence_models import static_model, words_and_meanings
 from sentence_training import arguments
@@ -35,6 +36,8 @@ def main(folder, rank, world, steps, *resumed):
     store = loss.softmax.store
     rows = store.ids(torch.arange(store.num_rows)), store.rows(torch.arange(store.num_rows))
     torch.save((weights, rows), f"{folder}/{rank}-of-{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

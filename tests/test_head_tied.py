@@ -148,25 +148,24 @@ def test_settings_that_the_embedding_decides():
 
 
 SCRIPT = """
-import sys, torch, torch.distributed as dist, negcache as nc
+import sys, torch, negcache as nc
 from torch.nn.parallel import DistributedDataParallel
+from processes import met
 from test_head_tied import NextItem, sequences
 folder, rank, world, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 full = lambda table, m: nc.FullSoftmax(table)
 sampler = {"default": None, "quadratic": nc.quadratic, "full": full}[name]
-model = trained = NextItem(sampler)
-if world > 1:
-    meet = f"file://{folder}/meet-{name}"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
-    trained = DistributedDataParallel(model)
-optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-model.head.table.renew_every = 2
-for step in range(5):
-    seen = sequences(step)[[1, 2, 0, 4, 5, 3]]  # as many rows that count on each process
-    trained(seen[rank * 6 // world : (rank + 1) * 6 // world]).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-torch.save(model.items.weight.detach(), f"{folder}/{name}-{rank}-of-{world}.pt")
+with met(folder, rank, world):
+    model = NextItem(sampler)
+    trained = DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    model.head.table.renew_every = 2
+    for step in range(5):
+        seen = sequences(step)[[1, 2, 0, 4, 5, 3]]  # as many rows that count on each process
+        trained(seen[rank * 6 // world : (rank + 1) * 6 // world]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(model.items.weight.detach(), f"{folder}/{name}-{rank}-of-{world}.pt")
 """
 
 

@@ -4,56 +4,54 @@ import processes
 import torch
 
 SCRIPT = """
-import sys, torch, torch.distributed as dist, negcache as nc
+import sys, torch, negcache as nc
 from negcache.distributed import Mesh
+from processes import met
 from setting import Watched
-torch.set_num_threads(1)
 folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-if world > 1:
-    meet = f"file://{folder}/meet{world}"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
-torch.manual_seed(0)
-corpus, queries, positives = torch.randn(200, 4), torch.randn(8, 4), torch.arange(8)
-sampler = Watched(nc.Uniform(corpus, 5))
-apart = {"gather_across_devices": False}  # each process' own draws are watched
-loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore(), **apart)
-mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
-model = nc.Retriever(loss_fn, torch.nn.Identity())
-model = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
-for _ in range(3):
-    model(queries[mine], positives[mine])["loss"].backward()
-gradient = [loss_fn.item_tower.weight.grad.clone()]
-torch.manual_seed(0)
-head = nc.SoftmaxHead(200, 4, lambda table, m: Watched(nc.Uniform(table, m)), 5)
-inside = torch.nn.parallel.DistributedDataParallel(head) if world > 1 else head
-for _ in range(3):
-    inside(queries[mine], positives[mine]).backward()
-drawn = [*sampler.draws, *head.sampler.draws]
-torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
-torch.save(gradient, f"{folder}/gradient-{rank}-of-{world}.pt")
-if world > 1:
-    store = nc.DenseCache(200, 4, mesh=Mesh())
-    raw = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
-    try:
-        raw(queries[mine], positives[mine])
-    except nc.InputError as error:
-        assert "DDP(negcache.Retriever" in str(error)
-    else:
-        raise AssertionError("gradients that stay with one process")
-    with torch.no_grad():
-        raw(queries[mine], positives[mine])  # an evaluation has none
-    inside = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
-    below = nc.SoftmaxLoss(inside, corpus, nc.Uniform(corpus, 5), nc.DotScore())
-    below(queries[mine], positives[mine])
-    tower = torch.nn.Linear(4, 4).requires_grad_(False)
-    kept = nc.SoftmaxLoss(tower, corpus, nc.CachedSoftmax(store, 1), nc.DotScore())
-    try:
-        kept(queries[mine], positives[mine])
-    except nc.InputError as error:
-        assert "a store shared by the 2 processes" in str(error)
-    else:
-        raise AssertionError("a store of one process among two")
-    assert not store.valid.any(), "refused before anything was encoded"
+with met(folder, rank, world):
+    torch.manual_seed(0)
+    corpus, queries, positives = torch.randn(200, 4), torch.randn(8, 4), torch.arange(8)
+    sampler = Watched(nc.Uniform(corpus, 5))
+    apart = {"gather_across_devices": False}  # each process' own draws are watched
+    loss_fn = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, sampler, nc.DotScore(), **apart)
+    mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    model = nc.Retriever(loss_fn, torch.nn.Identity())
+    model = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    for _ in range(3):
+        model(queries[mine], positives[mine])["loss"].backward()
+    gradient = [loss_fn.item_tower.weight.grad.clone()]
+    torch.manual_seed(0)
+    head = nc.SoftmaxHead(200, 4, lambda table, m: Watched(nc.Uniform(table, m)), 5)
+    inside = torch.nn.parallel.DistributedDataParallel(head) if world > 1 else head
+    for _ in range(3):
+        inside(queries[mine], positives[mine]).backward()
+    drawn = [*sampler.draws, *head.sampler.draws]
+    torch.save([d.ids[d.columns] for d in drawn], f"{folder}/drawn-{rank}-of-{world}.pt")
+    torch.save(gradient, f"{folder}/gradient-{rank}-of-{world}.pt")
+    if world > 1:
+        store = nc.DenseCache(200, 4, mesh=Mesh())
+        raw = nc.SoftmaxLoss(torch.nn.Linear(4, 4), corpus, nc.Uniform(corpus, 5), nc.DotScore())
+        try:
+            raw(queries[mine], positives[mine])
+        except nc.InputError as error:
+            assert "DDP(negcache.Retriever" in str(error)
+        else:
+            raise AssertionError("gradients that stay with one process")
+        with torch.no_grad():
+            raw(queries[mine], positives[mine])  # an evaluation has none
+        inside = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+        below = nc.SoftmaxLoss(inside, corpus, nc.Uniform(corpus, 5), nc.DotScore())
+        below(queries[mine], positives[mine])
+        tower = torch.nn.Linear(4, 4).requires_grad_(False)
+        kept = nc.SoftmaxLoss(tower, corpus, nc.CachedSoftmax(store, 1), nc.DotScore())
+        try:
+            kept(queries[mine], positives[mine])
+        except nc.InputError as error:
+            assert "a store shared by the 2 processes" in str(error)
+        else:
+            raise AssertionError("a store of one process among two")
+        assert not store.valid.any(), "refused before anything was encoded"
 """
 
 

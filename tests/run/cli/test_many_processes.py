@@ -16,7 +16,8 @@ STEPS, SAVED = 24, 8
 
 def launch(count, *words):
     """The command line, started by torchrun or by itself; (code, output, errors)."""
-    done = processes.torchrun(count, "-m", "negcache", *words, again=words[0] != "train")
+    made = words[words.index("--out") + 1] if words[0] == "train" else None
+    done = processes.torchrun(count, "-m", "negcache", *words, makes=made)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -89,7 +90,7 @@ def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
         "    words += ['--set', 'optimizer.lr=0.5']\n"
         "app(words)\n"
     )
-    done = processes.torchrun(2, script, runs[0].parent / "run.toml", tmp_path / "run", again=False)
+    done = processes.torchrun(2, script, runs[0].parent / "run.toml", tmp_path / "run")
     assert done.returncode
     assert "Expected the same config of optimizer on every process" in done.stderr
     assert "on process 1" in done.stderr

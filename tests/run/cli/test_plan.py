@@ -300,7 +300,7 @@ def test_each_of_two_processes_is_planned(small, tmp_path, shared):
     one, each = (planned_run(settings, build_task(settings), CPU, count) for count in (1, 2))
     least = needed(memory_parts(each), "host", on_gpu=False)
     script = [planned_processes.__file__, config, tmp_path, least, *words]
-    done = processes.torchrun(2, *script)
+    done = processes.torchrun(2, *script, makes=tmp_path / "run")
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert max(every["cache"] for every in found) == memory.cache_bytes(each)
