@@ -28,7 +28,7 @@ from negcache.samplers import (
     rf_softmax,
 )
 from negcache.score import DotScore
-from negcache.stores import DenseCache, LiveTable, LowRankCache, SubsetCache
+from negcache.stores import DenseCache, LiveTable, LowRankCache, StreamingCache, SubsetCache
 
 __all__ = [
     "CachedRest",
@@ -49,6 +49,7 @@ __all__ = [
     "SharedDraws",
     "SoftmaxHead",
     "SoftmaxLoss",
+    "StreamingCache",
     "SubsetCache",
     "Uniform",
     "cached_partition",

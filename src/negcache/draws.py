@@ -50,9 +50,14 @@ class ItemProposal:
     num_negatives: int
 
     @property
-    def log_coverage(self) -> float:
-        """log of the chance that the law reaches an item at all."""
-        return math.log(self.proposal.coverage)
+    def reaches_all(self) -> bool:
+        """Whether every item may be drawn, each as itself."""
+        store = self.proposal.store
+        return self.proposal.coverage == 1 and (store is None or store.log_weights is None)
+
+    def log_coverage(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"] | float:
+        """log of how many rows of each item the law is to be expected to reach: 1 / its weight."""
+        return math.log(self.proposal.coverage) - row_weights(self.proposal.store, ids)
 
     @cached_property
     def masses(self) -> Masses | None:
@@ -121,13 +126,13 @@ class ItemProposal:
         """
         ids, log_q = self.draw(self.request.noise(generator))
         log_share = torch.full_like(log_q, -math.log(self.num_negatives))
-        weight = (log_share - log_q - self.log_coverage).masked_fill(
+        weight = (log_share - log_q - self.log_coverage(ids)).masked_fill(
             log_q == -torch.inf, -torch.inf
         )
         dtype, log_z = self.request.queries.dtype, None
         if self.proposal.is_softmax and self.proposal.log_mass is not None:
             log_mass = self.proposal.log_mass if self.masses is None else self.masses.log_total
-            log_z = (log_mass - self.log_coverage).to(dtype)
+            log_z = (log_mass - math.log(self.proposal.coverage)).to(dtype)
         own = (None, None) if log_z is None else (log_z, log_share.to(dtype))
         return use_columns(ids, weight.to(dtype), *own)
 
@@ -158,7 +163,7 @@ def from_weights(
     own = () if log_z is None or log_share is None else ((log_z + stands).to(dtype), log_share)
     return use_columns(
         ids,
-        (log_weight + stands).to(dtype),
+        (log_weight + stands + row_weights(store, ids)).to(dtype),
         *(each.to(dtype) for each in own),
         metrics=means(metrics or {}),
     )
@@ -177,7 +182,7 @@ def from_shares(
     """Draws with an estimate of the partition beside them; for either estimator.
 
     Args:
-        scores: s~ of each draw.
+        scores: s~ of each draw, with the weight of its row.
         log_z: estimate of log sum exp(s~) over the rows that may stand for the query.
         log_share: of each draw in it; -inf where it may not stand for the query.
     """
@@ -249,6 +254,16 @@ def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype)
     columns = torch.searchsorted(ids, ordered.contiguous()).clamp_(max=max(len(ids) - 1, 0))
     weight = torch.zeros(ordered.shape, dtype=dtype, device=ids.device)
     return Draw(ids, columns[:, :width], weight.masked_fill(masked, -torch.inf)[:, :width])
+
+
+def row_weights(store: Store | None, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"] | float:
+    """log of how many items the row of each item stands for, beside 1 / coverage; 0 without one."""
+    weights = None if store is None else store.log_weights
+    if store is None or weights is None:
+        return 0.0
+    slots = store.slots(ids)
+    found = weights[slots.clamp_min(0)].where(slots >= 0, 0.0)
+    return store.shard.mesh.from_owners(found, slots >= 0)
 
 
 def means(metrics: Mapping[str, Tensor]) -> dict[str, float]:

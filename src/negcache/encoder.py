@@ -77,14 +77,16 @@ class ItemEncoder:
 
         Args:
             most: ids that a process has at most, of those that encode at the same time; who has
-                fewer encodes item 0 in their place, since wrappers wait for all; None: this one
-                is alone.
+                fewer encodes another item in their place, since wrappers wait for all; None: this
+                one is alone.
         """
         most = len(ids) if most is None else most
+        spare = getattr(self.corpus, "some_id", 0)
         for first in progress(range(0, most, batch_size)):
             some = ids[first : first + batch_size]
             with torch.no_grad(), without_dropout(self.tower):
-                rows = self.encode(F.pad(some, (0, min(batch_size, most - first) - len(some))))
+                short = min(batch_size, most - first) - len(some)
+                rows = self.encode(F.pad(some, (0, short), value=spare))
             if len(some):
                 yield some, rows[: len(some)]
 

@@ -31,10 +31,11 @@ class Exclusion:
     def from_pairs(rows: Int[Tensor, "P"], ids: Int[Tensor, "P"], num_rows: int) -> "Exclusion":
         """Build the table from (query row, item id) pairs in any order, repeats allowed."""
         rows, ids = rows.long(), ids.long()  # narrower products would overflow
-        span = int(ids.max()) + 1 if ids.numel() else 1
-        keys = torch.unique(rows * span + ids)  # sorted by row, then by id
+        distinct, ranks = torch.unique(ids, return_inverse=True)  # so may those of hashed ids
+        span = max(len(distinct), 1)
+        keys = torch.unique(rows * span + ranks)  # sorted by row, then by id
         counts = torch.bincount(keys // span, minlength=num_rows)
-        return Exclusion(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % span)
+        return Exclusion(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), distinct[keys % span])
 
     def gathered(self, mesh: Mesh, entries: list[int], rows: list[int]) -> "Exclusion":
         """The tables of all processes, one below the other.
@@ -113,10 +114,11 @@ class Exclusion:
         """Whether item ``ids[i]`` may not stand for query ``rows[i]``."""
         if not self.ids.numel():
             return torch.zeros_like(ids, dtype=torch.bool)
-        span = int(max(self.ids.max(), ids.max() if ids.numel() else 0)) + 1
-        keys, wanted = self.rows * span + self.ids, rows * span + ids
+        distinct, own = torch.unique(self.ids, return_inverse=True)
+        ranks = torch.searchsorted(distinct, ids.contiguous()).clamp_(max=len(distinct) - 1)
+        keys, wanted = self.rows * len(distinct) + own, rows * len(distinct) + ranks
         place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return keys[place] == wanted
+        return (keys[place] == wanted) & (distinct[ranks] == ids)
 
     def hits(self, ids: Int[Tensor, "B m"]) -> Bool[Tensor, "B m"]:
         """Which of each query's own ids may not stand for it."""

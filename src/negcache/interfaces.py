@@ -99,6 +99,11 @@ class Store(Protocol):
         ...
 
     @property
+    def log_weights(self) -> Tensor | None:
+        """log of how many items each row stands for beside that, [S]; None: 0 for every row."""
+        ...
+
+    @property
     def is_live(self) -> bool:
         """Whether rows are the parameters themselves, so that none is ever stale."""
         ...

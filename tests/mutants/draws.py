@@ -51,7 +51,7 @@ PROPOSED = [
         Mutant(
             f"{case}: weight without coverage",
             "draws.py",
-            "(log_share - log_q - self.log_coverage)",
+            "(log_share - log_q - self.log_coverage(ids))",
             "(log_share - log_q)",
             laws(f"{case}-half"),
         )
@@ -61,7 +61,7 @@ PROPOSED = [
         Mutant(
             f"{case}: log_z without coverage",
             "draws.py",
-            "(self.proposal.log_mass - self.log_coverage)",
+            "(log_mass - math.log(self.proposal.coverage))",
             "self.proposal.log_mass",
             forms(f"{case}-half"),
         )
@@ -179,7 +179,7 @@ COMBINED = [
     Mutant(
         "pool without coverage",
         "samplers/combinators.py",
-        "log_expected + log_times + proposal.log_coverage",
+        "log_expected + log_times + proposal.log_coverage(ids)",
         "log_expected + log_times",
         laws("shared_cached-half"),
     ),
@@ -200,7 +200,7 @@ COMBINED = [
     Mutant(
         "joined pool without coverage",
         "samplers/combinators.py",
-        "covered = by_draws + proposal.log_coverage",
+        "covered = by_draws + proposal.log_coverage(ids)",
         "covered = by_draws",
         f"{IDENTITIES}test_items_that_only_a_partial_cache_reaches_count_in_a_joined_pool",
     ),
@@ -250,7 +250,7 @@ COMBINED = [
     Mutant(
         "a mixture that reaches every item only now and then",
         "samplers/combinators.py",
-        "if all(part.proposal.coverage < 1 for part in parts):",
+        "if not any(part.reaches_all for part in parts):",
         "if False:",
         f"{PROPOSALS}test_mixtures_that_cannot_be_right_are_refused",
     ),

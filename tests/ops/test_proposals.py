@@ -130,7 +130,7 @@ def test_a_scored_fraction_is_unbiased_over_blocks_and_draws():
         inside = propose_softmax(store, view.of(rows), 1, is_softmax=True)
         proposal = ItemProposal(in_view(inside, view), request, 1)
         log_q = proposal.log_prob(torch.arange(300))
-        weight = -log_q - proposal.log_coverage
+        weight = -log_q - proposal.log_coverage(torch.arange(300))
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
     truth = reference.log_partition(request, items)
     torch.testing.assert_close(torch.stack(estimates).mean(0).log(), truth, atol=1e-10, rtol=0)

@@ -41,7 +41,7 @@ def test_row_weights_are_unbiased_over_all_subsets():
         sampler = nc.CachedSoftmax(Chosen(held, items), 1)
         proposal = propose(sampler, request, torch.Generator())
         log_q = proposal.log_prob(everything)
-        weight = -log_q - proposal.log_coverage
+        weight = -log_q - proposal.log_coverage(everything)
         estimates.append((log_q.exp() * (fresh + weight).exp()).nan_to_num(0.0).sum(1))
         drawn = draw(sampler, request, torch.Generator().manual_seed(0))
         positive = fresh[:, 0]

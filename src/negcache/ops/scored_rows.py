@@ -22,6 +22,7 @@ class ScoredRows:
         exclude: slots that may not stand for each query.
         chunks: size -> consecutive blocks of rows with the slot of their first row.
         rows: slots -> rows.
+        log_weights: added to the score of each row; None: nothing.
 
     Example:
         >>> from negcache.score import DotScore
@@ -38,6 +39,7 @@ class ScoredRows:
     exclude: Exclusion
     chunks: Callable[[int], Iterator[tuple[int, Float[Tensor, "c D"]]]]
     rows: Callable[[Int[Tensor, "M"]], Float[Tensor, "M D"]]
+    log_weights: Float[Tensor, "S"] | None = None
 
     @staticmethod
     def of(
@@ -64,7 +66,13 @@ class ScoredRows:
 
     def logits(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
         """Every query against these rows; nothing is masked."""
-        return self.score(self.queries, self.rows(slots)).detach()
+        return self.weighted(self.score(self.queries, self.rows(slots)).detach(), slots)
+
+    def weighted(
+        self, logits: Float[Tensor, "n c"], slots: Int[Tensor, "*n c"] | slice
+    ) -> Float[Tensor, "n c"]:
+        """Scores of these rows with their weights, in place."""
+        return logits if self.log_weights is None else logits.add_(self.log_weights[slots])
 
     def of_queries(self, start: int, stop: int) -> "ScoredRows":
         """The same rows for queries ``start`` to ``stop``."""

@@ -79,8 +79,8 @@ def masked_chunks(rows: ScoredRows) -> Iterator[tuple[int, Float[Tensor, "B c"]]
     memory = queries.new_empty(len(queries) * blocks * BLOCK)
     for first, chunk in rows.chunks(blocks * BLOCK):
         out = memory[: len(queries) * len(chunk)].view(-1, len(chunk))
-        logits = rows.score(queries, chunk, out=out)
         last = first + len(chunk)
+        logits = rows.weighted(rows.score(queries, chunk, out=out), slice(first, last))
         if not all_valid:
             logits.masked_fill_(~rows.valid[first:last], -torch.inf)
         ends = torch.tensor([first, last], device=excluded.device)
@@ -218,7 +218,7 @@ def _score_blocks(
     slots = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
     inside = slots.clamp(max=rows.num_rows - 1)
     table = rows.rows(inside.flatten()).view(*slots.shape, -1)
-    logits = rows.score.paired(rows.queries[queries], table)
+    logits = rows.weighted(rows.score.paired(rows.queries[queries], table), inside)
     logits.masked_fill_((slots >= rows.num_rows) | ~rows.valid[inside], -torch.inf)
     _mask_excluded(logits, rows.exclude, queries, blocks)
     return inside, logits

@@ -54,9 +54,15 @@ class BlockView:
 
         every = torch.arange(self.num_rows, device=self.blocks.device)
         exclude = rows.exclude.renumbered(self.from_base(rows.exclude.ids))
-        valid = rows.valid[self.to_base(every)]
+        base, weights = self.to_base(every), rows.log_weights
         return replace(
-            rows, num_rows=len(every), valid=valid, exclude=exclude, chunks=chunks, rows=some
+            rows,
+            num_rows=len(every),
+            valid=rows.valid[base],
+            exclude=exclude,
+            chunks=chunks,
+            rows=some,
+            log_weights=None if weights is None else weights[base],
         )
 
 

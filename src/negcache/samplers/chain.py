@@ -12,6 +12,7 @@ from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition, total_variation_bound, walk
 from negcache.shapes import Bool, Float64, Tensor
+from negcache.stores.reading import refuse_weights
 
 VACUOUS = 0.5
 """Total variation from which on a bound promises nothing worth having."""
@@ -73,6 +74,7 @@ class DynamicIndexChain:
                 f"{num_negatives} and {chain}",
                 "a chain of 1 is a draw from the proposal itself",
             )
+        refuse_weights(store, "a chain over clusters")
         self.store, self.num_negatives = store, num_negatives
         self.chain = chain
         self.clusters = ClusterScorer(store, index, expand)

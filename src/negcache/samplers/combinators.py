@@ -71,7 +71,7 @@ class SharedDraws:
         log_times = math.log(proposal.num_negatives * count / total)
         if self.log_popularity is None:
             ids, seen = torch.unique(drawn, return_counts=True)
-            log_expected = proposal.log_expected(ids) + log_times + proposal.log_coverage
+            log_expected = proposal.log_expected(ids) + log_times + proposal.log_coverage(ids)
         else:
             ids, seen = torch.unique(torch.cat([drawn, request.targets]), return_counts=True)
             log_expected = self._joined(proposal, ids, log_times)
@@ -84,7 +84,9 @@ class SharedDraws:
         assert self.log_popularity is not None
         by_draws = proposal.log_expected(ids) + log_times
         log_pi = self.log_popularity.to(by_draws)[ids]
-        covered = by_draws + proposal.log_coverage  # what the batch reaches needs no help of it
+        covered = by_draws + proposal.log_coverage(
+            ids
+        )  # what the batch reaches needs no help of it
         by_draws = by_draws.where(log_pi > -torch.inf, covered)
         by_batch = proposal.request.others.to(by_draws).log() + log_pi
         return torch.logaddexp(by_draws, by_batch)
@@ -126,7 +128,7 @@ class Mixture:
         Given any part, one that reaches every item makes up for the coverage of the others.
         """
         parts = [propose(sampler, request, generator) for sampler in self.samplers]
-        if all(part.proposal.coverage < 1 for part in parts):
+        if not any(part.reaches_all for part in parts):
             raise InputError(
                 "a sampler that reaches every item",
                 "none",

@@ -13,6 +13,7 @@ from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition
 from negcache.ops.rejection import first_kept, log_keep, log_shares, spacing, tolerance
 from negcache.shapes import Bool, Float64, Int, Tensor
+from negcache.stores.reading import refuse_weights
 
 
 class _Found(NamedTuple):
@@ -64,6 +65,7 @@ class DynamicIndexRejection:
                 f"{num_negatives}, {tries} and {rounds}",
                 "each round makes some tries for each draw",
             )
+        refuse_weights(store, "rejection from clusters")
         self.store, self.num_negatives = store, num_negatives
         self.tries, self.rounds = tries, rounds
         self.clusters = ClusterScorer(store, index, expand)

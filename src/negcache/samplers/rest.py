@@ -18,7 +18,7 @@ from negcache.ops.rest import inclusion_chances, systematic
 from negcache.ops.shards import Masses
 from negcache.ops.two_stage import masked_chunks, scan
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
-from negcache.stores.reading import embeddings, scored_rows
+from negcache.stores.reading import embeddings, refuse_weights, scored_rows
 
 
 class CachedRest:
@@ -45,6 +45,7 @@ class CachedRest:
                 "encode fewer, or use FullSoftmax",
             )
         probe = store.ids(torch.arange(2)).tolist()
+        refuse_weights(store, "what is left to the cache")
         if store.coverage < 1 or probe[1] != probe[0] + 1:
             raise InputError(
                 "a store with a row for every item",

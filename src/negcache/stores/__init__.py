@@ -5,6 +5,7 @@ from negcache.stores.live import LiveTable
 from negcache.stores.low_rank import LowRankCache
 from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.stores.refresh import Oldest, Snapshot
+from negcache.stores.streaming import StreamingCache
 from negcache.stores.subset import SubsetCache
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "Oldest",
     "Ridge",
     "Snapshot",
+    "StreamingCache",
     "SubsetCache",
 ]

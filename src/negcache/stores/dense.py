@@ -34,6 +34,7 @@ class DenseCache:
     """
 
     coverage = 1.0
+    log_weights = None
     is_live = False
     reencoder = None
 

@@ -43,6 +43,7 @@ class LowRankCache:
     """
 
     coverage = 1.0
+    log_weights = None
     is_live = False
 
     def __init__(

@@ -1,6 +1,7 @@
 """A store as draws and indexes read it: in slots, scored as it looks today."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,9 @@ def scored_rows(request: Request, store: Store) -> ScoredRows:
         def chunks(size: int) -> Iterator[tuple[int, Tensor]]:
             return ((first, project_items(store, block)) for first, block in store.chunks(size))
 
-    return ScoredRows(queries, request.score, store.num_rows, store.valid, exclude, chunks, rows)
+    found = ScoredRows(queries, request.score, store.num_rows, store.valid, exclude, chunks, rows)
+    weights = store.log_weights
+    return found if weights is None else replace(found, log_weights=weights.to(queries.dtype))
 
 
 def project_queries(store: Store, queries: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
@@ -86,6 +89,16 @@ def refuse_shards(store: Store, what: str, remedy: str) -> None:
     if store.shard.mesh.size > 1:
         raise InputError(
             f"one process for {what}", f"a store shared by {store.shard.mesh.size}", remedy
+        )
+
+
+def refuse_weights(store: Store, what: str) -> None:
+    """Refuse a sampler whose partition would leave the weights of rows out. Raises InputError."""
+    if store.log_weights is not None:
+        raise InputError(
+            f"a store whose rows stand for as many items each, for {what}",
+            f"a {type(store).__name__} with weights of its rows",
+            "use CachedSoftmax, DynamicIndex or a kernel sampler, or row_weight='none'",
         )
 
 

@@ -39,6 +39,7 @@ class SubsetCache:
     """
 
     is_live = False
+    log_weights = None
     reencoder = None
 
     def __init__(

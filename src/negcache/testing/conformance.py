@@ -196,7 +196,7 @@ def _check_density(
     assert draw.columns.shape[1] == sampler.num_negatives, "num_negatives draws for each query"
     own = log_q.gather(1, _drawn(draw))
     alive = draw.log_weight > -torch.inf
-    wanted = -(own + math.log(own.shape[1]) + proposal.log_coverage)
+    wanted = -(own + math.log(own.shape[1]) + proposal.log_coverage(_drawn(draw)))
     assert torch.allclose(draw.log_weight[alive], wanted[alive], atol=1e-4), "w = -log(m q)"
 
 
