@@ -22,7 +22,7 @@ class ShardFile(NamedTuple):
 
     Args:
         path: on its file system.
-        name: as errors show it.
+        name: as the user knows it.
         system: where it lies.
     """
 
@@ -34,6 +34,12 @@ class ShardFile(NamedTuple):
     def is_json(self) -> bool:
         """JSON lines rather than Parquet."""
         return self.path.lower().endswith(JSON_LINES)
+
+    @property
+    def told(self) -> str:
+        """As errors show it."""
+        converted = self.name.lower().endswith(JSON_LINES) and not self.is_json
+        return f"{self.name} (converted: {self.path})" if converted else self.name
 
     @property
     def arrow_system(self) -> arrow_fs.FileSystem:

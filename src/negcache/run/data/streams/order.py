@@ -9,7 +9,8 @@ import numpy as np
 from negcache.errors import InputError
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """Row groups whose rows are shuffled together.
 
     Args:

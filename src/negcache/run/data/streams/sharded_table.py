@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +90,7 @@ class ShardedTable:
     def where(self, group: int, row: int | None = None) -> str:
         """The name of a row group or row, for people; rows are counted from 0."""
         file, inside = self.groups[group].tolist()
-        told = f"{self.files[file].name}, row group {inside}"
+        told = f"{self.files[file].told}, row group {inside}"
         return told if row is None else f"{told}, row {row}"
 
     def read(self, group: int) -> pa.Table:
@@ -140,12 +140,12 @@ def _footer(file: ShardFile, *, wanted: set[str]) -> _Footer:
     except UNREADABLE as failure:
         raise InputError(
             "a Parquet file",
-            f"{file.name}: {_clause(failure)}",
+            f"{file.told}: {_clause(failure)}",
             "restore the file, or take it out of the list",
         ) from failure
     if not sum(rows):
         raise InputError(
-            f"rows in {file.name}", "none", "write it anew, or take it out of the list"
+            f"rows in {file.told}", "none", "write it anew, or take it out of the list"
         )
     return _Footer(schema.remove_metadata(), rows, sizes)
 
@@ -169,7 +169,7 @@ def _common_schema(
     there = schemas[0].names
     if missing := [name for name in needed if name not in there]:
         raise InputError(
-            f"columns {', '.join(needed)} in {files[0].name}",
+            f"columns {', '.join(needed)} in {files[0].told}",
             f"{', '.join(there)} (no {', '.join(missing)})",
             "rename them, or say how yours are called",
         )
@@ -179,8 +179,8 @@ def _common_schema(
             expected, got = _type(schemas[0], name), _type(schema, name)
             if got != expected:
                 raise InputError(
-                    f"one schema in all files: column {name} {_told(expected)} in {files[0].name}",
-                    f"{name} {_told(got)} in {file.name}",
+                    f"one schema in all files: column {name} {_told(expected)} in {files[0].told}",
+                    f"{name} {_told(got)} in {file.told}",
                     "write the files with one schema",
                 )
     return pa.schema(

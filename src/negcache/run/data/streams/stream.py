@@ -12,6 +12,7 @@ from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
 from negcache.run.data.streams.batch import PAIRS, StreamBatch, StreamColumns, make_batch
 from negcache.run.data.streams.files import Source, find_files
+from negcache.run.data.streams.ids import is_text
 from negcache.run.data.streams.json_shards import converted
 from negcache.run.data.streams.order import WindowOrder
 from negcache.run.data.streams.sharded_table import ShardedTable
@@ -53,7 +54,7 @@ class Stream:
         skip_broken: bool = False,
         read_ahead: bool = True,
     ) -> None:
-        columns.check(table.schema, table.files[0].name)
+        columns.check(table.schema, table.files[0].told)
         self.table, self.columns = table, columns
         self.order = WindowOrder(table.rows, batch_size, seed, window)
         self._part = mesh.part(batch_size)
@@ -143,6 +144,23 @@ class Stream:
     def close(self) -> None:
         """Let go of what is held."""
         self._reader.close()
+
+
+def check_alike_ids(*streams: Stream) -> None:
+    """Refuse streams of one corpus of which one numbers its items and another names them.
+
+    Raises:
+        InputError: the columns and their types are named.
+    """
+    kinds = [stream.table.schema.field(stream.columns.item).type for stream in streams]
+    for stream, kind in zip(streams, kinds, strict=True):
+        if is_text(kind) != is_text(kinds[0]):
+            first = streams[0]
+            raise InputError(
+                f"ids alike: {first.columns.item} of {first.table.files[0].told} is {kinds[0]}",
+                f"{kind} in column {stream.columns.item} of {stream.table.files[0].told}",
+                "write both as strings, or both as whole numbers",
+            )
 
 
 def _warn(what: str) -> None:
