@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
@@ -23,7 +23,7 @@ from negcache.run.progress import track
 
 FORMAT = 1  # of what is converted; raise it when what is written here changes
 GROUP_ROWS = 8192  # the most rows of a row group
-FIRST_LINES = 256  # decide the types of ids and features
+FIRST_LINES = 256  # decide the types of features
 
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, EOFError)
 
@@ -35,7 +35,7 @@ def converted(
 
     A file is read in blocks and written beside its place, so what is interrupted begins again at
     the first file that is not complete. Texts are strings; whether ids are strings or whole
-    numbers, and what features are, the first 256 lines of each file decide.
+    numbers the first of a file decides, and what features are its first 256 lines.
 
     Args:
         files: JSON lines, plain or gzip.
@@ -123,7 +123,8 @@ def _type(file: ShardFile, name: str, rows: list[dict], columns: StreamColumns) 
     if name in columns.texts + columns.optional:
         return pa.string()
     try:
-        kind = pa.infer_type([row.get(name) for row in rows])
+        values = [row[name] for row in rows if row.get(name) is not None]
+        kind = pa.infer_type(values[:1] if name == columns.item else values)
     except (pa.ArrowException, OverflowError) as failure:
         raise InputError(
             f"values of one type in {name} of {file.name}", str(failure), "write them alike"
@@ -155,11 +156,11 @@ def _batches(
         raise _first_fault(file, columns, schema, failure) from failure
 
 
-def _open(file: ShardFile) -> BinaryIO:
-    return file.system.open(file.path, "rb", compression="infer")  # pyright: ignore[reportReturnType]
+def _open(file: ShardFile) -> Any:
+    return file.system.open(file.path, "rb", compression="infer")
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: Any) -> Iterator[tuple[int, bytes]]:
     """Lines from 1 on; of one that is too long its beginning, and then no more."""
     number, line = 0, b""
     while len(line) <= BLOCK_BYTES and (line := stream.readline(BLOCK_BYTES + 1)):
@@ -220,7 +221,7 @@ def _wrong(value: object, field: pa.Field, columns: StreamColumns) -> str | None
         same = False
     if same or "double" in str(field.type):  # which takes whole numbers too
         return None
-    return f"with a {field.name} that is no {field.type}"
+    return f"whose {field.name} is no {field.type}"
 
 
 def _like(columns: StreamColumns) -> str:

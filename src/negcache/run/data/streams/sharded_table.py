@@ -202,4 +202,5 @@ def _types(schema: pa.Schema) -> str:
 
 def _clause(failure: BaseException) -> str:
     """A library's message as part of a sentence."""
-    return " ".join(str(failure).split()).rstrip(".") or type(failure).__name__
+    told = "".join(one if one.isprintable() else " " for one in str(failure))
+    return " ".join(told.split()).rstrip(".") or type(failure).__name__
