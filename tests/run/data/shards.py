@@ -52,6 +52,13 @@ def ids_of(stream, start, stop):
     return [stream.batch(number).item_ids.tolist() for number in range(start, stop)]
 
 
+def assert_places_are_right(stream, batch):
+    """Each row stands where the batch says."""
+    keys, places = batch.item_ids.tolist(), batch.identities.places.tolist()
+    read = [stream.table.read(group)["item"][row].as_py() for group, row in places]
+    assert read == keys
+
+
 def damage(path, group, column="text"):
     """Overwrite a page of a row group; the footer stays as it was."""
     told = parquet.read_metadata(path).row_group(group)

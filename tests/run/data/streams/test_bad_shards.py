@@ -6,7 +6,17 @@ import warnings
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from shards import FILES, TOTAL, damage, ids_of, open_shards, pairs, process, write_shards
+from shards import (
+    FILES,
+    TOTAL,
+    assert_places_are_right,
+    damage,
+    ids_of,
+    open_shards,
+    pairs,
+    process,
+    write_shards,
+)
 
 from negcache.errors import InputError
 from negcache.run.data.streams import ITEMS, StreamColumns
@@ -122,8 +132,12 @@ def test_columns_that_are_not_there_or_cannot_be_read_so(folder, tmp_path):
             r"part-2.parquet, row group \d: 7 rows of .*text int64",
         ),
         (
-            lambda path: parquet.write_table(parquet.read_table(path)[:8], path),
-            r"part-2.parquet, row group \d: ",
+            lambda path: parquet.write_table(parquet.read_table(path), path, row_group_size=6),
+            r"part-2.parquet, row group \d: 6 rows of item int64, query string, text string",
+        ),
+        (
+            lambda path: rewrite(path, text=None),
+            r"part-2.parquet, row group \d: .*text.* does not exist in schema",
         ),
         (lambda path: damage(path, 1), r"part-2.parquet, row group 1: "),
     ],
@@ -170,6 +184,8 @@ def test_a_broken_row_group_is_skipped_when_told_to_and_the_order_stays(folder):
     ahead = skipping(folder, told, read_ahead=True)
     assert ids_of(ahead, 0, 20) == expected[:20]
     ahead.close()
+    for number in range(PER_EPOCH):
+        assert_places_are_right(stream, stream.batch(number))
     shares = [skipping(folder, [], mesh=process(rank, 3)) for rank in range(3)]
     for number in range(PER_EPOCH):
         shared = [one for part in shares for one in part.batch(number).item_ids.tolist()]

@@ -172,6 +172,15 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path, kept, line, what, numb
     assert not kept.exists() or not list(kept.iterdir())
 
 
+@pytest.mark.parametrize("number", [3, 300])
+def test_a_line_that_is_no_utf8(tmp_path, number):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps(row).encode() for row in rows(0, 400)]
+    lines[number - 1] = b'{"item": 7, "text": "caf\xe9"}'
+    path.write_bytes(b"\n".join(lines))
+    refused(f"UTF-8 text; got .*a.jsonl, line {number}", path)
+
+
 def test_other_faults_of_files(folder, monkeypatch):
     path = folder / "b.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-12])

@@ -39,6 +39,8 @@ def test_an_epoch_has_every_row_once_but_a_short_last_batch(order):
         assert len(set(seen)) == len(seen)
         assert set(seen) <= every
         assert len(every) - len(seen) == len(every) % order.batch_size
+    rows_of(order, 9 * per_epoch)
+    assert len(order._epochs) == 1, "what was planned of other epochs is kept"
 
 
 @given(orders())

@@ -113,6 +113,21 @@ def test_workers_end_when_the_loop_is_left(folder):
         loop()
 
 
+def wrong(batch: StreamBatch):
+    raise KeyError(batch.number)
+
+
+def test_workers_end_when_one_fails_or_is_killed(folder):
+    with pytest.raises(KeyError) as told:
+        list(PreparedBatches(open_shards(folder), wrong, 0, num_workers=2))
+    assert not multiprocessing.active_children(), "as long as the traceback is there"
+    assert "in DataLoader worker process" in str(told.value)
+    batches = PreparedBatches(open_shards(folder), ids, 0, num_workers=1)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"worker \(pid.* (killed|exited)"):
+        list(batches)
+
+
 def test_tokens_are_those_of_the_tokenizer(folder):
     words = {word: number for number, word in enumerate(["[UNK]", "text", "query", "1", "2"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))

@@ -107,7 +107,7 @@ class ShardedTable:
                     inside, columns=self.schema.names, use_threads=False
                 ).select(self.schema.names)
             found.validate(full=True)  # finds text that is not UTF-8
-        except UNREADABLE as failure:
+        except (*UNREADABLE, KeyError) as failure:  # KeyError: a column is there no longer
             raise self._broken(group, _clause(failure)) from failure
         if len(found) != self.rows[group] or found.schema.types != self.schema.types:
             raise self._broken(group, f"{len(found):,} rows of {_types(found.schema)}")

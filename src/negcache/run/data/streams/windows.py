@@ -145,9 +145,8 @@ class WindowReader:
 
     def _tell_of(self, broken: dict[int, str]) -> None:
         for group, why in broken.items():
-            if group not in self.broken:
-                self.broken[group] = why
-                self.tell(f"Skipped {self.table.rows[group]:,} rows: {why}")
+            self.broken[group] = why
+            self.tell(f"Skipped {self.table.rows[group]:,} rows: {why}")
 
     def _let_go(self) -> None:
         self.reads.held -= self._held.bytes
