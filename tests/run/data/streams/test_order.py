@@ -97,6 +97,9 @@ def test_epochs_and_seeds_shuffle_anew():
     firsts = [epoch(0, 0), epoch(0, 1), epoch(1, 0), epoch(2**32, 0), epoch(2**32 + 1, 0)]
     assert len({tuple(one) for one in firsts}) == len(firsts)
     assert len({tuple(sorted(one)) for one in firsts}) == 1
+    order = WindowOrder(np.full(40, 5), 10, 0)
+    windows = [order.window_of(epoch, 0).groups for epoch in range(3)]
+    assert len({tuple(sorted(groups)) for groups in windows}) == 3, "row groups meet others"
 
 
 def test_rows_of_a_window_are_mixed_and_row_groups_too():
