@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,3 +39,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def forget_interrupted(path: Path) -> None:
+    """Remove what processes that were killed left behind when they wrote this file or folder."""
+    for part in path.parent.glob(f".{escape(path.name)}.part-*"):
+        try:
+            os.kill(int(part.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            remove(part)
+        except PermissionError:
+            pass  # alive, and another user's

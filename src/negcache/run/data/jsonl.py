@@ -12,6 +12,7 @@ from pyarrow import json as arrow_json
 from negcache.errors import InputError
 
 BLOCK_BYTES = 1 << 24  # of text parsed at a time; the longest line that can be read
+LIKE = '{"_id": "d1", "title": "", "text": "..."}'
 
 
 def json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -33,11 +34,33 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(stream, start=1)
 
 
-def encoding_fault(path: Path, number: int) -> InputError:
+def encoding_fault(path: Path | str, number: int) -> InputError:
     """What to say of a line that is no UTF-8."""
     return InputError(
         "UTF-8 text", f"{path}, line {number}, which is not", "convert the file to UTF-8"
     )
+
+
+def line_fault(path: Path | str, number: int, what: str, like: str = LIKE) -> InputError:
+    """What to say of a line that is not as it should be.
+
+    Args:
+        path: of the file.
+        number: of the line, from 1.
+        what: is wrong with it.
+        like: a good one.
+    """
+    return InputError(
+        f"one JSON object a line, like {like}",
+        f"{path}, line {number}: {what}",
+        "correct that line",
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, its first 80 characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _parse(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -65,7 +88,7 @@ def _first_fault(path: Path, schema: pa.Schema, message: str) -> InputError:
     try:
         for number, line in lines_of(path):
             if len(line) > BLOCK_BYTES:
-                return _line_fault(path, number, f"{len(line):,} bytes long; cut it below 16 MB")
+                return line_fault(path, number, f"{len(line):,} bytes long; cut it below 16 MB")
             if line.strip() and (fault := _fault_in(path, number, line, schema)):
                 return fault
     except (OSError, EOFError) as failure:
@@ -79,25 +102,12 @@ def _fault_in(path: Path, number: int, line: bytes, schema: pa.Schema) -> InputE
     except UnicodeDecodeError:
         return encoding_fault(path, number)
     except ValueError as failure:
-        return _line_fault(path, number, f"malformed JSON ({failure})")
+        return line_fault(path, number, f"malformed JSON ({failure})")
     if not isinstance(row, dict):
-        return _line_fault(path, number, f"not an object: {_shown(row)}")
+        return line_fault(path, number, f"not an object: {shown(row)}")
     if not isinstance(row.get("_id"), str):
-        return _line_fault(path, number, f"without a string _id: {_shown(row)}")
+        return line_fault(path, number, f"without a string _id: {shown(row)}")
     for name in schema.names:
         if not isinstance(row.get(name), str | None):
-            return _line_fault(path, number, f"with a {name} that is no string: {_shown(row)}")
+            return line_fault(path, number, f"with a {name} that is no string: {shown(row)}")
     return None
-
-
-def _line_fault(path: Path, number: int, what: str) -> InputError:
-    return InputError(
-        'one JSON object a line, like {"_id": "d1", "title": "", "text": "..."}',
-        f"{path}, line {number}: {what}",
-        "correct that line",
-    )
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.atomic import atomic_write, remove
+from negcache.run.atomic import atomic_write, forget_interrupted
 from negcache.run.checksum import sha256_of
 from negcache.run.data.beir import beir_tables
 from negcache.run.data.data_report import report_faults
@@ -48,7 +47,7 @@ def open_task(
     tables = _tables(source)
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
     if not (folder / MANIFEST).exists():
-        _forget_interrupted(folder)
+        forget_interrupted(folder)
         with atomic_write(folder, keep_first=True) as part:
             part.mkdir()
             prepare(tables, part, settings, strict=strict)
@@ -109,14 +108,3 @@ def _verify(sources: dict[str, str], folder: Path) -> None:
                 f"sha256 {got[:12]}..., though size and time are unchanged",
                 f"remove {folder} to prepare it anew, or restore the file",
             )
-
-
-def _forget_interrupted(folder: Path) -> None:
-    """Remove what preparations of this task left behind when they were killed."""
-    for part in folder.parent.glob(f".{folder.name}.part-*"):
-        try:
-            os.kill(int(part.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            remove(part)
-        except PermissionError:
-            pass  # alive, and another user's

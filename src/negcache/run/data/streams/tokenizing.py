@@ -1,0 +1,71 @@
+"""From the texts of a batch to what towers take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from negcache.run.data.streams.batch import StreamBatch
+from negcache.shapes import Int, Tensor
+from negcache.towers import Bags
+
+
+@dataclass(frozen=True)
+class TokenizedBatch:
+    """A batch as towers take it.
+
+    Args:
+        number: of the batch.
+        item_ids: int64; strings are hashed.
+        queries: what ``Tokenize.queries`` made; None in a stream of items.
+        items: what ``Tokenize.items`` made; None where items have features alone.
+        features: by column; of numbers, or rows of numbers.
+    """
+
+    number: int
+    item_ids: Int[Tensor, "B"]
+    queries: Any
+    items: Any
+    features: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Tokenizes the queries and the texts of a batch.
+
+    Args:
+        items: texts -> what the item tower takes: `ToBags`, or ``TransformerTower.tokenize``.
+        queries: likewise for queries; None: as items.
+    """
+
+    items: Callable[[list[str]], Any]
+    queries: Callable[[list[str]], Any] | None = None
+
+    def __call__(self, batch: StreamBatch) -> TokenizedBatch:
+        queries = self.queries or self.items
+        return TokenizedBatch(
+            batch.number,
+            batch.item_ids,
+            None if batch.queries is None else queries(batch.queries),
+            None if batch.texts is None else self.items(batch.texts),
+            batch.features,
+        )
+
+
+@dataclass(frozen=True)
+class ToBags:
+    """Token ids of texts end to end, as the tokenizer of a task cuts them.
+
+    Args:
+        tokenizer: such as ``Task.tokenizer``.
+    """
+
+    tokenizer: Tokenizer
+
+    def __call__(self, texts: list[str]) -> Bags:
+        coded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        counts = torch.tensor([len(text.ids) for text in coded], dtype=torch.int64)
+        tokens = torch.tensor([token for text in coded for token in text.ids], dtype=torch.int64)
+        return Bags(tokens, counts.cumsum(0) - counts)

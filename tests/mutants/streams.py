@@ -1,0 +1,111 @@
+"""Faults of streams: of their order, of what is held, skipped, converted and remembered."""
+
+from tests.mutants.mutant import Mutant
+
+ORDER = "tests/run/data/streams/test_order.py::"
+READING = "tests/run/data/streams/test_reading.py::"
+BAD = "tests/run/data/streams/test_bad_shards.py::"
+JSON = "tests/run/data/streams/test_json_shards.py::"
+IDS = "tests/run/data/streams/test_ids.py::"
+WORKERS = "tests/run/data/streams/test_prepared.py::"
+
+MUTANTS = [
+    Mutant(
+        "the rows of a stream come as they did in the last epoch",
+        "run/data/streams/order.py",
+        "_generator(self.seed, epoch).permutation",
+        "_generator(self.seed).permutation",
+        f"{ORDER}test_epochs_and_seeds_shuffle_anew",
+    ),
+    Mutant(
+        "rows of a window stay in their order",
+        "run/data/streams/order.py",
+        "noise.permutation(total)",
+        "np.arange(total)",
+        f"{ORDER}test_rows_of_a_window_are_mixed_and_row_groups_too",
+    ),
+    Mutant(
+        "a window's shuffle is that of the one before",
+        "run/data/streams/order.py",
+        "self._shuffled[0] != window",
+        "self._shuffled[0] is None",
+        f"{ORDER}test_a_batch_is_the_same_from_anywhere",
+    ),
+    Mutant(
+        "every process reads the whole batch of a stream",
+        "run/data/streams/stream.py",
+        "self.order.batch(number, self._part)",
+        "self.order.batch(number)",
+        f"{READING}test_processes_share_the_batches_of_one",
+    ),
+    Mutant(
+        "the last window is held while the next is read",
+        "run/data/streams/windows.py",
+        "self._let_go()  # before another takes its place",
+        "pass",
+        f"{READING}test_an_epoch_reads_each_row_group_once_and_holds_one_window",
+    ),
+    Mutant(
+        "what was read ahead is taken for what is wanted",
+        "run/data/streams/windows.py",
+        "self._next is None or self._next[0] != window",
+        "self._next is None",
+        f"{READING}test_reading_ahead_holds_two_windows_and_changes_nothing",
+    ),
+    Mutant(
+        "a stream reads columns that nobody asked for",
+        "run/data/streams/sharded_table.py",
+        "columns=self.schema.names, use_threads",
+        "use_threads",
+        f"{READING}test_of_the_files_only_footers_and_the_window_are_read",
+    ),
+    Mutant(
+        "a file that was rewritten is read as it is",
+        "run/data/streams/sharded_table.py",
+        "len(found) != self.rows[group] or ",
+        "",
+        f"{BAD}test_a_file_that_breaks_in_the_middle_of_an_epoch",
+    ),
+    Mutant(
+        "files of a stream may differ",
+        "run/data/streams/sharded_table.py",
+        "            if got != expected:",
+        "            if False:",
+        f"{BAD}test_files_that_differ",
+    ),
+    Mutant(
+        "rows after broken ones stand where they do not",
+        "run/data/streams/stream.py",
+        "places.append(np.stack([piece.groups[there], piece.rows[there]], axis=1))",
+        "places.append(np.stack([piece.groups, piece.rows], axis=1))",
+        f"{BAD}test_a_broken_row_group_is_skipped_when_told_to_and_the_order_stays",
+    ),
+    Mutant(
+        "a changed file of JSON lines is not converted again",
+        "run/data/streams/json_shards.py",
+        "size, changed, columns",
+        "size, columns",
+        f"{JSON}test_a_file_is_converted_once_and_again_when_it_changed",
+    ),
+    Mutant(
+        "two texts of an id in one batch are not seen",
+        "run/data/streams/texts_by_id.py",
+        "(rows[first[same]], self._seen[slots])",
+        "(self._seen[slots],)",
+        f"{IDS}test_two_texts_in_a_batch",
+    ),
+    Mutant(
+        "worker processes act on Ctrl-C",
+        "run/data/streams/prepared.py",
+        "signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL",
+        "signal.SIG_DFL",
+        f"{WORKERS}test_no_worker_outlives_its_run[gently]",
+    ),
+    Mutant(
+        "making batches moves the noise of the run on",
+        "run/data/streams/prepared.py",
+        "            generator=torch.Generator(),  # else it would move the noise of the run on\n",
+        "",
+        f"{WORKERS}test_workers_change_nothing",
+    ),
+]
