@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+SNIPPET, STREAM = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def run(code, folder):
@@ -30,6 +30,14 @@ def test_the_snippet_runs_as_it_stands_and_learns(tmp_path):
     assert (tmp_path / "loss.pt").exists()
 
 
+def test_the_snippet_of_a_stream_runs_as_it_stands_and_learns(tmp_path):
+    done = run(STREAM, tmp_path)
+    assert done.returncode == 0, done.stderr
+    loss, held = re.search(r"= ([\d.]+) nats over the last ([\d,]+) items", done.stdout).groups()
+    assert float(loss) < 8.5  # log of what the rows stand for, 80,000 and more, is 11.3
+    assert held == "16,384"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -48,3 +56,4 @@ def test_one_word_changes_the_sampler(tmp_path, old, new):
 
 def test_the_snippet_is_short():
     assert len([line for line in SNIPPET.splitlines() if line.strip()]) <= 26
+    assert len([line for line in STREAM.splitlines() if line.strip()]) <= 25

@@ -16,10 +16,9 @@ def play(data, age, calls, *, fifo=False):
 
     ``kept`` says which rows are written back, ``mask`` which new items come in.
     """
-    ring, data, step = Ring(len(data)), tensor(data), 0
+    ring, data = Ring(len(data)), tensor(data)
     ring.put(torch.arange(len(data)), torch.arange(100, 100 + len(data)), -tensor(age))
-    for call in calls:
-        step += 1
+    for step, call in enumerate(calls, start=1):
         back = list(call.get("wb", {}).items())
         for (slot, value), is_kept in zip(back, call.get("kept", [True] * len(back)), strict=True):
             if is_kept:

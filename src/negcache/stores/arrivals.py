@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.shapes import Float64, Int, Tensor
 from negcache.stores.ring import Ring
@@ -164,3 +165,11 @@ def last_of_each(ids: Int[Tensor, "M"]) -> Int[Tensor, "u"]:
     order = torch.arange(len(ids), device=ids.device)
     last = torch.full_like(distinct, -1).scatter_reduce_(0, which, order, "amax")
     return last.sort().values
+
+
+def gathered_ids(ids: Int[Tensor, "M"], mesh: Mesh) -> Int[Tensor, "_"]:
+    """Those of all processes, one after the other."""
+    if mesh.size == 1:
+        return ids
+    (counts,) = mesh.each(len(ids))
+    return mesh.gather(ids.to(mesh.device), counts)

@@ -7,9 +7,15 @@ import torch
 from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.shapes import Bool, Int, Tensor
-
-Features = Tensor | dict[str, Tensor]
-"""What an item tower takes of some items: a tensor [M, ...], or several by name."""
+from negcache.stores.feature_rows import (
+    Features,
+    Rows,
+    form_of,
+    gathered,
+    to_rows,
+    widened,
+    width_of,
+)
 
 
 class FeatureRing:
@@ -26,43 +32,51 @@ class FeatureRing:
     on_host = ("rows", "new", "waiting", "when")
 
     def __init__(self, size: int) -> None:
-        self.size, self.named = size, False
-        self.rows: dict[str, Tensor] = {}
-        self.new: dict[str, Tensor] = {}
+        self.size, self.form = size, ""
+        self.rows: Rows = {}
+        self.new: Rows = {}
         self.waiting = torch.empty(0, dtype=torch.int64)
         self.when = torch.empty(0, dtype=torch.int64)
 
-    def admit(self, ids: Int[Tensor, "M"], features: Features) -> dict[str, Tensor]:
-        """Features by name. Raises InputError where they do not fit those that came before."""
-        given = features if isinstance(features, dict) else {"": features}
-        wrong = {name: len(rows) for name, rows in given.items() if len(rows) != len(ids)}
-        if wrong or not given:
+    def admit(self, ids: Int[Tensor, "M"], features: Features, mesh: Mesh) -> Rows:
+        """Features by name, of all processes.
+
+        Raises:
+            InputError: they do not fit the ids, or those that came before.
+        """
+        form = form_of(features)
+        rows = to_rows(features)
+        wrong = {name: len(each) for name, each in rows.items() if len(each) != len(ids)}
+        if wrong or not rows:
             raise InputError(
                 f"features of {len(ids)} items, one row for each id", f"{wrong}", "pass as many"
             )
-        got = {name: (tuple(rows.shape[1:]), rows.dtype) for name, rows in given.items()}
-        want = {name: (tuple(rows.shape[1:]), rows.dtype) for name, rows in self.rows.items()}
-        if self.rows and got != want:
-            raise InputError(
-                f"features as those that came before, {_words(want)}",
-                _words(got),
-                "pad all batches to the same shape, with the same names and dtypes",
+        if self.rows:
+            width = max(width_of(rows, form), width_of(self.rows, self.form))
+            rows = widened(rows, form, width)
+            want, got = (
+                _words(f, r)
+                for f, r in ((self.form, widened(self.rows, self.form, width)), (form, rows))
             )
-        return {name: rows.detach().cpu() for name, rows in given.items()}
+            if got != want:
+                raise InputError(
+                    f"features as those that came before, {want}",
+                    got,
+                    "pad all batches to the same shape, with the same names and dtypes",
+                )
+        self.form = self.form or form
+        return gathered(rows, form, mesh, len(ids))
 
-    def wait(
-        self, ids: Int[Tensor, "M"], when: Tensor, features: dict[str, Tensor], named: bool
-    ) -> None:
+    def wait(self, ids: Int[Tensor, "M"], when: Int[Tensor, "M"], rows: Rows) -> None:
         """Keep what came until its item has a slot."""
         if not self.rows:
-            self.named = named
-            self.rows = {
-                name: rows.new_zeros(self.size, *rows.shape[1:]) for name, rows in features.items()
-            }
-            self.new = {name: rows[:0] for name, rows in features.items()}
+            self.rows = {n: each.new_zeros(self.size, *each.shape[1:]) for n, each in rows.items()}
+            self.new = {name: each[:0] for name, each in rows.items()}
+        width = width_of(rows, self.form)
+        self.rows, self.new = (widened(each, self.form, width) for each in (self.rows, self.new))
         self.waiting = torch.cat([self.waiting, ids.cpu()])
         self.when = torch.cat([self.when, when.cpu()])
-        self.new = {name: torch.cat([self.new[name], features[name]]) for name in self.new}
+        self.new = {name: torch.cat([self.new[name], rows[name]]) for name in self.new}
 
     def where_waiting(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
         """The place of each id among those that wait; -1: it does not."""
@@ -90,7 +104,7 @@ class FeatureRing:
         self.waiting, self.when = self.waiting[left], self.when[left]
         self.new = {name: rows[left] for name, rows in self.new.items()}
 
-    def of(self, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]) -> dict[str, Tensor]:
+    def of(self, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]) -> Rows:
         """Features of items in slots (>= 0), or else of those that wait."""
         slots, found = slots.cpu(), {}
         held = slots >= 0
@@ -101,7 +115,7 @@ class FeatureRing:
         return found
 
     def differ(
-        self, features: dict[str, Tensor], slots: Int[Tensor, "M"], places: Int[Tensor, "M"]
+        self, features: Rows, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]
     ) -> Bool[Tensor, "M"]:
         """Which items came with other features before."""
         found = torch.zeros(len(slots), dtype=torch.bool)
@@ -109,34 +123,22 @@ class FeatureRing:
             found |= (rows != features[name]).view(len(rows), -1).any(dim=1)
         return found
 
-    def shown(self, features: dict[str, Tensor]) -> Features:
-        """As the item tower takes them: by name where they came by name."""
-        return features if self.named else features[""]
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "rows": dict(self.rows),
             "new": dict(self.new),
             "waiting": self.waiting,
             "when": self.when,
-            "named": self.named,
+            "form": self.form,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.named = bool(state["named"])
+        self.form = str(state["form"])
         self.waiting, self.when = state["waiting"].clone(), state["when"].clone()
         self.rows = {name: rows.clone() for name, rows in state["rows"].items()}
         self.new = {name: rows.clone() for name, rows in state["new"].items()}
 
 
-def _words(shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> str:
-    return ", ".join(
-        f"{name or 'a tensor'} {shape} {dtype}" for name, (shape, dtype) in shapes.items()
-    )
-
-
-def gathered(features: dict[str, Tensor], mesh: Mesh, counts: list[int]) -> dict[str, Tensor]:
-    """Those of all processes, one after the other."""
-    return {
-        name: mesh.gather(each.to(mesh.device), counts).cpu() for name, each in features.items()
-    }
+def _words(form: str, rows: Rows) -> str:
+    told = [f"{name} {tuple(each.shape[1:])} {each.dtype}".strip() for name, each in rows.items()]
+    return f"{form} of {', '.join(sorted(told))}"

@@ -17,9 +17,11 @@ from negcache.stores.arrivals import (
     check_room,
     check_settings,
     check_weights,
+    gathered_ids,
     last_of_each,
 )
-from negcache.stores.feature_ring import FeatureRing, Features, gathered
+from negcache.stores.feature_ring import FeatureRing
+from negcache.stores.feature_rows import Features, Rows, from_rows, some
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
 from negcache.stores.ring import Ring
@@ -33,8 +35,7 @@ class StreamingCache:
     step say what has come, ``cache.receive(ids, features)``: the batch's positives, and perhaps
     items without queries. Positives get their slot as the step encodes them; the others are encoded
     at the end of the step. No slot is a negative before it has been written. An item that comes
-    again keeps its slot, and counts as new. Source: Lindgren et al., NeurIPS 2021, its streaming
-    variant, without the faults of the public code.
+    again keeps its slot, and counts as new. Source: Lindgren et al., NeurIPS 2021, streaming.
 
     Among several processes each has the embeddings of its share of the slots; ids and features all
     of them have, and what one receives all receive.
@@ -108,7 +109,7 @@ class StreamingCache:
                 f"{int(unknown.sum())} others, the first of id {int(ids[unknown][0])}",
                 "cache.receive(ids, features) of the batch's positives before the loss",
             )
-        return self.features.shown(self.features.of(slots, places))
+        return from_rows(self.features.of(slots, places), self.features.form)
 
     @torch.no_grad()
     def receive(self, ids: Int[Tensor, "M"], features: Features) -> None:
@@ -123,15 +124,12 @@ class StreamingCache:
                 new items in a step than there are slots.
         """
         check_arriving(ids)
-        named, mesh = isinstance(features, dict), self.shard.mesh
-        rows = self.features.admit(ids, features)
-        if mesh.size > 1:
-            (counts,) = mesh.each(len(ids))
-            rows = gathered(rows, mesh, counts)
-            ids = mesh.gather(ids.to(mesh.device), counts)
-        every, last = ids.to(self.device), last_of_each(ids.to(self.device))
+        mesh = self.shard.mesh
+        rows = self.features.admit(ids, features, mesh)
+        every = gathered_ids(ids, mesh).to(self.device)
+        last = last_of_each(every)
         ids, when = every[last], self.arrivals.position + last
-        rows = {name: each[last.cpu()] for name, each in rows.items()}
+        rows = some(rows, last)
         slots, places = self._where(ids)
         new = (slots < 0) & (places < 0)
         self._check_same(ids, rows, slots, places)
@@ -140,8 +138,7 @@ class StreamingCache:
         self.arrivals.come(every)
         self.ring.touch(slots[slots >= 0], when[slots >= 0])
         self.features.again(places[places >= 0], when[places >= 0])
-        fresh = {name: each[new.cpu()] for name, each in rows.items()}
-        self.features.wait(ids[new], when[new], fresh, named)
+        self.features.wait(ids[new], when[new], some(rows, new))
 
     @property
     def some_id(self) -> int:
@@ -290,14 +287,11 @@ class StreamingCache:
         with self.observers.change(self, here[wanted]):
             self.table.write(here[wanted], rows[wanted], self.clock)
 
-    def _check_same(
-        self, ids: Tensor, rows: dict[str, Tensor], slots: Tensor, places: Tensor
-    ) -> None:
+    def _check_same(self, ids: Tensor, rows: Rows, slots: Tensor, places: Tensor) -> None:
         known = ((slots >= 0).cpu()) | (places >= 0)
         if not bool(known.any()):
             return
-        some = {name: each[known] for name, each in rows.items()}
-        differ = self.features.differ(some, slots[known], places[known])
+        differ = self.features.differ(some(rows, known), slots[known], places[known])
         if bool(differ.any()):
             raise InputError(
                 "the same features each time that an item comes",
