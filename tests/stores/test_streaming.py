@@ -305,7 +305,8 @@ def test_texts_as_bags():
     found = cache[IDS[[3, 0, 2, 1]]]
     assert found.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert found.starts.tolist() == [0, 4, 6, 6]
-    cache.receive(IDS[:1], Bags(tensor([5, 6]), tensor([0])))
+    cache.receive(IDS[[0, 4]], Bags(tensor([5, 6, 1, 2, 3, 4, 5]), tensor([0, 2])))
+    assert cache[IDS[[4]]].tokens.tolist() == [1, 2, 3, 4, 5]
     with pytest.raises(nc.InputError, match="others for item"):
         cache.receive(IDS[:1], Bags(tensor([5, 6, 8]), tensor([0])))
 

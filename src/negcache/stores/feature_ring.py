@@ -51,29 +51,24 @@ class FeatureRing:
             raise InputError(
                 f"features of {len(ids)} items, one row for each id", f"{wrong}", "pass as many"
             )
-        if self.rows:
-            width = max(width_of(rows, form), width_of(self.rows, self.form))
-            rows = widened(rows, form, width)
-            want, got = (
-                _words(f, r)
-                for f, r in ((self.form, widened(self.rows, self.form, width)), (form, rows))
+        if self.rows and _words(self.form, self.rows) != _words(form, rows):
+            raise InputError(
+                f"features as those that came before, {_words(self.form, self.rows)}",
+                _words(form, rows),
+                "pad all batches to the same shape, with the same names and dtypes",
             )
-            if got != want:
-                raise InputError(
-                    f"features as those that came before, {want}",
-                    got,
-                    "pad all batches to the same shape, with the same names and dtypes",
-                )
-        self.form = self.form or form
-        return gathered(rows, form, mesh, len(ids))
+        self.form, found = form, gathered(rows, form, mesh, len(ids))
+        width = max(width_of(found, form), width_of(self.rows, form))
+        self.rows, self.new, found = (
+            widened(each, form, width) for each in (self.rows, self.new, found)
+        )
+        return found
 
     def wait(self, ids: Int[Tensor, "M"], when: Int[Tensor, "M"], rows: Rows) -> None:
         """Keep what came until its item has a slot."""
         if not self.rows:
             self.rows = {n: each.new_zeros(self.size, *each.shape[1:]) for n, each in rows.items()}
             self.new = {name: each[:0] for name, each in rows.items()}
-        width = width_of(rows, self.form)
-        self.rows, self.new = (widened(each, self.form, width) for each in (self.rows, self.new))
         self.waiting = torch.cat([self.waiting, ids.cpu()])
         self.when = torch.cat([self.when, when.cpu()])
         self.new = {name: torch.cat([self.new[name], rows[name]]) for name in self.new}
@@ -140,5 +135,7 @@ class FeatureRing:
 
 
 def _words(form: str, rows: Rows) -> str:
+    if form == "bags":
+        return form
     told = [f"{name} {tuple(each.shape[1:])} {each.dtype}".strip() for name, each in rows.items()]
     return f"{form} of {', '.join(sorted(told))}"

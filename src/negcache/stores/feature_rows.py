@@ -47,7 +47,7 @@ def from_rows(rows: Rows, form: str) -> Features:
 
 def widened(rows: Rows, form: str, width: int) -> Rows:
     """Bags padded to so many tokens at least; other forms as they are."""
-    if form != "bags":
+    if form != "bags" or not rows:
         return rows
     missing = max(0, width - rows["tokens"].shape[1])
     return rows | {"tokens": F.pad(rows["tokens"], (0, missing))}
