@@ -40,6 +40,8 @@ def test_several_processes_are_one(trained, name):
     assert any(bool(each.any()) for each in one["gradients"][0])
     if "rows" in one:
         check_rows(one["rows"], [found["rows"] for found in several])
+    assert [found["passes"] for found in several] == [one["passes"]] * len(several)
+    assert one["passes"] or not name.startswith("low_")
 
 
 def check_rows(whole, shards):
