@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from processes import met
+from sharded_coordinates import coordinates
 from sharded_training import FEATURES, GLOBAL, STEPS, UNEQUAL, D, N, normal
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import negcache as nc
+from negcache.distributed import Mesh
 from negcache.draws import propose
 from negcache.estimators import cached_partition
 from negcache.messages import Request
@@ -219,8 +221,9 @@ def refusals(rank, early):
     refused("gather_across_devices=True", partial(build, gather_across_devices=False))
     refused("at most 1 processes for a store of 100 rows", lambda: nc.DenseCache(100, D))
     refused("at most 1 processes", lambda: nc.SubsetCache(N, D, 100))
-    low_rank = nc.stores.LowRankCache(N, D, dtype=F64)
-    for store in (early, low_rank):
+    refused("at most 1 processes", lambda: nc.LowRankCache(100, D))
+    alone = nc.LowRankCache(N, D, dtype=F64, mesh=Mesh())
+    for store in (early, alone):
         model = share(build(lambda _, store=store: cached(store)))
         refused(type(store).__name__, partial(model, **rows))
     model = share(build())
@@ -275,7 +278,7 @@ FSDP = {
 }
 """Under FSDP2; with a refresh that only one process has at a time, and in parts."""
 
-CASES = DDP | FSDP | {"golden": golden}
+CASES = DDP | FSDP | {"golden": golden, "coordinates": coordinates}
 
 
 def main(folder, rank, world, *names):
