@@ -196,6 +196,17 @@ def golden(rank, world):
     }
 
 
+def floor(rank, world):
+    """The law of random features with uniform draws beside them, some rows not written."""
+    store, score = nc.DenseCache(N, D, dtype=F64), nc.DotScore(0.3).double()
+    store.write(torch.arange(0, N, 2), score.embed(normal(N // 2, D, seed=4)))
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(ROWS), POSITIVES, ROWS)
+    queries = score.embed(normal(ROWS, D, seed=6))
+    sampler = nc.rf_softmax(store, 1, num_frequencies=8, nu=3.0, floor=0.3)
+    request = Request(queries, score, POSITIVES, exclude)
+    return {"log_q": propose(sampler, request, torch.Generator()).log_prob(torch.arange(N))}
+
+
 def forgetful(rank, world):
     """The second process once goes on without a step, makes up for it, and all go on."""
     model, said = build(), []
@@ -278,7 +289,7 @@ FSDP = {
 }
 """Under FSDP2; with a refresh that only one process has at a time, and in parts."""
 
-CASES = DDP | FSDP | {"golden": golden, "coordinates": coordinates}
+CASES = DDP | FSDP | {"golden": golden, "coordinates": coordinates, "floor": floor}
 
 
 def main(folder, rank, world, *names):

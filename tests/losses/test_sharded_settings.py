@@ -111,6 +111,14 @@ def test_a_low_rank_cache_of_several_is_one(trained, name):
     assert sum(found["held"] for found in two) == one["held"]
 
 
+@pytest.mark.parametrize("name", ["floor"])
+def test_a_floor_of_several_processes_has_the_law_of_one(trained, name):
+    one, *two = (found[name]["log_q"].exp() for found in trained)
+    close(one.sum(dim=1), torch.full((len(one),), 0.85).double(), 1e-3)  # half of the floor is lost
+    for log_q in two:
+        close(log_q, one, 1e-12)
+
+
 @pytest.mark.parametrize("name", ["golden"])
 def test_shards(trained, name):
     """NC-10: four rows in two shards are one cache of four rows."""

@@ -54,8 +54,8 @@ SUMS = [
     Mutant(
         "the uppermost level is scored once more for chances",
         "samplers/kernel.py",
-        "partial(_log_prob, descent, self.floor)",
-        "partial(_log_prob, Descent.begin(rows, self.sums, self.kernel), self.floor)",
+        "partial(_log_prob, descent, floor)",
+        "partial(_log_prob, Descent.begin(rows, self.sums, self.kernel), floor)",
         "tests/samplers/test_passes.py::test_the_uppermost_sums_are_scored_once",
     ),
     Mutant(
