@@ -12,8 +12,8 @@ SUMS = [
     Mutant(
         "kernel draw without coverage",
         "samplers/kernel.py",
-        "log_mass, self.store, self.store.coverage)",
-        "log_mass, self.store)",
+        "log_mass, self.store, self.store.coverage, spends",
+        "log_mass, self.store, spends",
         laws("quadratic-half"),
     ),
     Mutant(
