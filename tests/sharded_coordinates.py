@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from sharded_training import D, N, normal
 
@@ -55,6 +56,9 @@ def coordinates(rank, world):
     look(store, "sampled", parts=1)
     store.remove(gone[:1] + 5)
     store.step()
+    if world > 1:
+        with pytest.raises(nc.InputError, match="none on process 1"):
+            store.remove(torch.arange(384, N))
     store.add(gone[1:2])
     look(store, "back")
     state = add_up(store.shard.mesh.objects(store.state_dict()))

@@ -183,14 +183,13 @@ class LowRankCache:
         They are not encoded again.
 
         Raises:
-            InputError: fewer than 2 items would be left, or there is no such item.
+            InputError: fewer than 2 items would be left, or none of some process' rows; or there is
+                no such item.
         """
         ids = self._named(ids)
         slots, removed = self._held(ids), self.table.removed.clone()
         removed[slots] = True
-        left = int(self.shard.mesh.total((~removed).sum()))
-        if left < 2:
-            raise InputError("at least 2 items left", f"{left}", "a softmax needs a negative")
+        _check_left(*self.shard.mesh.each(int((~removed).sum())))
         gone = slots[self.valid[slots]]
         with self.observers.change(self, gone):
             self.valid[gone] = False
@@ -283,3 +282,15 @@ class LowRankCache:
         total, count = mesh.total(self.table.kept.sum(dim=0)).tolist()
         wanted = self.full_below * (total / count if count else 1.0)
         self.refresh.full_due = wanted > 0 and not self.cosine >= wanted
+
+
+def _check_left(left: list[int]) -> None:
+    """Of the items of every process. Raises InputError."""
+    if sum(left) < 2:
+        raise InputError("at least 2 items left", f"{sum(left)}", "a softmax needs a negative")
+    if not min(left):
+        raise InputError(
+            "an item left of the rows of every process",
+            f"none on process {left.index(0)}",
+            "leave one, or start fewer processes: an index has clusters of its own rows",
+        )
