@@ -4,7 +4,9 @@ import torch
 from sharded_training import GLOBAL, STEPS, D, N, normal
 
 import negcache as nc
+import negcache.contrib
 from negcache.draws import propose
+from negcache.indexes.clusters import KMeansClusters
 from negcache.messages import Request
 
 F64 = torch.float64
@@ -42,3 +44,16 @@ def floor(rank, world):
     sampler = nc.rf_softmax(store, 1, num_frequencies=8, nu=3.0, floor=0.3)
     request = Request(queries, score, positives, exclude)
     return {"log_q": propose(sampler, request, torch.Generator()).log_prob(torch.arange(N))}
+
+
+def mined(rank, world):
+    """A cluster on each process, the nearest one of each query alone."""
+    store, score = nc.DenseCache(256, 2, dtype=F64), nc.DotScore(1.0, normalize=False).double()
+    store.write(torch.arange(256), torch.eye(2, dtype=F64).repeat_interleave(128, dim=0))
+    nothing = torch.empty(0, dtype=torch.int64)
+    exclude = nc.exclusion.Exclusion.from_pairs(nothing, nothing, 2)
+    request = Request(torch.eye(2, dtype=F64), score, torch.tensor([0, 128]), exclude)
+    index, settings = KMeansClusters(1), {"chain": 1, "top_clusters": 1}
+    sampler = nc.contrib.DynamicIndexMiner(store, 20, index=index, **settings)
+    drawn = sampler.draw(request, torch.Generator().manual_seed(0))
+    return {"process": drawn.ids[drawn.columns] // 128}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from processes import met
 from sharded_coordinates import coordinates
-from sharded_laws import floor, golden
+from sharded_laws import floor, golden, mined
 from sharded_training import FEATURES, GLOBAL, STEPS, UNEQUAL, D, N, normal
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -255,7 +255,7 @@ FSDP = {
 }
 """Under FSDP2; with a refresh that only one process has at a time, and in parts."""
 
-CASES = DDP | FSDP | {"golden": golden, "coordinates": coordinates, "floor": floor}
+CASES = DDP | FSDP | {"golden": golden, "floor": floor, "mined": mined, "coordinates": coordinates}
 
 
 def main(folder, rank, world, *names):

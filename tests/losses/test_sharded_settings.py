@@ -119,6 +119,12 @@ def test_a_floor_of_several_processes_has_the_law_of_one(trained, name):
         close(log_q, one, 1e-12)
 
 
+@pytest.mark.parametrize("name", ["mined"])
+def test_the_nearest_clusters_are_those_of_all_processes(trained, name):
+    for found in trained[1:]:
+        assert torch.equal(found[name]["process"], torch.arange(2)[:, None].expand(-1, 20))
+
+
 @pytest.mark.parametrize("name", ["golden"])
 def test_shards(trained, name):
     """NC-10: four rows in two shards are one cache of four rows."""

@@ -1,4 +1,4 @@
-"""Faults of a low-rank cache, and of a floor, that several processes hold."""
+"""Faults of a low-rank cache, of a floor and of mining, among several processes."""
 
 from tests.mutants.mutant import Mutant
 from tests.mutants.processes import SETTINGS, one
@@ -99,4 +99,14 @@ FLOORS = [
     ),
 ]
 
-MUTANTS = [*LOW_RANK, *FLOORS]
+MINED = [
+    Mutant(
+        "the nearest clusters of each process",
+        "ops/cluster_draw.py",
+        "best_of_all(mesh, mine.indices",
+        "best_of_all(ALONE, mine.indices",
+        f"{SETTINGS}test_the_nearest_clusters_are_those_of_all_processes[mined]",
+    ),
+]
+
+MUTANTS = [*LOW_RANK, *FLOORS, *MINED]
