@@ -127,7 +127,8 @@ class CoordinateTable:
                 f"a state with {found} of them",
                 "load what this very process saved, or what all of them saved together",
             )
-        self.valid, self.removed, self.kept = valid, removed, kept
+        for own, new in ((self.valid, valid), (self.removed, removed), (self.kept, kept)):
+            own.copy_(new)
         self.rank = int(saved["rank"])
 
     def _read(self, block: Tensor) -> Tensor:

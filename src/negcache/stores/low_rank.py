@@ -193,7 +193,7 @@ class LowRankCache:
         gone = slots[self.valid[slots]]
         with self.observers.change(self, gone):
             self.valid[gone] = False
-        self.table.removed = removed
+        self.table.removed[slots] = True
         self.refresh.forget(ids, removed)
 
     def add(self, ids: Int[Tensor, "M"]) -> None:
