@@ -77,16 +77,15 @@ class ItemEncoder:
 
         Args:
             most: ids that a process has at most, of those that encode at the same time; who has
-                fewer encodes item 0 in their place, since wrappers wait for all; None: this one
-                is alone.
+                fewer encodes item 0 in their place, since wrappers wait for all, and in the end
+                yields none, as often as the others yield some; None: this one is alone.
         """
         most = len(ids) if most is None else most
         for first in progress(range(0, most, batch_size)):
             some = ids[first : first + batch_size]
             with torch.no_grad(), without_dropout(self.tower):
                 rows = self.encode(F.pad(some, (0, min(batch_size, most - first) - len(some))))
-            if len(some):
-                yield some, rows[: len(some)]
+            yield some, rows[: len(some)]
 
 
 class Numbers:

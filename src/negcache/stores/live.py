@@ -180,8 +180,7 @@ def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) 
         raise InputError(
             f"a store shared by the {num_processes} processes",
             f"a {type(store).__name__} that this process has alone",
-            "build DenseCache or SubsetCache after init_process_group: each process then holds its "
-            "share of the rows; a LowRankCache is kept by one process",
+            "build it after init_process_group: each process then holds its share of the rows",
         )
     if store.observers and not store.renew_every:
         raise InputError(
