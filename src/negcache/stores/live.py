@@ -28,6 +28,8 @@ class LiveTable:
     Args:
         table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
         embed: what rows become before they are scored (``score.embed``); None: nothing.
+        shard: which rows of a larger table these are, the others being those of other processes;
+            None: all. Row 0 of ``table`` is then slot 0 and item ``shard.first``.
         renew_every: steps of the optimizer after which observers start anew from the rows as they
             are; None: never, since no other rows move than those looked up.
     """
@@ -43,13 +45,20 @@ class LiveTable:
         table: Float[Tensor, "N D"] | nn.Module,
         embed: Callable[[Tensor], Tensor] | None = None,
         *,
+        shard: Shard | None = None,
         renew_every: int | None = None,
     ) -> None:
         self.source, self.embed, self.observers = table, embed, Observers()
-        self.renew_every, self.steps_seen = renew_every, 0
+        self.dealt_out, self.renew_every, self.steps_seen = shard, renew_every, 0
         self.touched: list[tuple[Tensor, Tensor]] = []
         if len(self) < 2:
             raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
+        if len(self.weight) != self.shard.size:
+            raise InputError(
+                f"the {self.shard.size} rows of {self.shard.name}",
+                f"{len(self.weight)}",
+                "give the table the rows of this process: shard.size of them",
+            )
         self.every_row = torch.ones(0, dtype=torch.bool)
 
     @property
@@ -60,34 +69,34 @@ class LiveTable:
         return found
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return self.shard.total
 
     @property
     def shard(self) -> Shard:
-        """Every process has the whole table."""
-        return Shard.whole(len(self.weight))
+        """Which rows are here: all, unless it was said that they are dealt out."""
+        return Shard.whole(len(self.weight)) if self.dealt_out is None else self.dealt_out
 
     @property
     def num_items(self) -> int:
-        return len(self.weight)
+        return self.shard.total
 
     @property
     def num_rows(self) -> int:
         return len(self.weight)
 
     @property
-    def valid(self) -> Bool[Tensor, "N"]:
+    def valid(self) -> Bool[Tensor, "S"]:
         """Every row is there; made anew where the table has come to another device or length."""
-        size, device = len(self), self.weight.device
+        size, device = self.num_rows, self.weight.device
         if len(self.every_row) != size or self.every_row.device != device:
             self.every_row = torch.ones(size, dtype=torch.bool, device=device)
         return self.every_row
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return ids
+        return self.shard.local(ids)
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return slots
+        return slots + self.shard.first if self.shard.first else slots
 
     def missing(self) -> Int[Tensor, "R"]:
         """Nothing: every row is there."""
@@ -101,27 +110,39 @@ class LiveTable:
         return self._shown(self.weight.detach().index_select(0, slots))
 
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Remember which rows the optimizer is about to move, and what they are."""
+        """Remember which rows the optimizer is about to move, and what they are.
+
+        Those that other processes hold are passed over.
+        """
         if self.observers and self.weight.requires_grad:
-            self.touched.append((ids, self.rows(ids)))
+            slots = self.slots(ids)
+            slots = slots if slots is ids else slots[slots >= 0]
+            self.touched.append((slots, self.rows(slots)))
 
     def flush(self) -> None:
         """Tell the observers which remembered rows have moved; if none has, wait on."""
         if not self.touched:
             return
-        ids, old = _each_once(self.touched)
-        new = self.rows(ids)
+        slots, old = _each_once(self.touched)
+        new = self.rows(slots)
         moved = (old - new).abs_().amax(dim=1) != 0  # also where one is not a number
-        self.touched = [] if moved.any() else [(ids, old)]
+        self.touched = [] if moved.any() else [(slots, old)]
         if self.touched:
             return
         self.steps_seen += 1
         if self.renew_every and self.steps_seen % self.renew_every == 0:
             return self.observers.invalidate()
         if not moved.all():
-            ids, old, new = ids[moved], old[moved], new[moved]
-        valid = torch.ones_like(ids, dtype=torch.bool)
-        self.observers.tell(RowChange(ids, old, valid, new, valid))
+            slots, old, new = slots[moved], old[moved], new[moved]
+        valid = torch.ones_like(slots, dtype=torch.bool)
+        self.observers.tell(RowChange(slots, old, valid, new, valid))
+
+    def catch_up(self, steps: int) -> None:
+        """So many steps have moved rows somewhere, of this process or of another."""
+        renew = self.renew_every and steps // self.renew_every > self.steps_seen // self.renew_every
+        self.steps_seen = steps
+        if renew:
+            self.invalidate()
 
     def invalidate(self) -> None:
         """The whole table has been replaced: observers start anew from the rows."""
@@ -146,11 +167,12 @@ class LiveTable:
     def state_dict(self) -> dict[str, Any]:
         """Of the observers; the table itself is a parameter of its module."""
         self.flush()
-        clock = {"steps_seen": self.steps_seen} if self.renew_every else {}
+        clock = {"steps_seen": {self.shard.name: self.steps_seen}} if self.renew_every else {}
         return self.observers.state_dict(self.shard) | clock
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.touched, self.steps_seen = [], int(state.get("steps_seen", 0))
+        self.touched = []
+        self.steps_seen = max(map(int, state.get("steps_seen", {}).values()), default=0)
         self.observers.load_state_dict(state, self.shard)
 
     def _shown(self, rows: Tensor) -> Tensor:
