@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
-import negcache.head
+import negcache.class_step
 
 PADDING = 3
 
@@ -77,7 +77,7 @@ def noted(*asked):
     return draws
 
 
-noted.draw, negcache.head.draw_negatives = negcache.head.draw_negatives, noted
+noted.draw, negcache.class_step.draw_negatives = negcache.class_step.draw_negatives, noted
 
 
 def train(build, rank, world, columns=(), optimizer=torch.optim.SGD, accumulated=1):

@@ -1,23 +1,34 @@
-"""What a head looks up and asks in a step: rows of a table that is here, or dealt out."""
+"""One step of a head: classes looked up in a table that is here, or dealt out among processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from negcache.class_vectors import row_here
-from negcache.distributed import Mesh, equated, is_wrapped
-from negcache.errors import InputError
+from negcache.distributed import Mesh
+from negcache.estimators import log_q_corrected
+from negcache.exact import exact_losses
+from negcache.generators import Generators
 from negcache.interfaces import Sampler
 from negcache.messages import Request, in_rows
+from negcache.metrics import Recorder
+from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
-from negcache.step import exclusion_of
+from negcache.step import draw_negatives, encode_once, exclusion_of, sampled_loss
 from negcache.stores import LiveTable
-from negcache.stores.live import check_processes, check_shared_table
-from negcache.validation import check_finite, check_shared_gradients
+from negcache.targets import Counted
+from negcache.validation import admit, check_finite
+
+
+def default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:
+    """What was best measured; more draws of the softmax itself than there are classes are none."""
+    if absolute:
+        return quadratic
+    return lambda table, num_samples: CachedSoftmax(table, min(num_samples, len(table)))
 
 
 @dataclass(frozen=True)
@@ -67,40 +78,94 @@ class Classes:
         return Request(queries, self.score, target, exclude, *place, len(self.table))
 
 
-def check_wrapping(head: nn.Module, classes: Classes, sampler: Sampler, hidden: Tensor) -> None:
-    """Among several processes, gradients go where they belong. Raises InputError.
+@dataclass(frozen=True)
+class ClassStep:
+    """One pass of a head over rows that count: the losses of each.
 
     Args:
-        head: that the table is of.
-        classes: of the head.
-        sampler: of the head.
-        hidden: what they are scored against.
+        classes: what is looked up.
+        sampler: of negatives.
+        generators: of the noise behind draws.
+        recorder: of what happens.
+        sampled: an estimate with gradient, from a few classes; False: exact, over all.
     """
-    table, processes = classes.table, Mesh.now().size
-    training = head.training and torch.is_grad_enabled()
-    if table.shard.mesh.size == 1:
-        if training:
-            check_shared_table(table, processes)
-        if sampler.store is not None:
-            check_processes(sampler.store, [table.weight], processes)
-        return
-    if training and equated(table.weight):
-        raise InputError(
-            "rows of the table that no wrapper touches: each process has others",
-            f"{table.shard.name} in a wrapper that makes them alike",
-            "build the head before DDP(model); with FSDP2 say fully_shard(model, "
-            "ignored_params=set(head.classes.parameters()))",
-        )
-    if training and hidden.requires_grad:
-        check_shared_gradients(processes, is_wrapped(head), "the model that ends in the head")
 
+    classes: Classes
+    sampler: Sampler
+    generators: Generators
+    recorder: Recorder
+    sampled: bool
 
-def check_dealt_out(table: LiveTable, wanted: bool) -> None:
-    """A table to be dealt out was built by the processes that use it. Raises InputError."""
-    processes, held = Mesh.now().size, table.shard.mesh.size
-    if wanted and processes != held:
-        raise InputError(
-            f"a table dealt out among the {processes} processes",
-            f"one that was built by {held}",
-            "build SoftmaxHead(..., shard_classes=True) after init_process_group",
-        )
+    @property
+    def training(self) -> bool:
+        """Whether the noise moves on, and all processes train."""
+        return self.sampled and torch.is_grad_enabled()
+
+    @property
+    def call(self) -> str:
+        """What the processes tell each other that they do."""
+        if not self.sampled:
+            return "evaluation"
+        return "training" if self.training else "a pass without gradient"
+
+    def admit(self, rows: Counted) -> Counted:
+        """With targets that are classes, each once; of a whole table's batch there must be some."""
+        table = self.classes.table
+        if not len(rows.hidden) and (len(rows.kept) or table.shard.mesh.size > 1):
+            return rows._replace(target=rows.target.long())
+        target = admit(rows.hidden, rows.target, None, None, len(table))[0]
+        return rows._replace(target=target)
+
+    def losses(self, queries: Tensor, rows: Counted, counts: list[int]) -> Float[Tensor, "R"]:
+        """-log p+ of each row that counts.
+
+        Args:
+            queries: the rows as they are scored.
+            rows: those that count.
+            counts: such rows of every process that holds a share of the classes.
+        """
+        table, place = self.classes.table, self._place(rows)
+        if not sum(counts):  # nothing but a graph
+            self._pass_over(queries.detach(), place[1])
+            return queries.sum(dim=1) + self.classes.look_up(rows.target.flatten()).sum()
+        asked = self.classes.ask(queries.detach(), rows.target, place)
+        asked, mine = asked.gathered(table.shard.mesh)
+        if self.sampled:
+            return self._sampled(queries, asked, mine)
+        return exact_losses(asked, table)[mine]
+
+    def _sampled(self, queries: Tensor, asked: Request, mine: slice) -> Tensor:
+        """The step of ``SoftmaxLoss``, its items looked up in the table."""
+        table, generator = self.classes.table, self.generators.of(torch.is_grad_enabled())
+        with self.recorder.stage("draw"):
+            draws = draw_negatives(self.sampler, log_q_corrected, asked, generator)
+        with self.recorder.stage("encode"):
+            items = encode_once(asked.positives, draws, self.classes.look_up)
+        if self.training:
+            table.write(items.ids, items.rows)
+        with self.recorder.stage("loss"):
+            draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
+            target, score = asked.positives[mine], self.classes.score
+            found = sampled_loss(queries, target, items.of(mine), draws, score)
+        if self.training:
+            here = table.shard.counts(items.ids)[table.shard.mesh.rank]
+            self.recorder.record_step(*found, draws[0][0], here)
+        return found.losses
+
+    def _place(self, rows: Counted) -> tuple[int, int]:
+        """Where the rows that count stand among those of all processes; all say it in training.
+
+        Of a table that is dealt out all rows are asked for at once.
+        """
+        mesh = Mesh.now()
+        if self.classes.table.shard.mesh.size > 1:
+            return 0, len(rows.hidden)
+        alike = mesh.size > 1 and not self.training  # no word of others: as if all rows counted
+        return mesh.place(len(rows.kept) if alike else len(rows.hidden), self.training)
+
+    def _pass_over(self, queries: Tensor, total_rows: int) -> None:
+        """No row counts here: the noise that other processes draw by is spent all the same."""
+        if total_rows and self.training:
+            nobody, target = queries.new_zeros(1, queries.shape[1]), queries.new_zeros(1).long()
+            request = self.classes.ask(nobody, target, (0, total_rows))
+            draw_negatives(self.sampler, log_q_corrected, request, self.generators.training)

@@ -1,4 +1,4 @@
-"""The vectors of the classes of a head: a table of its own, perhaps dealt out, or an embedding's."""
+"""The vectors of the classes of a head: its own, perhaps dealt out, or an embedding's."""
 
 from collections.abc import Iterable
 from functools import partial

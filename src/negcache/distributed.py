@@ -214,7 +214,9 @@ def equated(parameter: Tensor) -> bool:
 
 def is_wrapped(module: nn.Module) -> bool:
     """Whether this forward pass of a module is part of one that shares gradients."""
-    managed = getattr(module, "_is_fsdp_managed_module", False)  # so says fully_shard to torch's own
+    managed = getattr(
+        module, "_is_fsdp_managed_module", False
+    )  # so says fully_shard to torch's own
     return managed or DistributedDataParallel._active_ddp_module is not None
 
 

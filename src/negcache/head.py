@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from negcache.class_step import Classes, check_dealt_out, check_wrapping
+from negcache.class_step import Classes, ClassStep, default_sampler
 from negcache.class_vectors import (
     check_bias,
     check_table,
@@ -18,23 +18,21 @@ from negcache.class_vectors import (
 )
 from negcache.devices import device_after, move
 from negcache.distributed import ALONE, Mesh
-from negcache.estimators import log_q_corrected
-from negcache.exact import best_classes, exact_losses, log_probs
+from negcache.exact import best_classes, log_probs
 from negcache.generators import Generators
 from negcache.interfaces import Sampler
 from negcache.meeting import meeting
-from negcache.messages import Request, StepReport
+from negcache.messages import StepReport
 from negcache.metrics import Recorder
 from negcache.packing import from_bytes, to_bytes
-from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
-from negcache.step import draw_negatives, encode_once, reduced, sampled_loss
+from negcache.step import reduced
 from negcache.stores import LiveTable
-from negcache.targets import Counted, check_hidden, counted
+from negcache.stores.among_processes import check_dealt_out, check_head
+from negcache.targets import check_hidden, counted
 from negcache.validation import (
     REDUCTIONS,
-    admit,
     check_items,
     check_no_replica,
     check_own_state,
@@ -125,7 +123,7 @@ class SoftmaxHead(nn.Module):
         embed = self.score.embed if normalize else None
         held = shard if shard.mesh.size > 1 else None
         self.table = LiveTable(vectors, embed, shard=held, renew_every=lag)
-        build = _default_sampler(absolute) if sampler is None else sampler
+        build = default_sampler(absolute) if sampler is None else sampler
         self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
         store = self.sampler.store
         check_items(num_classes, None if store is None else store.num_items)
@@ -205,17 +203,17 @@ class SoftmaxHead(nn.Module):
         Raises:
             InputError: shapes or targets that do not fit.
         """
-        training, several = self.training and torch.is_grad_enabled(), target is None
+        step, several = self._step, target is None
         with meeting(self._mesh) as met:
             self._prepare(check_hidden(hidden, self.dim))
             ignored = self.ignore_index, self.padding_idx
-            rows = self._admit(counted(hidden, target, targets, weight, ignored))
-            mesh = Mesh.now() if training else ALONE
+            rows = step.admit(counted(hidden, target, targets, weight, ignored))
+            mesh = Mesh.now() if step.training else ALONE
             check_weighting(rows.weight, reduction, len(rows.hidden), mesh.size > 1)
             setting = 2 * REDUCTIONS.index(reduction) + several
-            met.tell(self._call, setting, len(rows.hidden), self.table.steps_seen)
+            met.tell(step.call, setting, len(rows.hidden), self.table.steps_seen)
         self.table.catch_up(met.steps)
-        losses = self._losses(rows, met.rows)
+        losses = step.losses(self._queries(rows.hidden), rows, met.rows)
         value = reduced(losses, rows.weight, reduction, mesh)
         return rows.spread(value) if reduction == "none" else value
 
@@ -281,90 +279,18 @@ class SoftmaxHead(nn.Module):
         return self.table.shard.mesh
 
     @property
-    def _rows(self) -> Classes:
-        return Classes(self.table, self.score, self.padding_idx, self.sparse)
-
-    @property
-    def _call(self) -> str:
-        if not self.training:
-            return "evaluation"
-        return "training" if torch.is_grad_enabled() else "a pass without gradient"
+    def _step(self) -> ClassStep:
+        classes = Classes(self.table, self.score, self.padding_idx, self.sparse)
+        return ClassStep(classes, self.sampler, self.generators, self._recorder, self.training)
 
     def _prepare(self, hidden: Tensor) -> None:
         """Refuse what can be, and tell the sampler what has moved."""
         check_no_replica(self)
         check_dealt_out(self.table, self.shard_classes)
-        check_wrapping(self, self._rows, self.sampler, hidden)
+        check_head(self, self.table, self.sampler.store, hidden)
         self.table.flush()
-
-    def _admit(self, rows: Counted) -> Counted:
-        """With targets that are classes, each once; of a whole table's batch there must be some."""
-        nothing = len(rows.kept) or self._mesh.size > 1
-        if nothing and not len(rows.hidden):
-            return rows._replace(target=rows.target.long())
-        target = admit(rows.hidden, rows.target, None, None, len(self.table))[0]
-        return rows._replace(target=target)
-
-    def _losses(self, rows: Counted, counts: list[int]) -> Float[Tensor, "R"]:
-        """-log p+ of each row that counts.
-
-        Args:
-            counts: such rows of every process that holds a share of the classes.
-        """
-        queries, place = self._queries(rows.hidden), self._place(rows)
-        if not sum(counts):  # nothing but a graph
-            self._pass_over(queries.detach(), place[1])
-            return queries.sum(dim=1) + self._rows.look_up(rows.target.flatten()).sum()
-        asked = self._rows.ask(queries.detach(), rows.target, place)
-        asked, mine = asked.gathered(self._mesh)
-        if self.training:
-            return self._sampled(queries, asked, mine)
-        return exact_losses(asked, self.table)[mine]
-
-    def _sampled(self, queries: Tensor, asked: Request, mine: slice) -> Tensor:
-        """The step of ``SoftmaxLoss``, its items looked up in the table."""
-        generator = self.generators.of(torch.is_grad_enabled())
-        with self._recorder.stage("draw"):
-            draws = draw_negatives(self.sampler, log_q_corrected, asked, generator)
-        with self._recorder.stage("encode"):
-            items = encode_once(asked.positives, draws, self._rows.look_up)
-        if torch.is_grad_enabled():
-            self.table.write(items.ids, items.rows)
-        with self._recorder.stage("loss"):
-            draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
-            target = asked.positives[mine]
-            found = sampled_loss(queries, target, items.of(mine), draws, self.score)
-        if torch.is_grad_enabled():
-            encoded = self.table.shard.counts(items.ids)[self._mesh.rank]
-            self._recorder.record_step(*found, draws[0][0], encoded)
-        return found.losses
-
-    def _place(self, rows: Counted) -> tuple[int, int]:
-        """Where the rows that count stand among those of all processes; all say it in training.
-
-        Of a table that is dealt out all rows are asked for at once.
-        """
-        mesh, together = Mesh.now(), self.training and torch.is_grad_enabled()
-        if self._mesh.size > 1:
-            return 0, len(rows.hidden)
-        alike = mesh.size > 1 and not together  # no word of others: as if all rows counted
-        return mesh.place(len(rows.kept) if alike else len(rows.hidden), together)
-
-    def _pass_over(self, queries: Tensor, total_rows: int) -> None:
-        """No row counts here: the noise that other processes draw by is spent all the same."""
-        if total_rows and self.training and torch.is_grad_enabled():
-            nobody, target = queries.new_zeros(1, queries.shape[1]), queries.new_zeros(1).long()
-            request = self._rows.ask(nobody, target, (0, total_rows))
-            draw_negatives(self.sampler, log_q_corrected, request, self.generators.training)
 
     def _queries(self, hidden: Tensor) -> Float[Tensor, "B _"]:
         """Hidden states as flat rows of score, with a 1 for the bias."""
         rows = hidden.reshape(-1, self.dim)
         return self.score.embed(F.pad(rows, (0, 1), value=1.0) if self.has_bias else rows)
-
-
-def _default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:
-    """What was best measured; more draws of the softmax itself than there are classes are none."""
-    if absolute:
-        return quadratic
-    return lambda table, num_samples: CachedSoftmax(table, min(num_samples, len(table)))

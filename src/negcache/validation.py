@@ -10,7 +10,6 @@ from torch import nn
 from negcache.errors import InputError
 from negcache.shapes import Tensor
 
-
 REDUCTIONS = ("mean", "sum", "none")
 """How losses become one, as in torch."""
 

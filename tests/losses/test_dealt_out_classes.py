@@ -39,7 +39,9 @@ def test_several_processes_are_one(trained, name):
                 found["gradients"][step][1:], one["gradients"][step][1:], strict=True
             ):
                 close(mine, its)
-        close(torch.cat([found["gradients"][step][0] for found in several]), one["gradients"][step][0])
+        close(
+            torch.cat([found["gradients"][step][0] for found in several]), one["gradients"][step][0]
+        )
         close(torch.cat([found["rows"][step] for found in several]), one["rows"][step])
     for what in ("exact", "log_prob", "scores", "sums"):
         if what in one:
