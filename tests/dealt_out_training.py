@@ -10,12 +10,13 @@ from roster import ROSTER
 from sharded_settings import COLUMNS, F64, POSITIVES, QUERIES, linear, mine
 from sharded_training import CLUSTERS, STEPS, UNEQUAL, D, N
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
 import negcache.class_step
 
-PADDING = 3
+PADDING, SGD, SHARE = 3, torch.optim.SGD, DistributedDataParallel
 
 REFUSED = ("rf_softmax", "index_miner", "index_tree", "given")
 """By name: a floor, methods as they were printed, negatives of one process' rows."""
@@ -80,14 +81,22 @@ def noted(*asked):
 noted.draw, negcache.class_step.draw_negatives = negcache.class_step.draw_negatives, noted
 
 
-def train(build, rank, world, columns=(), optimizer=torch.optim.SGD, accumulated=1):
+def train(
+    build,
+    rank,
+    world,
+    columns=(),
+    optimizer=torch.optim.SGD,
+    accumulated=1,
+    wrap=DistributedDataParallel,
+):
     """Draws, losses and gradients of some steps, the rows after them, and what is evaluated."""
     model = build()
     found = {"begun": model.head.table.weight.detach().clone(), "losses": [], "gradients": []}
-    wrapped = DistributedDataParallel(model) if world > 1 else model
+    wrapped = wrap(model) if world > 1 else model
     found |= {"drawn": [], "rows": []}
     optimizers = [optimizer([model.head.table.weight], 0.05)]
-    optimizers.append(torch.optim.SGD(model.tower.parameters(), 0.05))
+    optimizers.append(SGD(model.tower.parameters(), 0.05))
     for step in range(STEPS):
         DRAWN.clear()
         for _ in range(accumulated):
@@ -95,7 +104,7 @@ def train(build, rank, world, columns=(), optimizer=torch.optim.SGD, accumulated
             loss.backward()
         found["losses"].append(loss.detach())
         found["drawn"].append(torch.cat(DRAWN))
-        gradients = [each.grad.clone() for each in model.tower.parameters()]
+        gradients = [whole(each.grad) for each in model.tower.parameters()]
         found["gradients"].append([model.head.table.weight.grad.to_dense(), *gradients])
         for each in optimizers:
             each.step()
@@ -121,7 +130,14 @@ def evaluate(model, rank, world, columns):
     return found
 
 
-def case(sampler=None, columns=(), optimizer=torch.optim.SGD, accumulated=1, **settings):
+def case(
+    sampler=None,
+    columns=(),
+    optimizer=torch.optim.SGD,
+    accumulated=1,
+    wrap=DistributedDataParallel,
+    **settings,
+):
     settings = {"temperature": 0.3} | settings
     return partial(
         train,
@@ -129,6 +145,7 @@ def case(sampler=None, columns=(), optimizer=torch.optim.SGD, accumulated=1, **s
         columns=columns,
         optimizer=optimizer,
         accumulated=accumulated,
+        wrap=wrap,
     )
 
 
@@ -163,7 +180,22 @@ SETTINGS = {
     for column in ("ignored", "several", "weight", "silent", "empty")
 }
 
-CASES = ROSTERED | SETTINGS
+
+def whole(tensor):
+    """Of all processes, a copy."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def nested(model):
+    """Every part by itself, then the model."""
+    for part in (model.tower, model.inner):
+        fully_shard(part)
+    return fully_shard(model)
+
+
+FSDP = {f"fsdp_{wrap.__name__}": case(wrap=wrap) for wrap in (fully_shard, nested)}
+
+CASES = ROSTERED | SETTINGS | FSDP
 BY_CLUSTERS = [name for name in ROSTERED if name.endswith(CLUSTERS)]
 EXACT = [name for name in CASES if name not in (*BY_CLUSTERS, *REFUSED)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from negcache.distributed import Mesh, keep_apart
+from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.ops.shards import PART, Shard, part_rows
 from negcache.shapes import Float, Tensor
@@ -56,7 +56,6 @@ def new_vectors(
         weight[padding] = 0
     vectors = nn.Embedding.from_pretrained(weight, False, padding, **settings)
     if shard.size < shard.total:
-        keep_apart(vectors)
         vectors.register_state_dict_post_hook(partial(_save_parts, shard))
     vectors.register_load_state_dict_pre_hook(partial(_load_parts, shard))
     return vectors

@@ -177,11 +177,18 @@ ALONE = Mesh()
 
 
 def keep_apart(module: nn.Module) -> None:
-    """The parameters of this module are others on every process: DDP is not to equate them.
+    """The parameters of this module are others on every process: no wrapper is to equate them.
 
     Whatever ``DistributedDataParallel`` wraps a model that holds it, at whatever depth, leaves them
-    out when the model comes in: they are neither broadcast nor averaged.
+    out when the model comes in: they are neither broadcast nor averaged. ``fully_shard`` leaves
+    out a module that another wrapper has.
     """
+    from torch.distributed._composable.contract import contract  # half a second
+
+    def replicate(module: nn.Module) -> nn.Module:  # by this name fully_shard knows it
+        return module
+
+    contract()(replicate)(module)
     module.is_kept_apart = True  # type: ignore[assignment]
     if _leave_out not in _global_module_registration_hooks.values():
         register_module_module_registration_hook(_leave_out)
@@ -200,6 +207,11 @@ def _leave_out(parent: nn.Module, _name: str, module: nn.Module) -> None:
     ids = {id(one) for one in apart.values()}
     parent.parameters_to_ignore |= set(apart)
     parent._module_parameters = [one for one in parent._module_parameters if id(one) not in ids]
+    if apart and not any(one.requires_grad for one in parent._module_parameters):
+        raise RuntimeError(  # as torch does where there is nothing to share
+            "DistributedDataParallel is not needed around parameters that each process has alone: "
+            f"call the {type(module).__name__} itself"
+        )
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         module, parent.parameters_to_ignore
     )

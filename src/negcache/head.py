@@ -17,7 +17,7 @@ from negcache.class_vectors import (
     vectors_of,
 )
 from negcache.devices import device_after, move
-from negcache.distributed import ALONE, Mesh
+from negcache.distributed import ALONE, Mesh, keep_apart
 from negcache.exact import best_classes, log_probs
 from negcache.generators import Generators
 from negcache.interfaces import Sampler
@@ -122,6 +122,8 @@ class SoftmaxHead(nn.Module):
         lag = None if self.sparse and embedding is None else RENEW_EVERY  # only looked up rows move
         embed = self.score.embed if normalize else None
         held = shard if shard.mesh.size > 1 else None
+        for own in (vectors, self.score) if held else ():
+            keep_apart(own)
         self.table = LiveTable(vectors, embed, shard=held, renew_every=lag)
         build = default_sampler(absolute) if sampler is None else sampler
         self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
