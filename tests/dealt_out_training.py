@@ -92,6 +92,7 @@ def train(
 ):
     """Draws, losses and gradients of some steps, the rows after them, and what is evaluated."""
     model = build()
+    model.head.table.renew_every = 2
     found = {"begun": model.head.table.weight.detach().clone(), "losses": [], "gradients": []}
     wrapped = wrap(model) if world > 1 else model
     found |= {"drawn": [], "rows": []}

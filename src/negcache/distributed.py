@@ -198,12 +198,7 @@ def _leave_out(parent: nn.Module, _name: str, module: nn.Module) -> None:
     """Of what a wrapper equates, as it takes its model in."""
     if not isinstance(parent, DistributedDataParallel):
         return
-    apart = {
-        f"{prefix}.{name}" if prefix else name: one
-        for prefix, part in module.named_modules()
-        if getattr(part, "is_kept_apart", False)
-        for name, one in part.named_parameters(recurse=False)
-    }
+    apart = kept_apart(module)
     ids = {id(one) for one in apart.values()}
     parent.parameters_to_ignore |= set(apart)
     parent._module_parameters = [one for one in parent._module_parameters if id(one) not in ids]
@@ -215,6 +210,26 @@ def _leave_out(parent: nn.Module, _name: str, module: nn.Module) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         module, parent.parameters_to_ignore
     )
+
+
+def kept_apart(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a module that are others on every process, by name."""
+    return {
+        f"{prefix}.{name}" if prefix else name: one
+        for prefix, part in module.named_modules()
+        if getattr(part, "is_kept_apart", False)
+        for name, one in part.named_parameters(recurse=False)
+    }
+
+
+def fingerprint() -> int:
+    """Of a weight that the wrapper of this pass keeps alike on all processes; 0: there is none."""
+    wrapper = DistributedDataParallel._active_ddp_module
+    if wrapper is None:
+        return 0
+    shared = [one for one in wrapper._module_parameters if one.requires_grad]
+    smallest = min(shared, key=lambda parameter: parameter.numel())
+    return int(smallest.detach().double().sum().view(torch.int64))
 
 
 def equated(parameter: Tensor) -> bool:

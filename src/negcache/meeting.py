@@ -6,7 +6,7 @@ What travels later has to be asked for by all of them alike, or some wait until 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from negcache.distributed import Mesh
+from negcache.distributed import Mesh, fingerprint
 from negcache.errors import InputError
 
 CALLS = ("a refusal", "training", "a pass without gradient", "evaluation", "log_prob", "topk")
@@ -38,10 +38,12 @@ class Meeting:
             steps: that this process has seen.
 
         Raises:
-            InputError: not all ask for the same.
+            InputError: not all ask for the same, or weights that they share have parted.
         """
-        mine, self.held = (CALLS.index(call), setting, rows, steps), True
-        calls, settings, self.rows, every = self.mesh.each(*mine)
+        self.held = True
+        weight = fingerprint() if self.mesh.size > 1 else 0
+        mine = CALLS.index(call), setting, rows, steps, weight
+        calls, settings, self.rows, every, weights = self.mesh.each(*mine)
         self.steps = max(every)
         if call == CALLS[0]:
             return  # what was refused here is raised here
@@ -57,6 +59,13 @@ class Meeting:
                 "the same call, with the same settings, on every process",
                 f"{', '.join(said)}; settings {settings}",
                 "a table that is dealt out is trained, evaluated and searched by all together",
+            )
+        if len({*weights} - {0}) > 1:
+            raise InputError(
+                "weights that are equal on all processes",
+                "others on each: gradients of what all share were scaled by each in its own way",
+                "clip with negcache.clip_grad_norm_(model, max_norm): torch's own finds another "
+                "norm on each process, that of its classes",
             )
 
 

@@ -49,3 +49,19 @@ def test_several_processes_are_one(trained, name):
     assert torch.equal(torch.cat([found["best"] for found in several]), one["best"])
     assert one["gradients"][0][0].any()
     assert all(len(found["begun"]) < training.N for found in several)
+
+
+@pytest.mark.parametrize("name", training.BY_CLUSTERS)
+def test_clusters_of_each_process_train_all_alike(trained, name):
+    """Another law than one process has; its laws are tried over stores that are dealt out."""
+    first, *others = (found[name] for found in trained[1])
+    for other in others:
+        assert all(map(torch.equal, first["drawn"], other["drawn"]))
+        for mine, its in zip(first["gradients"], other["gradients"], strict=True):
+            assert all(map(torch.equal, mine[1:], its[1:]))
+    assert all(loss.isfinite() for loss in first["losses"])
+
+
+@pytest.mark.parametrize("name", training.REFUSED)
+def test_what_cannot_be_shared_is_refused_by_name(trained, name):
+    assert all("process" in found[name] for found in trained[1])

@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import draws, hosts, processes, rows, sums_and_clusters
+from tests.mutants import dealt_out, draws, hosts, processes, rows, sums_and_clusters
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = (draws, hosts, processes, rows, sums_and_clusters)
+PARTS = (dealt_out, draws, hosts, processes, rows, sums_and_clusters)
 MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
 
 
