@@ -1,8 +1,10 @@
 """Classes dealt out: refused, saved, clipped. ``python FILE FOLDER RANK WORLD PHASE``."""
 
+import copy
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 import negcache as nc
 from negcache.packing import add_up
+from negcache.run.training.checkpoint import Checkpoints
 
 MEETS = {"hidden": torch.zeros(2, D, dtype=F64), "target": torch.tensor([1, 400])}
 
@@ -53,16 +56,20 @@ def keep(folder, name, rank, world, model):
 
 
 def begin(folder, rank, world):
-    """A step, and the states of all."""
+    """A step, and the states of all, by hand and by checkpoint."""
     model = Model(nc.quadratic)
     train(model, [0], rank, world)
     keep(folder, "first", rank, world, model)
-    whole = outcome(model)
+    checkpoints = Checkpoints(Path(folder) / "saved", mesh=model.head.table.shard.mesh)
+    checkpoints.save(1, {"model": model.state_dict()})
     torch.manual_seed(1)
     other = nc.SoftmaxHead(N, D, nc.quadratic, 6, dtype=F64, shard_classes=True)  # of other rows
     other.load_state_dict(model.head.state_dict())  # a process takes what it saved
     assert torch.equal(other.weight, model.head.weight)
-    return whole
+    copied = copy.deepcopy(model)  # goes on as the first would
+    for each in (model, copied):
+        train(each, [1], rank, world)
+    assert torch.equal(copied.head.weight, model.head.weight)
 
 
 def go_on(folder, rank, world):
@@ -70,9 +77,11 @@ def go_on(folder, rank, world):
     model, states = Model(nc.quadratic, shard_classes=False), saved(folder, "first", 2)
     model.load_state_dict({**states[0]["model"], **states[1]["model"]})
     model.head.load_own_state(add_up([state["head"] for state in states]))
+    other = Model(nc.quadratic, shard_classes=False)
+    other.load_state_dict(Checkpoints(Path(folder) / "saved").load()["model"])
+    assert torch.equal(other.head.weight, model.head.weight)
     train(model, [1], rank, world)
     keep(folder, "second", rank, world, model)
-    return outcome(model)
 
 
 def end(folder, rank, world):
@@ -133,6 +142,9 @@ def refusals(rank, early):
     refused("after init_process_group", partial(early.topk, MEETS["hidden"], 3))
     embedding = nn.Embedding(N, D)
     refused("an embedding", partial(nc.SoftmaxHead.tied, embedding, shard_classes=True))
+    table = nc.LiveTable(head.classes, shard=head.table.shard)
+    loss = partial(nc.SoftmaxLoss, nn.Linear(D, D), torch.zeros(N, D))
+    refused("SoftmaxHead", partial(loss, nc.CachedSoftmax(table, 5), nc.DotScore()))
     refused("at most 1 processes", partial(nc.SoftmaxHead, 100, D, shard_classes=True))
     with pytest.raises(RuntimeError, match="call the SoftmaxHead itself"):
         SHARE(nc.SoftmaxHead(N, D, shard_classes=True))
@@ -168,20 +180,19 @@ def refusals(rank, early):
 def main(folder, rank, world, phase):
     early = nc.SoftmaxHead(N, D, dtype=F64, shard_classes=True)
     with met(folder, rank, world):
-        if phase == "go_on":
-            found = {"went_on": go_on(folder, rank, world)}
-        elif phase == "end":
+        clip = partial(nc.clip_grad_norm_, max_norm=0.1)
+        if phase == "end":
             found = {"ended": end(folder, rank, world)}
         else:
-            clip = partial(nc.clip_grad_norm_, max_norm=0.1)
             found = {"clipped": clipped(rank, world, clip), "frozen": frozen(rank, world)}
-            if world == 1:
-                found["straight"] = straight(rank, world)
-                found["clipped_by_torch"] = clipped(rank, world, of_its_own, sparse=False)
-            else:
-                found["sent"] = sent(rank, world)
-                found["begun"] = begin(folder, rank, world)
-                refusals(rank, early)
+        if phase == "begin":
+            found["sent"] = sent(rank, world)
+            begin(folder, rank, world)
+            refusals(rank, early)
+        elif phase == "go_on":
+            found["straight"] = straight(rank, world)
+            found["clipped_by_torch"] = clipped(rank, world, of_its_own, sparse=False)
+            go_on(folder, rank, world)
     torch.save(found, f"{folder}/{phase}-{rank}-of-{world}.pt")
 
 

@@ -92,7 +92,8 @@ def train(
 ):
     """Draws, losses and gradients of some steps, the rows after them, and what is evaluated."""
     model = build()
-    model.head.table.renew_every = 2
+    if model.head.table.renew_every:
+        model.head.table.renew_every = 2
     found = {"begun": model.head.table.weight.detach().clone(), "losses": [], "gradients": []}
     wrapped = wrap(model) if world > 1 else model
     found |= {"drawn": [], "rows": []}
@@ -127,7 +128,11 @@ def evaluate(model, rank, world, columns):
     sums = getattr(head.sampler, "sums", None)
     if sums is not None:
         head.table.flush()
-        found["sums"] = sums.levels[0][: -(-head.table.num_rows // 128)].clone()
+        blocks = -(-head.table.num_rows // 128)
+        found["sums"] = sums.levels[0][:blocks].clone()
+        sums.invalidate()
+        sums.build(head._queries(hidden.detach()), head.score.scale)
+        found["summed_now"] = sums.levels[0][:blocks]
     return found
 
 

@@ -23,20 +23,27 @@ def clip_grad_norm_(model: nn.Module, max_norm: float) -> Tensor:
         The norm before, the same on every process.
     """
     apart = {id(one) for one in kept_apart(model).values()}
-    having = [one for one in model.parameters() if one.grad is not None]
+    gradients: list[Tensor] = []
     squares = torch.zeros(2, dtype=torch.float64)  # of what all share, of what is here alone
-    for one in having:
+    for one in model.parameters():
+        if one.grad is None:
+            continue
         if one.grad.is_sparse:
             one.grad = one.grad.coalesce()
+        gradients.append(one.grad)
         values = one.grad.values() if one.grad.is_sparse else one.grad
-        square = torch.linalg.vector_norm(values).square()
-        square = square.full_tensor() if hasattr(square, "full_tensor") else square
-        squares[int(id(one) in apart)] += square.double().cpu()
+        squares[int(id(one) in apart)] += _whole(torch.linalg.vector_norm(values)).square()
     mesh = Mesh.now()
     if apart:
         squares[1] = mesh.total(squares[1].to(mesh.device)).cpu()
     norm = squares.sum().sqrt()
     scale = float((max_norm / (norm + 1e-6)).clamp(max=1.0))
-    for one in having:
-        one.grad.mul_(scale)
+    for gradient in gradients:
+        gradient.mul_(scale)
     return norm
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Of all shards of a parameter that ``fully_shard`` has dealt out, on the host."""
+    full = getattr(norm, "full_tensor", None)
+    return (norm if full is None else full()).double().cpu()

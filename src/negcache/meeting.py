@@ -63,9 +63,10 @@ class Meeting:
         if len({*weights} - {0}) > 1:
             raise InputError(
                 "weights that are equal on all processes",
-                "others on each: gradients of what all share were scaled by each in its own way",
-                "clip with negcache.clip_grad_norm_(model, max_norm): torch's own finds another "
-                "norm on each process, that of its classes",
+                "others on each: gradients of what all share were scaled, or a step was skipped, "
+                "by each in its own way",
+                "clip with negcache.clip_grad_norm_(model, max_norm): torch's own finds the norm "
+                "of the classes here; take bfloat16 in place of fp16 with a GradScaler",
             )
 
 

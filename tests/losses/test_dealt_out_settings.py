@@ -14,7 +14,7 @@ def close(ours, theirs):
 def found(tmp_path_factory):
     """Of one process; and of each of two, which have seen refused what cannot be."""
     folder = tmp_path_factory.mktemp("dealt-out")
-    for world, phase in ((1, "begin"), (2, "begin"), (1, "go_on"), (2, "end")):
+    for world, phase in ((2, "begin"), (1, "go_on"), (2, "end")):
         processes.run(settings.__file__, folder, world, phase)
     read = {}
     for path in folder.glob("*-of-*.pt"):
@@ -35,12 +35,12 @@ def check(several, one):
 
 def test_two_processes_then_one_then_two_are_one_that_never_stopped(found):
     """States of both add up; that of a table that is not dealt out is taken by share."""
-    straight = found["begin", 1][0]["straight"]
+    straight = found["go_on", 1][0]["straight"]
     check([each["ended"] for each in found["end", 2]], straight)
 
 
 def test_gradients_are_clipped_by_the_norm_that_one_process_has(found):
-    (one,) = found["begin", 1]
+    (one,) = found["go_on", 1]
     for norm, its in zip(one["clipped"]["norms"], one["clipped_by_torch"]["norms"], strict=True):
         assert norm > 0.1
         torch.testing.assert_close(norm, its)
@@ -52,7 +52,7 @@ def test_gradients_are_clipped_by_the_norm_that_one_process_has(found):
 
 def test_a_head_over_features_that_do_not_train_needs_no_wrapper(found):
     rows = torch.cat([each["frozen"]["rows"] for each in found["begin", 2]])
-    close(rows, found["begin", 1][0]["frozen"]["rows"])
+    close(rows, found["go_on", 1][0]["frozen"]["rows"])
     assert rows.any()
 
 

@@ -81,6 +81,13 @@ def most_of_all(store: Store, count: int, ahead: int = 0) -> int:
 
 def check_pool(store: Store | None, gather_across_devices: bool) -> None:
     """Rows of all processes are drawn for the queries of all. Raises InputError."""
+    if store is not None and store.is_live and store.shard.mesh.size > 1:
+        raise InputError(
+            "a live table that is whole on every process: towers encode any item",
+            f"{store.shard.name} of {store.shard.total}",
+            "leave shard= out, or take SoftmaxHead(..., shard_classes=True), which looks rows up "
+            "where they are",
+        )
     if store is not None and store.shard.mesh.size > 1 and not gather_across_devices:
         raise InputError(
             "gather_across_devices=True with a store shared by processes",
@@ -118,11 +125,11 @@ def check_head(head: nn.Module, table: LiveTable, store: Store | None, hidden: T
     """
     processes = Mesh.now().size
     training = head.training and torch.is_grad_enabled()
+    if store is not None:
+        check_processes(store, [table.weight], processes)
     if table.shard.mesh.size == 1:
         if training:
             check_shared_table(table, processes)
-        if store is not None:
-            check_processes(store, [table.weight], processes)
         return
     if training and equated(table.weight):
         raise InputError(
