@@ -179,6 +179,7 @@ SETTINGS = {
     "no_bias": case(bias=False),
     "absolute": case(absolute=True),
     "padded": case(columns=["ignored"], padding_idx=PADDING),
+    "padded_full": case(lambda table, _: nc.FullSoftmax(table), padding_idx=PADDING),
     "padded_last": case(nc.quadratic, columns=["ignored"], padding_idx=-1),
 } | {
     f"{name}_{column}": case(sampler, [column])

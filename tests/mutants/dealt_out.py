@@ -55,7 +55,7 @@ MUTANTS = [
         "class_step.py",
         "padding = row_here(shard, self.padding_idx)",
         "padding = self.padding_idx if (self.padding_idx or 0) < shard.size else None",
-        classes("padded"),
+        classes("padded_full"),
     ),
     Mutant(
         "DDP averages the classes",
