@@ -122,6 +122,19 @@ class Shard:
         """Rows here by their number in the table."""
         return rows + self.first if self.first else rows
 
+    def counts(self, rows: Int[Tensor, "M"]) -> list[int]:
+        """How many of some rows of the table, ascending, each process holds: one after the other.
+
+        Example:
+            >>> Shard.whole(300).counts(torch.tensor([3, 7, 299]))
+            [3]
+        """
+        if self.mesh.size == 1:
+            return [len(rows)]
+        ends = torch.tensor(rows_of_each(self.total, self.mesh.size)).cumsum(0)[:-1]
+        cuts = torch.searchsorted(rows, ends.to(rows.device)).tolist()
+        return [after - before for before, after in pairwise([0, *cuts, len(rows)])]
+
 
 def part_rows(total: int) -> int:
     """Rows of a part: whole blocks, as many as make at most ``PARTS`` parts."""
