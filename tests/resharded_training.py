@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from negcache.distributed import Mesh
 from negcache.run.training import Checkpoints
 
-NAMES = ["cached", "joined", "rest", "half_shared_cached", "quadratic"]
+NAMES = ["cached", "joined", "rest", "half_shared_cached", "quadratic", "low_shared_cached"]
 
 
 def go_on(name, folder, mesh, steps):

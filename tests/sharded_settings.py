@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 import torch
 from processes import met
+from sharded_coordinates import coordinates
+from sharded_laws import floor, golden, mined
 from sharded_training import FEATURES, GLOBAL, STEPS, UNEQUAL, D, N, normal
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -14,9 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import negcache as nc
-from negcache.draws import propose
+from negcache.distributed import Mesh
 from negcache.estimators import cached_partition
-from negcache.messages import Request
 
 F64 = torch.float64
 ROWS = STEPS * GLOBAL
@@ -172,28 +173,6 @@ def evaluated(rank, world):
     return train(build(), rank, world, between=evaluate)
 
 
-def golden(rank, world):
-    """NC-10: shards {1, 2} and {-1, -2}, two queries on each process, scalar embeddings."""
-    store, score = nc.DenseCache(256, 1, dtype=F64), nc.DotScore(1.0, normalize=False).double()
-    ids, rows = torch.tensor([0, 1, 128, 129]), torch.tensor([1.0, 2, -1, -2], dtype=F64)
-    store.write(ids, rows[:, None])
-    queries = torch.tensor([[[-1.0], [1]], [[1], [1]]], dtype=F64)
-    queries = queries.flatten(0, 1) if world == 1 else queries[rank]
-    positives = torch.full((len(queries),), 2)  # of no row: none is excluded
-    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(len(queries)), positives, len(queries))
-    request, here = Request(queries, score, positives, exclude).gathered(store.shard.mesh)
-    proposal = propose(nc.CachedSoftmax(store, 1), request, torch.Generator())
-    picks = torch.tensor([[0.02, 0], [0.97, 0.999], [0.5, 0], [0.97, 0.999]], dtype=F64)
-    drawn, _ = proposal.draw(lambda *_: picks[:, None])  # the shard, then the row
-    masses = proposal.masses
-    return {
-        "masses": None if masses is None else masses.log_masses,
-        "log_z": (proposal.proposal.log_mass if masses is None else masses.log_total)[here],
-        "queries": queries,
-        "drawn": rows[torch.searchsorted(ids, drawn)][here],
-    }
-
-
 def forgetful(rank, world):
     """The second process once goes on without a step, makes up for it, and all go on."""
     model, said = build(), []
@@ -219,8 +198,9 @@ def refusals(rank, early):
     refused("gather_across_devices=True", partial(build, gather_across_devices=False))
     refused("at most 1 processes for a store of 100 rows", lambda: nc.DenseCache(100, D))
     refused("at most 1 processes", lambda: nc.SubsetCache(N, D, 100))
-    low_rank = nc.stores.LowRankCache(N, D, dtype=F64)
-    for store in (early, low_rank):
+    refused("at most 1 processes", lambda: nc.LowRankCache(100, D))
+    alone = nc.LowRankCache(N, D, dtype=F64, mesh=Mesh())
+    for store in (early, alone):
         model = share(build(lambda _, store=store: cached(store)))
         refused(type(store).__name__, partial(model, **rows))
     model = share(build())
@@ -275,7 +255,7 @@ FSDP = {
 }
 """Under FSDP2; with a refresh that only one process has at a time, and in parts."""
 
-CASES = DDP | FSDP | {"golden": golden}
+CASES = DDP | FSDP | {"golden": golden, "floor": floor, "mined": mined, "coordinates": coordinates}
 
 
 def main(folder, rank, world, *names):

@@ -16,16 +16,28 @@ from negcache.testing.conformance import check_sampler
 N, FEATURES, D, GLOBAL, STEPS = 700, 5, 8, 12, 3
 """Six blocks of 128 rows, the last one short."""
 
-REFUSED = ("rf_softmax", "index_miner", "index_tree")
-"""By name: a floor, and two methods as they were printed."""
+REFUSED = ("index_tree",)
+"""By name: a method as it was printed, whose draws may begin again on another process."""
 
 CLUSTERS = (
-    "dynamic_index", "shared_dynamic_index", "chain", "as_printed", "index_rejection", "resampled",
+    "dynamic_index", "shared_dynamic_index", "chain", "as_printed", "index_miner",
+    "index_rejection", "resampled",
 )  # fmt: skip
 """Each process has clusters of its own rows: another law than one process has, which it obeys."""
 
-LAWS = ("cached", "quadratic", *CLUSTERS)
+OTHER_DRAWS = ("rf_softmax", *CLUSTERS)
+"""A floor has the law of one process, but its uniform draws are others."""
+
+OVER_COORDINATES = (
+    "cached", "shared_cached", "flat", "shared_scored", "distinct", "head_tail", "rest", "joined",
+    "shared_mixture", "stale_top_k_tail", "resampled_uniform",
+)  # fmt: skip
+"""Tried over a low-rank cache too, beside those that draw by clusters."""
+
+LAWS = ("cached", "quadratic", *OTHER_DRAWS)
 """Tried against the laws of samplers, among several processes."""
+
+LAWS_OF_COORDINATES = ("dynamic_index", "index_rejection")
 
 UNEQUAL = {1: [12], 2: [7, 5], 3: [4, 6, 2], 4: [3, 2, 4, 3]}
 """Queries of each process."""
@@ -51,17 +63,28 @@ def normal(*shape, seed):
     return torch.randn(*shape, generator=noise, dtype=torch.float64)
 
 
-def build(case, *, half=False, corpus=None):
+def low_rank():
+    """A sample every step, and full passes wherever its cosine falls at all."""
+    settings = {"landmarks": 6, "every": 1, "sample": 60, "full_below": 1.0}
+    return nc.LowRankCache(N, D, dtype=torch.float64, **settings)
+
+
+def build(case, *, kind="dense", corpus=None):
     """Two linear towers, a learned temperature, known positives."""
     torch.manual_seed(0)
     corpus = Noted(normal(N, FEATURES, seed=1)) if corpus is None else corpus
     towers = [nn.Linear(FEATURES, D, dtype=torch.float64) for _ in range(2)]
     options = {"refresh": 0.05, "dtype": torch.float64}
-    store = nc.SubsetCache(N, D, 400, **options) if half else nc.DenseCache(N, D, **options)
+    stores = {
+        "dense": partial(nc.DenseCache, N, D, **options),
+        "half": partial(nc.SubsetCache, N, D, 400, **options),
+        "low": low_rank,
+    }
     score = nc.DotScore(0.3, learn_temperature=True).double()
     rows = torch.arange(STEPS * GLOBAL)
     known = nc.KnownPositives.from_pairs(rows.repeat(2), torch.cat([rows, rows + 300]), len(rows))
-    loss_fn = nc.SoftmaxLoss(towers[0], corpus, case.build(store), score, known_positives=known)
+    sampler = case.build(stores[kind]())
+    loss_fn = nc.SoftmaxLoss(towers[0], corpus, sampler, score, known_positives=known)
     return nc.Retriever(loss_fn, towers[1])
 
 
@@ -79,7 +102,7 @@ def train(model, rank, world):
     loss_fn, corpus = model.loss_fn, model.loss_fn.corpus
     wrapped = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    found = {"losses": [], "encoded": [], "gradients": []}
+    found = {"losses": [], "encoded": [], "gradients": [], "passes": 0}
     for step in range(STEPS):
         corpus.ids.clear()
         optimizer.zero_grad()
@@ -90,6 +113,7 @@ def train(model, rank, world):
         found["gradients"].append([each.grad.clone() for each in model.parameters()])
         optimizer.step()
         loss_fn.step()
+        found["passes"] += bool(getattr(loss_fn.store, "fits", 1) == 0)
     store = loss_fn.store
     found["renewed"] = loss_fn.report().encoded_nograd
     if store is not None:
@@ -100,9 +124,14 @@ def train(model, rank, world):
 
 
 CASES = {case.name: partial(build, case) for case in ROSTER if case.name != "given"} | {
-    f"half_{case.name}": partial(build, case, half=True)
+    f"half_{case.name}": partial(build, case, kind="half")
     for case in ROSTER
     if "half" not in case.refuses and case.name not in ("given", *REFUSED)
+}
+CASES |= {
+    f"low_{case.name}": partial(build, case, kind="low")
+    for case in ROSTER
+    if case.name in (*OVER_COORDINATES, *CLUSTERS)
 }
 CASES["no_floor"] = partial(
     build,
@@ -111,9 +140,12 @@ CASES["no_floor"] = partial(
 
 
 def obey(case):
-    """The laws of samplers, on every process the same request."""
+    """The laws of samplers, on every process the same request; over rows, and coordinates."""
     request, items, store = problem(drift=0.3, num_items=N)
-    check_sampler(case.build(store), request, items, unbiased=case.unbiased, rounds=50)
+    coordinates = low_rank()
+    for each in (store, coordinates)[: 1 + (case.name in LAWS_OF_COORDINATES)]:
+        coordinates.write(missing := coordinates.missing(), items[missing])
+        check_sampler(case.build(each), request, items, unbiased=case.unbiased, rounds=50)
 
 
 def main(folder, rank, world, *names):

@@ -7,6 +7,7 @@ What most programs need is here; the rest is in ``negcache.samplers``, ``.stores
 from negcache import samplers as samplers
 from negcache import stores as stores
 from negcache import towers as towers
+from negcache.clipping import clip_grad_norm_
 from negcache.errors import InputError
 from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead
@@ -53,6 +54,7 @@ __all__ = [
     "SubsetCache",
     "Uniform",
     "cached_partition",
+    "clip_grad_norm_",
     "log_q_corrected",
     "quadratic",
     "rf_softmax",

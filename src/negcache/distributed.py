@@ -12,6 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_module_registration_hooks,
+    register_module_module_registration_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 _HOST = torch.device("cpu")
@@ -170,6 +174,77 @@ class Mesh:
 
 ALONE = Mesh()
 """One process."""
+
+
+def keep_apart(module: nn.Module) -> None:
+    """The parameters of this module are others on every process: no wrapper is to equate them.
+
+    Whatever ``DistributedDataParallel`` wraps a model that holds it, at whatever depth, leaves them
+    out when the model comes in: they are neither broadcast nor averaged. ``fully_shard`` leaves
+    out a module that another wrapper has.
+    """
+    from torch.distributed._composable.contract import contract  # half a second
+
+    def replicate(module: nn.Module) -> nn.Module:  # by this name fully_shard knows it
+        return module
+
+    contract()(replicate)(module)
+    module.is_kept_apart = True  # type: ignore[assignment]
+    if _leave_out not in _global_module_registration_hooks.values():
+        register_module_module_registration_hook(_leave_out)
+
+
+def _leave_out(parent: nn.Module, _name: str, module: nn.Module) -> None:
+    """Of what a wrapper equates, as it takes its model in."""
+    if not isinstance(parent, DistributedDataParallel):
+        return
+    apart = kept_apart(module)
+    ids = {id(one) for one in apart.values()}
+    parent.parameters_to_ignore |= set(apart)
+    parent._module_parameters = [one for one in parent._module_parameters if id(one) not in ids]
+    if apart and not any(one.requires_grad for one in parent._module_parameters):
+        raise RuntimeError(  # as torch does where there is nothing to share
+            "DistributedDataParallel is not needed around parameters that each process has alone: "
+            f"call the {type(module).__name__} itself"
+        )
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        module, parent.parameters_to_ignore
+    )
+
+
+def kept_apart(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a module that are others on every process, by name."""
+    return {
+        f"{prefix}.{name}" if prefix else name: one
+        for prefix, part in module.named_modules()
+        if getattr(part, "is_kept_apart", False)
+        for name, one in part.named_parameters(recurse=False)
+    }
+
+
+def fingerprint() -> int:
+    """Of a weight that the wrapper of this pass keeps alike on all processes; 0: there is none."""
+    wrapper = DistributedDataParallel._active_ddp_module
+    if wrapper is None:
+        return 0
+    shared = [one for one in wrapper._module_parameters if one.requires_grad]
+    smallest = min(shared, key=lambda parameter: parameter.numel())
+    return int(smallest.detach().double().sum().view(torch.int64))
+
+
+def equated(parameter: Tensor) -> bool:
+    """Whether, in this forward pass, a wrapper makes a parameter the same on all processes."""
+    wrapper = DistributedDataParallel._active_ddp_module
+    averaged = [] if wrapper is None else wrapper._module_parameters
+    return hasattr(parameter, "placements") or any(parameter is each for each in averaged)
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether this forward pass of a module is part of one that shares gradients."""
+    managed = getattr(
+        module, "_is_fsdp_managed_module", False
+    )  # so says fully_shard to torch's own
+    return managed or DistributedDataParallel._active_ddp_module is not None
 
 
 def shares_gradients(module: nn.Module) -> bool:

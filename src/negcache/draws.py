@@ -278,9 +278,8 @@ def _check_mass(sampler: Sampler, proposal: Proposal) -> None:
     if store is not None and store.shard.mesh.size > 1 and proposal.log_mass is None:
         raise InputError(
             "a law with a mass on the rows of each process",
-            f"{type(sampler).__name__} as it is set, and {store.shard.mesh.size} processes",
-            "in place of a floor mix with uniform draws: "
-            "Mixture(rf_softmax(store, m, floor=0), Uniform(corpus, k))",
+            f"{type(sampler).__name__} without, and {store.shard.mesh.size} processes",
+            "give its Proposal a log_mass: see CONTRIBUTING, 'Add a sampler'",
         )
 
 

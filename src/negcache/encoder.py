@@ -77,8 +77,8 @@ class ItemEncoder:
 
         Args:
             most: ids that a process has at most, of those that encode at the same time; who has
-                fewer encodes another item in their place, since wrappers wait for all; None: this
-                one is alone.
+                fewer encodes another item in their place, since wrappers wait for all, and in the
+                end yields none, as often as the others yield some; None: this one is alone.
         """
         most = len(ids) if most is None else most
         spare = getattr(self.corpus, "some_id", 0)
@@ -87,8 +87,7 @@ class ItemEncoder:
             with torch.no_grad(), without_dropout(self.tower):
                 short = min(batch_size, most - first) - len(some)
                 rows = self.encode(F.pad(some, (0, short), value=spare))
-            if len(some):
-                yield some, rows[: len(some)]
+            yield some, rows[: len(some)]
 
 
 class Numbers:

@@ -7,25 +7,37 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from negcache import validation
-from negcache.class_vectors import check_bias, check_table, new_vectors, padding_row, vectors_of
+from negcache.class_step import Classes, ClassStep, default_sampler
+from negcache.class_vectors import (
+    check_bias,
+    check_table,
+    new_vectors,
+    padding_row,
+    shard_of,
+    vectors_of,
+)
 from negcache.devices import device_after, move
-from negcache.distributed import ALONE, Mesh
-from negcache.estimators import log_q_corrected
-from negcache.exact import best_classes, exact_losses, log_probs
+from negcache.distributed import ALONE, Mesh, keep_apart
+from negcache.exact import best_classes, log_probs
 from negcache.generators import Generators
 from negcache.interfaces import Sampler
-from negcache.messages import Request, StepReport
+from negcache.meeting import meeting
+from negcache.messages import StepReport
 from negcache.metrics import Recorder
 from negcache.packing import from_bytes, to_bytes
-from negcache.samplers import CachedSoftmax, quadratic
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
-from negcache.step import draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
+from negcache.step import reduced
 from negcache.stores import LiveTable
-from negcache.stores.live import check_processes, check_shared_table
-from negcache.targets import Counted, check_hidden, counted
-from negcache.validation import admit, check_finite, check_items, check_own_state, check_weighting
+from negcache.stores.among_processes import check_dealt_out, check_head
+from negcache.targets import check_hidden, counted
+from negcache.validation import (
+    REDUCTIONS,
+    check_items,
+    check_no_replica,
+    check_own_state,
+    check_weighting,
+)
 
 RENEW_EVERY = 100
 """Optimizer steps after which sums start anew, where rows move that nobody looked up."""
@@ -58,6 +70,9 @@ class SoftmaxHead(nn.Module):
         padding_idx: a class that is none, such as item 0 of recommenders: as a target it counts for
             nothing, it is never a negative, has no part in any softmax, and its row no gradient.
         ignore_index: rows with this target count for nothing, as in ``cross_entropy``.
+        shard_classes: among several processes each keeps a share of the rows, nobody has them all;
+            every call is then one that all processes make together (docs/classifiers.md). Build
+            the head after ``init_process_group``, with the same torch seed everywhere.
         seed: of the draws.
         embedding: whose ``weight`` the table is, in place of one of its own; see ``tied``.
         device, dtype: of the table, as in ``nn.Linear``.
@@ -84,6 +99,7 @@ class SoftmaxHead(nn.Module):
         sparse: bool = False,
         padding_idx: int | None = None,
         ignore_index: int = -100,
+        shard_classes: bool = False,
         seed: int = 0,
         embedding: nn.Module | None = None,
         device: torch.device | str | None = None,
@@ -91,19 +107,25 @@ class SoftmaxHead(nn.Module):
     ) -> None:
         super().__init__()
         check_bias(bias, normalize=normalize, tied=embedding is not None)
+        shard = shard_of(num_classes, dealt_out=shard_classes, tied=embedding is not None)
         self.padding_idx = padding_row(padding_idx, num_classes)
         self.dim, self.has_bias, self.ignore_index = dim, bias, ignore_index
+        self.shard_classes = shard_classes
         self.score = DotScore(temperature, normalize=normalize, absolute=absolute)
         if embedding is None:
             row = {"bias": bias, "padding_idx": self.padding_idx, "sparse": sparse}
-            vectors = new_vectors(num_classes, dim, device=device, dtype=dtype, **row)
+            vectors = new_vectors(shard, dim, device=device, dtype=dtype, **row)
             self.classes = vectors  # DDP knows it as sparse
         else:
             vectors = check_table(embedding, num_classes, dim)
         self.sparse = bool(getattr(vectors, "sparse", False))
         lag = None if self.sparse and embedding is None else RENEW_EVERY  # only looked up rows move
-        self.table = LiveTable(vectors, self.score.embed if normalize else None, renew_every=lag)
-        build = _default_sampler(absolute) if sampler is None else sampler
+        embed = self.score.embed if normalize else None
+        held = shard if shard.mesh.size > 1 else None
+        for own in (vectors, self.score) if held else ():
+            keep_apart(own)
+        self.table = LiveTable(vectors, embed, shard=held, renew_every=lag)
+        build = default_sampler(absolute) if sampler is None else sampler
         self.sampler, self.generators = build(self.table, num_samples), Generators(seed)
         store = self.sampler.store
         check_items(num_classes, None if store is None else store.num_items)
@@ -149,12 +171,12 @@ class SoftmaxHead(nn.Module):
         return cls(num_classes, dim, sampler, num_samples, **settings)
 
     @property
-    def weight(self) -> Float[Tensor, "N D"]:
-        """The class vectors, without the bias."""
+    def weight(self) -> Float[Tensor, "S D"]:
+        """The class vectors that are here, without the bias: all, unless they are dealt out."""
         return self.table.weight[:, : self.dim]
 
     @property
-    def bias(self) -> Float[Tensor, "N"] | None:
+    def bias(self) -> Float[Tensor, "S"] | None:
         return self.table.weight[:, self.dim] if self.has_bias else None
 
     def forward(
@@ -183,30 +205,46 @@ class SoftmaxHead(nn.Module):
         Raises:
             InputError: shapes or targets that do not fit.
         """
-        validation.check_no_replica(self)
-        check_hidden(hidden, self.dim)
-        self.table.flush()
-        rows = counted(hidden, target, targets, weight, (self.ignore_index, self.padding_idx))
-        mesh = Mesh.now() if self.training and torch.is_grad_enabled() else ALONE
-        check_weighting(rows.weight, reduction, len(rows.hidden), mesh.size > 1)
-        losses = self._losses(rows)
+        step, several = self._step, target is None
+        with meeting(self._mesh) as met:
+            self._prepare(check_hidden(hidden, self.dim))
+            ignored = self.ignore_index, self.padding_idx
+            rows = step.admit(counted(hidden, target, targets, weight, ignored))
+            mesh = Mesh.now() if step.training else ALONE
+            check_weighting(rows.weight, reduction, len(rows.hidden), mesh.size > 1)
+            setting = 2 * REDUCTIONS.index(reduction) + several
+            met.tell(step.call, setting, len(rows.hidden), self.table.steps_seen)
+        self.table.catch_up(met.steps)
+        losses = step.losses(self._queries(rows.hidden), rows, met.rows)
         value = reduced(losses, rows.weight, reduction, mesh)
         return rows.spread(value) if reduction == "none" else value
 
     @torch.no_grad()
     def log_prob(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... N"]:
-        """Log-probabilities of all classes, -inf of ``padding_idx``; holds [B, N]."""
-        queries = self._queries(check_hidden(hidden, self.dim))
-        found = log_probs(queries, self.table, self.score, self.padding_idx)
+        """Log-probabilities of all classes, -inf of ``padding_idx``; holds [B, N].
+
+        Of a table that is dealt out all processes ask together, each for rows of its own.
+        """
+        with meeting(self._mesh) as met:
+            check_dealt_out(self.table, self.shard_classes)
+            queries = self._queries(check_hidden(hidden, self.dim))
+            met.tell("log_prob", rows=len(queries))
+        found = log_probs(queries, self.table, self.score, self.padding_idx, met.rows)
         return found.view(*hidden.shape[:-1], len(self.table))
 
     @torch.no_grad()
     def topk(
         self, hidden: Float[Tensor, "... D"], k: int
     ) -> tuple[Float[Tensor, "... k"], Int[Tensor, "... k"]]:
-        """Logits and numbers of the k best classes of each row, best first; never holds [B, N]."""
-        queries = self._queries(check_hidden(hidden, self.dim))
-        scores, ids = best_classes(queries, self.table, self.score, k, self.padding_idx)
+        """Logits and numbers of the k best classes of each row, best first; never holds [B, N].
+
+        Of a table that is dealt out all processes ask together, each for rows of its own.
+        """
+        with meeting(self._mesh) as met:
+            check_dealt_out(self.table, self.shard_classes)
+            queries = self._queries(check_hidden(hidden, self.dim))
+            met.tell("topk", k, len(queries))
+        scores, ids = best_classes(queries, self.table, self.score, k, self.padding_idx, met.rows)
         return scores.view(*hidden.shape[:-1], k), ids.view(*hidden.shape[:-1], k)
 
     def report(self) -> StepReport:
@@ -215,13 +253,19 @@ class SoftmaxHead(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """One uint8 tensor, so that safetensors and every trainer can save it."""
-        state = {"generator": self.generators.get_state(), "table": self.table.state_dict()}
-        return to_bytes(state)
+        return to_bytes(self.own_state())
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = from_bytes(state, "generator", "table")
-        self.generators.set_state(found["generator"])
-        self.table.load_state_dict(found["table"])
+        self.load_own_state(from_bytes(state, "generator", "table"))
+
+    def own_state(self) -> dict[str, Any]:
+        """What is no weight: noise, sums. Those of several processes add up to one's."""
+        return {"generator": self.generators.get_state(), "table": self.table.state_dict()}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``own_state`` gave: of this process, or of all together."""
+        self.generators.set_state(state["generator"])
+        self.table.load_state_dict(state["table"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxHead":
         """``to(device)`` moves what the sampler holds as well; a tied table may be there before."""
@@ -231,70 +275,24 @@ class SoftmaxHead(nn.Module):
         move(self.table, device)
         return self
 
-    def _losses(self, rows: Counted) -> Float[Tensor, "R"]:
-        """-log p+ of each row that counts."""
-        queries, place = self._queries(rows.hidden), self._place(rows)
-        if len(rows.kept) and not len(queries):  # nothing but a graph
-            self._pass_over(queries.detach(), place[1])
-            return queries.sum(dim=1) + self._look_up(rows.target.flatten().long()).sum()
-        target = admit(queries, rows.target, None, None, len(self.table))[0]
-        asked = self._request(queries.detach(), target, place)
-        return self._sampled(queries, asked) if self.training else exact_losses(asked, self.table)
+    @property
+    def _mesh(self) -> Mesh:
+        """The processes that the classes are dealt out among."""
+        return self.table.shard.mesh
 
-    def _sampled(self, queries: Tensor, request: Request) -> Tensor:
-        """The step of ``SoftmaxLoss``, its items looked up in the table."""
-        target, generator = request.positives, self.generators.of(torch.is_grad_enabled())
-        with self._recorder.stage("draw"):
-            draws = draw_negatives(self.sampler, log_q_corrected, request, generator)
-        with self._recorder.stage("encode"):
-            items = encode_once(target, draws, self._look_up)
-        if torch.is_grad_enabled():
-            self.table.write(items.ids, items.rows)
-        with self._recorder.stage("loss"):
-            found = sampled_loss(queries, target, items, draws, self.score)
-        if torch.is_grad_enabled():
-            self._recorder.record_step(*found, draws[0][0], len(items.ids))
-        return found.losses
+    @property
+    def _step(self) -> ClassStep:
+        classes = Classes(self.table, self.score, self.padding_idx, self.sparse)
+        return ClassStep(classes, self.sampler, self.generators, self._recorder, self.training)
 
-    def _look_up(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        """Classes as they are scored, with gradient; none for the padding."""
-        rows = F.embedding(ids, self.table.weight, self.padding_idx, sparse=self.sparse)
-        return check_finite(self.score.embed(rows), ids)
-
-    def _place(self, rows: Counted) -> tuple[int, int]:
-        """Where the rows that count stand among those of all processes; all say it in training."""
-        mesh, together = Mesh.now(), self.training and torch.is_grad_enabled()
-        alike = mesh.size > 1 and not together  # no word of others: as if all rows counted
-        return mesh.place(len(rows.kept) if alike else len(rows.hidden), together)
-
-    def _pass_over(self, queries: Tensor, total_rows: int) -> None:
-        """No row counts here: the noise that other processes draw by is spent all the same."""
-        if total_rows and self.training and torch.is_grad_enabled():
-            nobody, target = queries.new_zeros(1, queries.shape[1]), queries.new_zeros(1).long()
-            request = self._request(nobody, target, (0, total_rows))
-            draw_negatives(self.sampler, log_q_corrected, request, self.generators.training)
-
-    def _request(self, queries: Tensor, target: Tensor, place: tuple[int, int]) -> Request:
-        """What the sampler is asked; the padding is excluded like a target."""
-        num_processes, store = Mesh.now().size, self.sampler.store
-        if self.training and torch.is_grad_enabled():
-            check_shared_table(self.table, num_processes)
-        if store is not None:
-            check_processes(store, [self.table.weight], num_processes)
-        barred = target.view(len(target), -1)
-        if self.padding_idx is not None:
-            barred = F.pad(barred, (0, 1), value=self.padding_idx)
-        exclude = exclusion_of(barred, len(self.table))
-        return Request(queries, self.score, target, exclude, *place, len(self.table))
+    def _prepare(self, hidden: Tensor) -> None:
+        """Refuse what can be, and tell the sampler what has moved."""
+        check_no_replica(self)
+        check_dealt_out(self.table, self.shard_classes)
+        check_head(self, self.table, self.sampler.store, hidden)
+        self.table.flush()
 
     def _queries(self, hidden: Tensor) -> Float[Tensor, "B _"]:
         """Hidden states as flat rows of score, with a 1 for the bias."""
         rows = hidden.reshape(-1, self.dim)
         return self.score.embed(F.pad(rows, (0, 1), value=1.0) if self.has_bias else rows)
-
-
-def _default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:
-    """What was best measured; more draws of the softmax itself than there are classes are none."""
-    if absolute:
-        return quadratic
-    return lambda table, num_samples: CachedSoftmax(table, min(num_samples, len(table)))

@@ -25,7 +25,7 @@ from negcache.packing import from_bytes, to_bytes
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
-from negcache.stores.live import check_pool, check_processes, check_refresh, most_of_all
+from negcache.stores.among_processes import check_pool, check_processes, check_refresh, most_of_all
 from negcache.validation import (
     admit,
     check_dimensions,

@@ -50,7 +50,7 @@ class Request:
         """What the queries of all processes ask, in order of rank; and which of them are here."""
         if mesh.size == 1:
             return self, slice(0, len(self.queries))
-        several = self.positives.view(len(self.queries), -1)
+        several = in_rows(self.positives)
         rows, entries, widths = mesh.each(len(several), len(self.exclude.ids), several.shape[1])
         positives = mesh.gather(pad_columns(several, max(widths)), rows)
         whole = replace(
@@ -72,7 +72,7 @@ class Request:
     @property
     def others(self) -> Int[Tensor, "B 1"]:
         """How many targets the other queries of the batch have, for each query."""
-        own = (self.positives.view(len(self.queries), -1) >= 0).sum(dim=1, keepdim=True)
+        own = (in_rows(self.positives) >= 0).sum(dim=1, keepdim=True)
         return own.sum() - own
 
     def excluding(self, ids: Int[Tensor, "B h"]) -> "Request":
@@ -105,6 +105,11 @@ class Request:
     def noise(self, generator: torch.Generator) -> Callable[..., Tensor]:
         """``noise(*shape)``: uniforms of this generator, new ones at each call."""
         return partial(self.uniforms, generator)
+
+
+def in_rows(positives: Int[Tensor, "B *p"]) -> Int[Tensor, "B p"]:
+    """The targets of each query as a row, also where there is one of each, or no query."""
+    return positives if positives.ndim == 2 else positives[:, None]
 
 
 def gather_columns(ids: Int[Tensor, "B h"] | None, mesh: Mesh) -> Int[Tensor, "B w"] | None:

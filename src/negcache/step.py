@@ -11,7 +11,7 @@ from negcache.draws import draw, given
 from negcache.estimators import log_q_corrected, softmax_loss
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Estimator, Known, Sampler
-from negcache.messages import Draw, Request
+from negcache.messages import Draw, Request, in_rows
 from negcache.ops.rest import item_grad_scale, linear_term
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
@@ -59,7 +59,7 @@ def exclusion_of(
     Raises:
         InputError: a known positive is no item of the corpus.
     """
-    several = positives.view(len(positives), -1)
+    several = in_rows(positives)
     rows, columns = (several >= 0).nonzero(as_tuple=True)
     if known_positives is None or query_ids is None:
         return Exclusion.from_pairs(rows, several[rows, columns], len(several))
@@ -91,7 +91,7 @@ def encode_once(
     encode: Callable[[Int[Tensor, "M"]], Float[Tensor, "M D"]],
 ) -> Encoded:
     """Every distinct item of the step through the tower, once."""
-    several = positives.view(len(positives), -1)
+    several = in_rows(positives)
     padded = several.where(several >= 0, several.amax(dim=1, keepdim=True))  # encoded anyway
     wanted = [padded.flatten(), *(drawn.ids for drawn, _ in draws)]
     ids, place = torch.unique(torch.cat(wanted), return_inverse=True)

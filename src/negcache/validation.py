@@ -10,6 +10,9 @@ from torch import nn
 from negcache.errors import InputError
 from negcache.shapes import Tensor
 
+REDUCTIONS = ("mean", "sum", "none")
+"""How losses become one, as in torch."""
+
 
 def admit(
     queries: Tensor,
@@ -129,7 +132,7 @@ def check_weighting(
     weight: Tensor | None, reduction: str, queries: int, together: bool = False
 ) -> None:
     """How losses become one, perhaps with those of other processes. Raises InputError."""
-    if reduction not in ("mean", "sum", "none"):
+    if reduction not in REDUCTIONS:
         raise InputError('reduction "mean", "sum" or "none"', f"{reduction!r}", "as in torch")
     if weight is None:
         return

@@ -6,9 +6,9 @@ import sharded_training
 import torch
 
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
-BY_CLUSTERS = [name for name in sharded_training.CASES if name.endswith(sharded_training.CLUSTERS)]
+OTHERS = [name for name in sharded_training.CASES if name.endswith(sharded_training.OTHER_DRAWS)]
 REFUSED = list(sharded_training.REFUSED)
-EXACT = [name for name in sharded_training.CASES if name not in (*BY_CLUSTERS, *REFUSED)]
+EXACT = [name for name in sharded_training.CASES if name not in (*OTHERS, *REFUSED)]
 
 
 @pytest.fixture(scope="module", params=WORLDS)
@@ -40,6 +40,8 @@ def test_several_processes_are_one(trained, name):
     assert any(bool(each.any()) for each in one["gradients"][0])
     if "rows" in one:
         check_rows(one["rows"], [found["rows"] for found in several])
+    assert [found["passes"] for found in several] == [one["passes"]] * len(several)
+    assert one["passes"] or not name.startswith("low_")
 
 
 def check_rows(whole, shards):
@@ -53,8 +55,8 @@ def check_rows(whole, shards):
     assert max(sizes) - min(sizes) <= 2 * 128
 
 
-@pytest.mark.parametrize("name", BY_CLUSTERS)
-def test_clusters_of_each_process_train_all_alike(trained, name):
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_draws_than_those_of_one_process_train_all_alike(trained, name):
     """Their law is tried in the processes themselves."""
     first, *others = (found[name] for found in trained[1])
     for other in others:

@@ -8,6 +8,7 @@ from torch import tensor
 
 from negcache.estimators import cached_partition, softmax_loss
 from negcache.messages import Draw
+from negcache.packing import pack
 from negcache.testing import reference
 
 SUMMED = ("none", "sum")
@@ -80,6 +81,48 @@ def test_a_forgotten_step_is_named_and_can_be_made_up_for(trained, name):
             "Expected 2 steps of the loss on every process; got 1 on process 1. "
             "To fix this: call loss_fn.step() on every process."
         )
+
+
+@pytest.mark.parametrize("name", ["coordinates"])
+def test_a_low_rank_cache_of_several_is_one(trained, name):
+    """What they look at, hear of, hold and save; and what a larger one makes of it."""
+    one, *two = every = [found[name] for found in trained]
+    for planned in ("filled", "sampled", "back", "grown", "gone"):
+        theirs = torch.cat([found[planned] for found in two])
+        assert torch.equal(theirs.sort().values, one[planned].sort().values), planned
+    assert {len(found["sampled"]) for found in two} == {30}
+    assert one["gone"].sort().values.tolist() == [0, 1, 5, 300, 699]
+    assert one["back"].tolist() == [1]
+    assert [found["files"] for found in two] == [
+        ["coordinates, rows 0 to 384"],
+        ["coordinates, rows 384 to 700"],
+    ]
+    for found in every:
+        assert len(found["state"].pop("observers")) == (1 if found is one else 2)
+        assert found["state"].pop("cosine") == pytest.approx(one["cosine"], abs=1e-10)
+    (tree, tensors), *others = (pack(found["state"]) for found in every)
+    for its, theirs in others:
+        assert its == tree
+        for key in tensors:
+            close(theirs[key], tensors[key])
+    for whole, *parts in zip(*(found["whole"] for found in every), strict=True):
+        close(torch.cat(parts), whole)
+    assert [found["left"] for found in two] == [0, 0]
+    assert sum(found["held"] for found in two) == one["held"]
+
+
+@pytest.mark.parametrize("name", ["floor"])
+def test_a_floor_of_several_processes_has_the_law_of_one(trained, name):
+    one, *two = (found[name]["log_q"].exp() for found in trained)
+    close(one.sum(dim=1), torch.full((len(one),), 0.85).double(), 1e-3)  # half of the floor is lost
+    for log_q in two:
+        close(log_q, one, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["mined"])
+def test_the_nearest_clusters_are_those_of_all_processes(trained, name):
+    for found in trained[1:]:
+        assert torch.equal(found[name]["process"], torch.arange(2)[:, None].expand(-1, 20))
 
 
 @pytest.mark.parametrize("name", ["golden"])

@@ -11,11 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import draws, hosts, processes, rows, streams, sums_and_clusters
+from tests.mutants import coordinates, dealt_out, draws, hosts, processes, rows, streams
+from tests.mutants import sums_and_clusters as sums
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = (draws, hosts, processes, rows, streams, sums_and_clusters)
+PARTS = (coordinates, dealt_out, draws, hosts, processes, rows, streams, sums)
 MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
 
 

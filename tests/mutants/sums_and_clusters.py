@@ -12,8 +12,8 @@ SUMS = [
     Mutant(
         "kernel draw without coverage",
         "samplers/kernel.py",
-        "log_mass, self.store, self.store.coverage)",
-        "log_mass, self.store)",
+        "log_mass, self.store, self.store.coverage, spends",
+        "log_mass, self.store, spends",
         laws("quadratic-half"),
     ),
     Mutant(
@@ -54,8 +54,8 @@ SUMS = [
     Mutant(
         "the uppermost level is scored once more for chances",
         "samplers/kernel.py",
-        "partial(_log_prob, descent, self.floor)",
-        "partial(_log_prob, Descent.begin(rows, self.sums, self.kernel), self.floor)",
+        "partial(_log_prob, descent, floor)",
+        "partial(_log_prob, Descent.begin(rows, self.sums, self.kernel), floor)",
         "tests/samplers/test_passes.py::test_the_uppermost_sums_are_scored_once",
     ),
     Mutant(

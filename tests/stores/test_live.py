@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import negcache as nc
+from negcache.distributed import ALONE
+from negcache.ops.shards import Shard
 
 
 class Ear:
@@ -178,3 +180,30 @@ def test_saving_flushes_first():
 def test_a_table_of_one_row_is_refused():
     with pytest.raises(nc.InputError, match="at least 2 rows"):
         nc.LiveTable(torch.nn.Parameter(torch.zeros(1, 2)))
+
+
+def test_steps_of_other_processes_count_for_the_observers():
+    """Every second step of any process they start anew, here too."""
+    weight = torch.nn.Parameter(torch.arange(12.0).view(6, 2))
+    table, ear = nc.LiveTable(weight, renew_every=2), Ear()
+    table.observe(ear)
+    table.catch_up(1)
+    assert ear.heard == []
+    encode(table, [1])
+    table.catch_up(2)
+    assert ear.heard is None
+    assert not table.touched
+    table.catch_up(3)
+    ear.heard = []
+    assert table.state_dict()["steps_seen"] == {"rows 0 to 6": 3}
+
+
+def test_a_table_has_the_rows_that_it_says():
+    shard = Shard(ALONE, 128, 6, 200)
+    weight = torch.nn.Parameter(torch.arange(12.0).view(6, 2))
+    table = nc.LiveTable(weight, shard=shard)
+    assert (len(table), table.num_rows) == (200, 6)
+    assert table.slots(torch.tensor([3, 128, 133, 134])).tolist() == [-1, 0, 5, -1]
+    assert table.ids(torch.tensor([0, 5])).tolist() == [128, 133]
+    with pytest.raises(nc.InputError, match="the 7 rows of rows 128 to 135; got 6"):
+        nc.LiveTable(weight, shard=Shard(ALONE, 128, 7, 200))

@@ -8,6 +8,7 @@ import torch
 
 import negcache as nc
 from negcache.interfaces import Store
+from negcache.ops.shards import Shard
 from negcache.packing import pack, unpack
 from negcache.stores import LowRankCache
 from negcache.stores.coordinate_table import CoordinateTable
@@ -127,7 +128,7 @@ def test_landmarks_come_first_and_the_others_are_projected_on_their_span():
     basis = torch.linalg.qr(encode(landmarks).T).Q
     torch.testing.assert_close(embeddings(store, EVERYTHING), fresh @ basis @ basis.T)
     others = order[L:]
-    kept, count = store.projected.tolist()
+    kept, count = store.table.kept.sum(dim=0).tolist()
     wanted = torch.cosine_similarity(embeddings(store, others), fresh[others]).mean()
     assert count == N - L
     assert kept / count == pytest.approx(float(wanted), abs=1e-6)
@@ -218,7 +219,7 @@ def test_a_low_cosine_brings_a_full_pass(name):
     store = filled(encode, reencoder=REENCODERS[name](), full_below=0.95)
     store.observe(ear)
     steps(store, encode, 6)
-    assert not store.full_due, "nothing moved: the map still holds"
+    assert not store.refresh.full_due, "nothing moved: the map still holds"
     noise = torch.Generator().manual_seed(8)
     encode.rows = torch.randn(N, D, generator=noise)  # nothing to be learned from the old ones
     steps(store, encode, 3)
@@ -246,7 +247,7 @@ def test_what_projection_loses_is_no_reason_for_a_full_pass():
     store = filled(encode, full_below=0.9, sample=60)
     steps(store, encode, 9)
     assert store.cosine < 0.8
-    assert not store.full_due
+    assert not store.refresh.full_due
 
 
 def snapshot(store):
@@ -285,7 +286,7 @@ def test_a_resumed_store_is_one_that_never_stopped(name, cut):
         encode.move()
         look(store, encode, begin_refresh(store)[:11])
     if cut in ("due pass", "full pass"):
-        store.full_due = True
+        store.refresh.full_due = True
     if cut == "full pass":
         look(store, encode, begin_refresh(store)[:20])
     resumed = fresh_store(seed=99)
@@ -342,7 +343,7 @@ def test_removed_items_are_told_and_never_asked_for_again():
         store.step()
     assert not store.valid[gone].any()
     assert not len(store.missing())
-    store.full_due = True
+    store.refresh.full_due = True
     left = EVERYTHING[store.valid.new_ones(N).index_fill(0, gone, False)]
     assert store.plan().sort().values.equal(left)
 
@@ -449,7 +450,7 @@ def test_a_file_of_another_size_and_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_table_moves_to_fewer_columns():
-    table = CoordinateTable((4, 3), torch.float64, torch.device("cpu"), None)
+    table = CoordinateTable(Shard.whole(4), 3, torch.float64, torch.device("cpu"), None)
     table.write(torch.arange(4), torch.randn(4, 4).double())
     before, move = table.rows(torch.arange(4)), torch.randn(4, 3).double()
     move[:, -1] = torch.tensor([0.0, 0.0, 0.0, 1.0])
@@ -510,8 +511,8 @@ def test_loading_its_own_state_changes_nothing():
     steps(store, encode, 4)
     before = copy.deepcopy(store.state_dict())
     store.load_state_dict(store.state_dict())
-    for name in ("valid", "removed", "table", "basis"):
-        assert torch.equal(store.state_dict()[name], before[name]), name
+    for now, was in zip(as_tensors(store.state_dict()), as_tensors(before), strict=True):
+        assert torch.equal(now, was)
 
 
 def test_a_second_store_at_a_path_leaves_the_first_alone(tmp_path):
@@ -528,14 +529,14 @@ def test_items_that_are_not_there_cannot_be_removed(ids):
     store = build()
     with pytest.raises(nc.InputError, match=f"ids between 0 and {N - 1}"):
         store.remove(torch.tensor(ids))
-    assert not store.removed.any()
+    assert not store.table.removed.any()
 
 
 def test_a_refresh_without_a_cosine_brings_a_full_pass():
     store = filled(full_below=0.5)
     store.reencoder.fit = lambda stale, fresh: float("nan")
     steps(store, Encoder(), 1)
-    assert store.full_due
+    assert store.refresh.full_due
 
 
 @pytest.mark.parametrize("sampler", [nc.quadratic, nc.rf_softmax])

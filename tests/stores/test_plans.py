@@ -169,7 +169,7 @@ def test_a_low_rank_cache_waits_for_the_sample_that_it_planned_and_learns_from_i
     planned = store.plan()
     assert len(planned) == SAMPLE
     store.commit()
-    assert torch.equal(store.sampled.ids, planned.sort().values)
+    assert torch.equal(store.refresh.sample.ids, planned.sort().values)
     assert torch.equal(store.plan(), planned), "what has not been written yet"
     store.write(planned[:5], fresh(1)[planned[:5]])
     before = copy.deepcopy(store.state_dict())
@@ -178,14 +178,14 @@ def test_a_low_rank_cache_waits_for_the_sample_that_it_planned_and_learns_from_i
     store.write(planned[5:], fresh(1)[planned[5:]])
     assert store.fits == 0
     store.step()
-    assert (store.fits, store.sampled) == (1, None)
+    assert (store.fits, store.refresh.sample) == (1, None)
 
 
 def test_a_full_pass_begins_with_the_landmarks_that_were_planned():
     store, ear = filled("low_rank"), Ear()
     store.observe(ear)
     carry_out(store, 1)
-    store.full_due, heard = True, ear.heard
+    store.refresh.full_due, heard = True, ear.heard
     before = copy.deepcopy(store.state_dict())
     planned = store.plan()
     assert torch.equal(store.plan(), planned)
@@ -195,8 +195,8 @@ def test_a_full_pass_begins_with_the_landmarks_that_were_planned():
     store.commit()
     assert ear.heard == heard + 1
     assert not store.valid.any()
-    assert not store.full_due
-    assert torch.equal(store.landmarks.ids, planned[:L].sort().values)
+    assert not store.refresh.full_due
+    assert torch.equal(store.refresh.landmarks.ids, planned[:L].sort().values)
     assert torch.equal(store.plan(), planned)
     store.write(planned, fresh(2)[planned])
     store.step()

@@ -11,7 +11,6 @@ from negcache.indexes.scored_clusters import ClusterScorer
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.shapes import Float64, Int, Tensor
-from negcache.stores.reading import refuse_shards
 
 
 class DynamicIndexMiner:
@@ -51,9 +50,9 @@ class DynamicIndexMiner:
         self.clusters = ClusterScorer(store, index)
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
-        refuse_shards(self.store, "mining as it was run", "use DynamicIndex")
         scored = self.clusters.score(request)
-        scored = replace(scored, law=scored.law.best(self.top_clusters))
+        law = scored.law.best(self.top_clusters, self.store.shard.mesh)
+        scored = replace(scored, law=law)
         noise = request.uniforms(generator, self.num_negatives, self.chain, 2)
         ids, scores, ratios = (each.flatten(1) for each in scored.draw_scored(noise))
         scores = scores.masked_fill(ratios == -torch.inf, -torch.inf)

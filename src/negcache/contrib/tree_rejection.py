@@ -63,7 +63,7 @@ class DynamicIndexTree:
             InputError: the store does not score coordinates as they are, so radii say nothing; or
                 several processes share it.
         """
-        refuse_shards(self.store, "rejection down a tree", "use CachedSoftmax")
+        refuse_shards(self.store, "rejection down a tree", "use DynamicIndexRejection")
         scored = self.clusters.score(request)
         scored.check_radius()
         proposed = scored.draw_scored(request.uniforms(generator, self.num_negatives, 1, 2))

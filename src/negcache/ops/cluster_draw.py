@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import torch
 
+from negcache.distributed import ALONE, Mesh
 from negcache.exclusion import Exclusion
+from negcache.ops.shards import best_of_all
 from negcache.ops.two_stage import Cumulative, add_up, invert
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
@@ -142,14 +144,19 @@ class ClusterLaw:
         nothing = self.exclude.mask(places) | (places < 0)
         return (values - self.log_norm[:, None]).masked_fill(nothing, -torch.inf)
 
-    def best(self, count: int) -> "ClusterLaw":
-        """The law of the ``count`` clusters of highest V: items of the others are never drawn."""
+    def best(self, count: int, mesh: Mesh = ALONE) -> "ClusterLaw":
+        """The law of the ``count`` clusters of highest V: items of the others are never drawn.
+
+        Of those that are as high as the last of them, all.
+
+        Args:
+            mesh: processes, each with a law over clusters of its own: the highest of all.
+        """
         values = self.partition.values
-        if count >= values.shape[1]:
-            return self
         alive = values.masked_fill(self.log_masses == -torch.inf, -torch.inf)
-        kept = torch.zeros_like(values, dtype=torch.bool)
-        kept.scatter_(1, alive.topk(count, dim=1).indices, True)
+        mine = alive.topk(min(count, alive.shape[1]), dim=1)
+        _, highest = best_of_all(mesh, mine.indices, mine.values, count)
+        kept = alive >= highest[:, -1:]
         return replace(
             self, partition=self.partition._replace(values=values.where(kept, -torch.inf))
         )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
 from negcache.ops.two_stage import BLOCK, add_up, invert
+from negcache.ops.uniform import draw_distinct
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
 PARTS = 1024
@@ -93,12 +94,22 @@ class Shard:
         return {replace(each, first=self.first + each.first).name: each.bounds for each in inside}
 
     def has(self, name: str) -> bool:
-        """Whether what a state calls so belongs to rows here, or to no rows."""
+        """Whether what a state calls so belongs to rows here, or to no rows.
+
+        The state may be that of a table of fewer rows, which was dealt out in other parts.
+        """
+        return PART.fullmatch(name) is None or bool(self.rows_of(name))
+
+    def rows_of(self, name: str) -> range:
+        """The rows of the table that are here and in the part of this name; of no part: none.
+
+        Example:
+            >>> Shard.whole(200).rows_of("rows 128 to 256")
+            range(128, 200)
+        """
         found = PART.fullmatch(name)
-        if found is None:
-            return True
-        start, stop = map(int, found.groups())
-        return self.first <= start and stop <= self.first + self.size
+        start, stop = map(int, found.groups()) if found else (0, 0)
+        return range(max(start, self.first), min(stop, self.first + self.size))
 
     def local(self, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Rows of the table by their number here; -1 for those of other processes, and for -1."""
@@ -106,6 +117,23 @@ class Shard:
             return rows
         here = rows - self.first
         return here.where((here >= 0) & (here < self.size), -1)
+
+    def ids(self, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Rows here by their number in the table."""
+        return rows + self.first if self.first else rows
+
+    def counts(self, rows: Int[Tensor, "M"]) -> list[int]:
+        """How many of some rows of the table, ascending, each process holds: one after the other.
+
+        Example:
+            >>> Shard.whole(300).counts(torch.tensor([3, 7, 299]))
+            [3]
+        """
+        if self.mesh.size == 1:
+            return [len(rows)]
+        ends = torch.tensor(rows_of_each(self.total, self.mesh.size)).cumsum(0)[:-1]
+        cuts = torch.searchsorted(rows, ends.to(rows.device)).tolist()
+        return [after - before for before, after in pairwise([0, *cuts, len(rows)])]
 
 
 def part_rows(total: int) -> int:
@@ -210,3 +238,22 @@ def best_of_all(
     best = every.sort(dim=1, descending=True, stable=True)
     places = best.indices[:, :count]
     return found.transpose(0, 1).flatten(1).gather(1, places), best.values[:, :count]
+
+
+def some_of_all(
+    mesh: Mesh, ids: Int[Tensor, "n"], count: int, generator: torch.Generator
+) -> Int[Tensor, "_"]:
+    """``count`` random ids of those that all processes have; the same on all, in order of rank.
+
+    Which they are does not depend on how the ids are dealt out.
+
+    Args:
+        ids: of this process; those of all, in order of rank, are the list that is chosen from.
+        generator: in the same state on all.
+    """
+    (sizes,) = mesh.each(len(ids))
+    places = draw_distinct(sum(sizes), count, generator).to(ids.device) - sum(sizes[: mesh.rank])
+    here = (places >= 0) & (places < len(ids))
+    found = torch.zeros_like(places)
+    found[here] = ids[places[here]]
+    return mesh.total(found)

@@ -1,6 +1,6 @@
 """Draws by a kernel of the query and the item, through sums of its features: O(D log N) a draw."""
 
-import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,8 +14,9 @@ from negcache.ops.kernel_draw import draw_down
 from negcache.ops.kernel_law import log_prob_down
 from negcache.ops.kernels import Kernel, Quadratic, fourier
 from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.shards import Masses
 from negcache.ops.uniform import draw_allowed
-from negcache.shapes import Float64, Int, Tensor
+from negcache.shapes import Bool, Float64, Int, Tensor
 from negcache.stores.reading import scored_rows
 
 PAIRS = 1 << 15
@@ -63,53 +64,89 @@ class KernelSoftmax:
         self.sums.build(request.queries, request.score.scale)
         rows = scored_rows(request, self.store)
         descent = Descent.begin(rows, self.sums, self.kernel)
-        draw = partial(_draw, descent, self.num_negatives, self.floor)
-        log_prob = partial(_log_prob, descent, self.floor)
-        log_mass = None if self.floor else descent.log_mass  # the floor has another
+        masses = Masses(self.store.shard.mesh, descent.log_mass)
+        floor = Floor.here(self.floor, rows, masses) if self.floor else None
+        draw = partial(_draw, descent, self.num_negatives, floor)
+        log_prob = partial(_log_prob, descent, floor)
+        log_mass = descent.log_mass if floor is None else floor.log_mass
         return Proposal(
             draw, log_prob, log_mass, self.store, self.store.coverage, spends_last_first=True
         )
 
 
+@dataclass(frozen=True)
+class Floor:
+    """Uniform draws beside those by the kernel, as they fall on the rows of this process.
+
+    ``(1 - floor) q + floor / A`` has the mass ``(1 - floor) Q_k + floor A_k / A`` on the rows of
+    process k: Q_k of the kernel's law, A_k of the A rows that a query may draw.
+
+    Args:
+        chance: that a draw which is made here is uniform.
+        allowed: rows here that each query may draw.
+        log_mass: of the whole law on the rows here.
+    """
+
+    chance: Float64[Tensor, "B"]
+    allowed: Float64[Tensor, "B"]
+    log_mass: Float64[Tensor, "B"]
+
+    @staticmethod
+    def here(floor: float, rows: ScoredRows, masses: Masses) -> "Floor":
+        """Among the processes that share the rows.
+
+        Args:
+            floor: chance of a uniform draw.
+            masses: of the kernel's law.
+        """
+        allowed = (rows.num_rows - rows.exclude.counts).double()
+        uniform = floor * allowed / masses.mesh.total(allowed).clamp_min(1.0)
+        mass = uniform + (1 - floor) * masses.log_share.double().exp()
+        return Floor(uniform / mass.clamp_min(torch.finfo(mass.dtype).tiny), allowed, mass.log())
+
+    def wanted(self, rows: ScoredRows, uniforms: Float64[Tensor, "B m 2"]) -> Int[Tensor, "B m"]:
+        """A row for each draw that is uniform; -1 for the others."""
+        uniform = draw_allowed(rows.exclude, rows.num_rows, uniforms[..., 0])
+        return uniform.where(uniforms[..., 1] < self.chance[:, None], -1)
+
+    def beside(
+        self, log_q: Float64[Tensor, "B k"], masked: Bool[Tensor, "B k"]
+    ) -> Float64[Tensor, "B k"]:
+        """The chance of rows, from that by the kernel.
+
+        Args:
+            masked: what a uniform draw may not be.
+        """
+        uniform = (self.chance / self.allowed.clamp_min(1.0)).log()[:, None]
+        by_kernel = log_q + torch.log1p(-self.chance)[:, None]
+        return torch.logaddexp(by_kernel, uniform.where(~masked, -torch.inf))
+
+
 def _draw(
-    descent: Descent, num_negatives: int, floor: float, noise: Noise
+    descent: Descent, num_negatives: int, floor: Floor | None, noise: Noise
 ) -> tuple[Int[Tensor, "B m"], Float64[Tensor, "B m"]]:
     """Rows by the kernel, or uniform ones; some queries at a time."""
     rows, levels = descent.rows, len(descent.sums.levels)
-    uniforms = noise(num_negatives, levels + (3 if floor else 1))
+    uniforms = noise(num_negatives, levels + (1 if floor is None else 3))
     size, parts = max(1, PAIRS // num_negatives), []
-    wanted = None
-    if floor:
-        uniform = draw_allowed(rows.exclude, rows.num_rows, uniforms[..., -2])
-        wanted = uniform.where(uniforms[..., -1] < floor, -1)
+    wanted = None if floor is None else floor.wanted(rows, uniforms[..., -2:])
     for first in range(0, len(uniforms), size):
         last = min(first + size, len(uniforms))
         some = None if wanted is None else wanted[first:last]
         parts.append(draw_down(descent.of_queries(first, last), uniforms[first:last], some))
     slots, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
-    masked = rows.exclude.hits(slots) | ~rows.valid[slots] if floor else None
-    return slots, _with_floor(log_q, rows, floor, masked)
+    if floor is None:
+        return slots, log_q
+    return slots, floor.beside(log_q, rows.exclude.hits(slots) | ~rows.valid[slots])
 
 
-def _log_prob(descent: Descent, floor: float, slots: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
-    rows = descent.rows
-    masked = rows.exclude.mask(slots) | ~rows.valid[slots] if floor else None
-    return _with_floor(log_prob_down(descent, slots), rows, floor, masked)
-
-
-def _with_floor(
-    log_q: Float64[Tensor, "B k"], rows: ScoredRows, floor: float, masked: Tensor | None
-) -> Float64[Tensor, "B k"]:
-    """Uniform with this chance, by the kernel with the other.
-
-    Args:
-        masked: what a uniform draw may not be; None: there is no floor.
-    """
-    if masked is None:
+def _log_prob(
+    descent: Descent, floor: Floor | None, slots: Int[Tensor, "M"]
+) -> Float64[Tensor, "B M"]:
+    rows, log_q = descent.rows, log_prob_down(descent, slots)
+    if floor is None:
         return log_q
-    allowed = (rows.num_rows - rows.exclude.counts)[:, None].double()
-    uniform = (floor / allowed).log().masked_fill(masked, -torch.inf)
-    return torch.logaddexp(log_q + math.log1p(-floor), uniform)
+    return floor.beside(log_q, rows.exclude.mask(slots) | ~rows.valid[slots])
 
 
 def quadratic(

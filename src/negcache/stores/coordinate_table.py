@@ -4,11 +4,13 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from negcache.errors import InputError
 from negcache.ops.nystrom import with_ones
+from negcache.ops.shards import Shard, part_rows
 from negcache.shapes import Float, Int, Tensor
 from negcache.validation import check_finite
 
@@ -17,19 +19,25 @@ BLOCK = 1 << 14
 
 
 class CoordinateTable:
-    """Coordinates [N, C] without their column of ones, which is put on when they are read.
+    """Coordinates [S, C] without their column of ones, which is put on when they are read.
 
     A file is no checkpoint: what an earlier run left in it is lost.
 
     Args:
-        shape: items, and the most columns that there can be.
+        shard: which rows are here, S of them.
+        columns: the most that there can be.
         dtype: of the stored numbers.
-        device: of what is read.
-        path: of the file, made if it is not there, emptied if it is; None: ordinary memory.
+        device: of what is read, and of all else that is known of a row.
+        path: of the file, made if it is not there, emptied if it is; where processes share the rows
+            each has one of its own, whose name says which; None: ordinary memory.
 
     Attributes:
         rank: columns in use.
         exact: dtype of what is read, float32 at least.
+        valid: bool [S], rows that have coordinates.
+        removed: bool [S], rows of items that are no negatives any more.
+        kept: float64 [parts, 2], for each part of the rows: the sum of what projection alone left
+            of them (cosines), and of how many.
 
     Raises:
         InputError: a file of another size is there, or the disk has no room.
@@ -39,18 +47,24 @@ class CoordinateTable:
 
     def __init__(
         self,
-        shape: tuple[int, int],
+        shard: Shard,
+        columns: int,
         dtype: torch.dtype,
         device: torch.device,
         path: Path | str | None,
     ) -> None:
-        self.device, self.rank = device, shape[1]
+        self.shard, self.device, self.rank = shard, device, columns
         self.exact = torch.promote_types(dtype, torch.float32)
+        self.valid = torch.zeros(shard.size, dtype=torch.bool, device=device)
+        self.removed = torch.zeros_like(self.valid)
+        self.kept = torch.zeros(len(shard.parts), 2, dtype=torch.float64, device=device)
+        shape = shard.size, columns
         if path is None:
             self.stored = torch.zeros(shape, dtype=dtype)
             return
-        _check_file(Path(path), math.prod(shape) * dtype.itemsize)
-        Path(path).unlink(missing_ok=True)  # whoever maps the old file keeps it
+        path = _file_of(Path(path), shard)
+        _check_file(path, math.prod(shape) * dtype.itemsize)
+        path.unlink(missing_ok=True)  # whoever maps the old file keeps it
         flat = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
         self.stored = flat.view(shape).zero_()  # nothing that an earlier run left is ever read
 
@@ -64,6 +78,12 @@ class CoordinateTable:
     def write(self, slots: Int[Tensor, "M"], coordinates: Float[Tensor, "M C"]) -> None:
         reduced = check_finite(coordinates[:, :-1].to(self.stored), slots)
         self.stored[:, : self.rank].index_copy_(0, slots.cpu(), reduced)
+        self.valid[slots] = True
+
+    def note(self, slots: Int[Tensor, "M"], cosines: Float[Tensor, "M"]) -> None:
+        """What projection alone left of these rows."""
+        left = torch.stack([cosines.double(), torch.ones_like(cosines.double())], dim=1)
+        self.kept.index_add_(0, slots // part_rows(self.shard.total), left)
 
     def move(self, move: Float[Tensor, "C K"]) -> None:
         """Every row z becomes ``z @ move``, in place."""
@@ -72,26 +92,53 @@ class CoordinateTable:
             self.stored[first : first + len(block), : reduced.shape[1]] = reduced
         self.rank = move.shape[1] - 1
 
-    def load(self, stored: Tensor) -> None:
-        """Take saved rows: the first ones of the table, if there are fewer."""
-        self.stored[: len(stored), : stored.shape[1]] = stored
+    def state_dict(self) -> dict[str, Any]:
+        """The rows here, part by part: states of several processes add up to that of one."""
+        names = ("stored", "valid", "removed")
+        parts = {
+            name: {each: getattr(self, each)[rows] for each in names} | {"kept": kept}
+            for (name, rows), kept in zip(self.shard.parts.items(), self.kept, strict=True)
+        }
+        sizes = {"rows": self.shard.total, "columns": self.stored.shape[1], "rank": self.rank}
+        return sizes | parts
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take what is here of saved parts; rows beyond those that were saved are not valid.
+
+        Raises:
+            InputError: some of the rows that were saved are not in the state.
+        """
+        valid, removed = torch.zeros_like(self.valid), torch.zeros_like(self.removed)
+        kept, found = torch.zeros_like(self.kept), 0  # the state may be this table's own
+        for name, part in saved.items():
+            whole, rows = Shard.whole(saved["rows"]).rows_of(name), self.shard.rows_of(name)
+            if not rows:
+                continue
+            here = slice(rows.start - self.shard.first, rows.stop - self.shard.first)
+            there = slice(rows.start - whole.start, rows.stop - whole.start)
+            self.stored[here, : part["stored"].shape[1]] = part["stored"][there]
+            valid[here], removed[here] = part["valid"][there], part["removed"][there]
+            if rows.start == whole.start:  # one process alone counts them
+                kept[here.start // part_rows(self.shard.total)] += part["kept"].to(kept.device)
+            found += len(rows)
+        if found != max(0, min(self.shard.size, saved["rows"] - self.shard.first)):
+            raise InputError(
+                f"{self.shard.name}, which this process holds",
+                f"a state with {found} of them",
+                "load what this very process saved, or what all of them saved together",
+            )
+        for own, new in ((self.valid, valid), (self.removed, removed), (self.kept, kept)):
+            own.copy_(new)
+        self.rank = int(saved["rank"])
 
     def _read(self, block: Tensor) -> Tensor:
         return with_ones(block[:, : self.rank].to(self.device, self.exact))
 
 
-def check_settings(
-    num_items: int, landmarks: int, every: int, sample: int, full_below: float
-) -> None:
-    """Those of a low-rank cache. Raises InputError."""
-    if num_items < 2:
-        raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
-    if min(landmarks, every) < 1 or sample < 10 or not 0 <= full_below <= 1:
-        raise InputError(
-            "landmarks and every of 1 or more, a sample of 10 or more, full_below from 0 to 1",
-            f"{landmarks}, {every}, {sample} and {full_below}",
-            "128, 100, 8192 and 0.9 are the defaults",
-        )
+def _file_of(path: Path, shard: Shard) -> Path:
+    """Of the rows of this process."""
+    alone = shard.size == shard.total
+    return path if alone else path.with_name(f"{path.name}, {shard.name}")
 
 
 def _check_file(path: Path, size: int) -> None:

@@ -70,7 +70,7 @@ class DenseCache:
         return self.shard.local(ids)
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return slots + self.shard.first if self.shard.first else slots
+        return self.shard.ids(slots)
 
     @property
     def valid(self) -> Bool[Tensor, "S"]:

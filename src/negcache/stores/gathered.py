@@ -1,10 +1,11 @@
-"""Fresh rows of chosen items, gathered as they come: what a refresh waits for, and what is held."""
+"""Fresh rows of chosen items, gathered as they come; and what a low-rank cache holds."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.shapes import Bool, Float, Int, Tensor
 
 
@@ -16,6 +17,9 @@ class Held:
         rows: embeddings at full dimension on the training step's device: landmarks, or a sample.
         on_device: bytes there: these rows, the basis, the re-encoder, two flags for each item.
         coordinates: bytes of the table, in ordinary memory or in its file.
+
+    Among several processes this is what each holds: its share of the table and flags, and whole
+    landmarks, sample, basis and re-encoder.
     """
 
     rows: int
@@ -38,10 +42,15 @@ class Gathered:
     there: Bool[Tensor, "s"]
 
     @classmethod
-    def of(cls, ids: Int[Tensor, "s"], dim: int, dtype: torch.dtype) -> "Gathered":
-        """Nothing has come yet."""
-        rows = torch.zeros(len(ids), dim, dtype=dtype, device=ids.device)
-        return cls(ids.sort().values, rows, torch.zeros_like(ids, dtype=torch.bool))
+    def of(cls, ids: Int[Tensor, "s"], like: Float[Tensor, "D _"]) -> "Gathered":
+        """Nothing has come yet.
+
+        Args:
+            ids: ascending.
+            like: of the dtype and on the device of the rows.
+        """
+        rows = like.new_zeros(len(ids), len(like))
+        return cls(ids.to(rows.device), rows, torch.zeros_like(rows[:, 0], dtype=torch.bool))
 
     @property
     def outstanding(self) -> Int[Tensor, "_"]:
@@ -51,14 +60,24 @@ class Gathered:
     def complete(self) -> bool:
         return bool(self.there.all())
 
-    def take(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Keep those that are wanted; of an item that comes again, the later row."""
+    def to_come(self, mesh: Mesh) -> Int[Tensor, "_"]:
+        """Those that this process has to encode, of those that have not come."""
+        left = self.outstanding
+        return left[mesh.part(len(left))]
+
+    def take(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"], mesh: Mesh) -> None:
+        """Keep those that are wanted, of all processes; of an item that comes again, the later.
+
+        All processes take at the same time, and have the same.
+        """
         if not len(self.ids):
             return
-        place = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
-        wanted = self.ids[place] == ids
-        self.rows[place[wanted]] = rows[wanted]
-        self.there[place[wanted]] = True
+        wanted = torch.isin(ids, self.ids)
+        (sizes,) = mesh.each(int(wanted.sum()))
+        ids, rows = mesh.gather(ids[wanted], sizes), mesh.gather(rows[wanted], sizes)
+        place = torch.searchsorted(self.ids, ids)
+        self.rows[place] = rows
+        self.there[place] = True
 
     def without(self, ids: Int[Tensor, "M"]) -> "Gathered":
         """Some are no longer wanted."""
@@ -72,18 +91,6 @@ class Gathered:
     def from_state(cls, state: dict[str, Any], device: torch.device) -> "Gathered":
         names = ("ids", "rows", "there")
         return cls(*(state[name].clone().to(device) for name in names))
-
-
-class Refresh(NamedTuple):
-    """What a refresh waits for: landmarks of a new basis, a sample to learn from.
-
-    Args:
-        whole: a full pass begins: no row is valid until it has been encoded anew.
-    """
-
-    landmarks: Gathered | None
-    sample: Gathered | None
-    whole: bool
 
 
 def bytes_of(state: Any) -> int:

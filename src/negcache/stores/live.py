@@ -1,19 +1,17 @@
 """A table that trains: its rows are read in place, nothing is ever stale."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from negcache.distributed import runs_alone, shares_gradients
 from negcache.errors import InputError
-from negcache.interfaces import Observer, Store
+from negcache.interfaces import Observer
 from negcache.messages import RowChange
 from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
-from negcache.validation import check_shared_gradients
 
 
 class LiveTable:
@@ -28,6 +26,8 @@ class LiveTable:
     Args:
         table: a tensor [N, D], or a module with such a ``weight``, read anew each time.
         embed: what rows become before they are scored (``score.embed``); None: nothing.
+        shard: which rows of a larger table these are, the others being those of other processes;
+            None: all. Row 0 of ``table`` is then slot 0 and item ``shard.first``.
         renew_every: steps of the optimizer after which observers start anew from the rows as they
             are; None: never, since no other rows move than those looked up.
     """
@@ -44,13 +44,20 @@ class LiveTable:
         table: Float[Tensor, "N D"] | nn.Module,
         embed: Callable[[Tensor], Tensor] | None = None,
         *,
+        shard: Shard | None = None,
         renew_every: int | None = None,
     ) -> None:
         self.source, self.embed, self.observers = table, embed, Observers()
-        self.renew_every, self.steps_seen = renew_every, 0
+        self.dealt_out, self.renew_every, self.steps_seen = shard, renew_every, 0
         self.touched: list[tuple[Tensor, Tensor]] = []
         if len(self) < 2:
             raise InputError("at least 2 rows", f"{len(self)}", "a softmax needs a negative")
+        if len(self.weight) != self.shard.size:
+            raise InputError(
+                f"the {self.shard.size} rows of {self.shard.name}",
+                f"{len(self.weight)}",
+                "give the table the rows of this process: shard.size of them",
+            )
         self.every_row = torch.ones(0, dtype=torch.bool)
 
     @property
@@ -61,34 +68,34 @@ class LiveTable:
         return found
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return self.shard.total
 
     @property
     def shard(self) -> Shard:
-        """Every process has the whole table."""
-        return Shard.whole(len(self.weight))
+        """Which rows are here: all, unless it was said that they are dealt out."""
+        return Shard.whole(len(self.weight)) if self.dealt_out is None else self.dealt_out
 
     @property
     def num_items(self) -> int:
-        return len(self.weight)
+        return self.shard.total
 
     @property
     def num_rows(self) -> int:
         return len(self.weight)
 
     @property
-    def valid(self) -> Bool[Tensor, "N"]:
+    def valid(self) -> Bool[Tensor, "S"]:
         """Every row is there; made anew where the table has come to another device or length."""
-        size, device = len(self), self.weight.device
+        size, device = self.num_rows, self.weight.device
         if len(self.every_row) != size or self.every_row.device != device:
             self.every_row = torch.ones(size, dtype=torch.bool, device=device)
         return self.every_row
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return ids
+        return self.shard.local(ids)
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return slots
+        return slots + self.shard.first if self.shard.first else slots
 
     def missing(self) -> Int[Tensor, "R"]:
         """Nothing: every row is there."""
@@ -102,27 +109,39 @@ class LiveTable:
         return self._shown(self.weight.detach().index_select(0, slots))
 
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
-        """Remember which rows the optimizer is about to move, and what they are."""
+        """Remember which rows the optimizer is about to move, and what they are.
+
+        Those that other processes hold are passed over.
+        """
         if self.observers and self.weight.requires_grad:
-            self.touched.append((ids, self.rows(ids)))
+            slots = self.slots(ids)
+            slots = slots if slots is ids else slots[slots >= 0]
+            self.touched.append((slots, self.rows(slots)))
 
     def flush(self) -> None:
         """Tell the observers which remembered rows have moved; if none has, wait on."""
         if not self.touched:
             return
-        ids, old = _each_once(self.touched)
-        new = self.rows(ids)
+        slots, old = _each_once(self.touched)
+        new = self.rows(slots)
         moved = (old - new).abs_().amax(dim=1) != 0  # also where one is not a number
-        self.touched = [] if moved.any() else [(ids, old)]
+        self.touched = [] if moved.any() else [(slots, old)]
         if self.touched:
             return
         self.steps_seen += 1
         if self.renew_every and self.steps_seen % self.renew_every == 0:
             return self.observers.invalidate()
         if not moved.all():
-            ids, old, new = ids[moved], old[moved], new[moved]
-        valid = torch.ones_like(ids, dtype=torch.bool)
-        self.observers.tell(RowChange(ids, old, valid, new, valid))
+            slots, old, new = slots[moved], old[moved], new[moved]
+        valid = torch.ones_like(slots, dtype=torch.bool)
+        self.observers.tell(RowChange(slots, old, valid, new, valid))
+
+    def catch_up(self, steps: int) -> None:
+        """So many steps have moved rows somewhere, of this process or of another."""
+        renew = self.renew_every and steps // self.renew_every > self.steps_seen // self.renew_every
+        self.steps_seen = steps
+        if renew:
+            self.invalidate()
 
     def invalidate(self) -> None:
         """The whole table has been replaced: observers start anew from the rows."""
@@ -147,109 +166,16 @@ class LiveTable:
     def state_dict(self) -> dict[str, Any]:
         """Of the observers; the table itself is a parameter of its module."""
         self.flush()
-        clock = {"steps_seen": self.steps_seen} if self.renew_every else {}
+        clock = {"steps_seen": {self.shard.name: self.steps_seen}} if self.renew_every else {}
         return self.observers.state_dict(self.shard) | clock
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.touched, self.steps_seen = [], int(state.get("steps_seen", 0))
+        self.touched = []
+        self.steps_seen = max(map(int, state.get("steps_seen", {}).values()), default=0)
         self.observers.load_state_dict(state, self.shard)
 
     def _shown(self, rows: Tensor) -> Tensor:
         return rows if self.embed is None else self.embed(rows)
-
-
-def check_processes(store: Store, shared: Iterable[Tensor], num_processes: int) -> None:
-    """Refuse a store that would differ among the processes of a training.
-
-    The rows of a live table are equal everywhere as long as their gradients are shared, and a draw
-    that reads them alone is that of one process. Sums and indexes are told of the rows that this
-    process looked up, and the optimizer moves those of the others too: ``renew_every`` bounds how
-    long they lag behind, at the price of efficiency alone.
-
-    Args:
-        store: of the sampler.
-        shared: parameters whose gradients the processes share.
-        num_processes: that train together.
-
-    Raises:
-        InputError: it is no live table, its observers never start anew, or its rows train and
-            share no gradients.
-    """
-    if num_processes == 1 or store.shard.mesh.size == num_processes:
-        return
-    if not isinstance(store, LiveTable):
-        raise InputError(
-            f"a store shared by the {num_processes} processes",
-            f"a {type(store).__name__} that this process has alone",
-            "build DenseCache or SubsetCache after init_process_group: each process then holds its "
-            "share of the rows; a LowRankCache is kept by one process",
-        )
-    if store.observers and not store.renew_every:
-        raise InputError(
-            "one process for sums or an index over a live table that never start anew",
-            f"{', '.join(store.observers.names)}, {num_processes} processes",
-            "say LiveTable(..., renew_every=100), or sparse=False of a SoftmaxHead; or draw from "
-            "the rows themselves (CachedSoftmax)",
-        )
-    if store.weight.requires_grad and not any(store.weight is each for each in shared):
-        raise InputError(
-            "a live table of the loss' own parameters among several processes",
-            "one of others, that train",
-            "build it of the item tower, LiveTable(item_tower)",
-        )
-
-
-def most_of_all(store: Store, count: int, ahead: int = 0) -> int:
-    """The largest count of the processes that share a store, all of them at the same step.
-
-    They meet here at every pass, and at every step before anything has changed: so one that goes on
-    without a step meets the others while they make it.
-
-    Args:
-        ahead: steps that this process makes now.
-
-    Raises:
-        InputError: some have made fewer steps than others.
-    """
-    if store.shard.mesh.size == 1:
-        return count
-    counts, made = store.shard.mesh.each(count, store.clock + ahead)
-    behind = [rank for rank, steps in enumerate(made) if steps < max(made)]
-    if behind:
-        raise InputError(
-            f"{max(made)} steps of the loss on every process",
-            ", ".join(f"{made[rank]} on process {rank}" for rank in behind),
-            "call loss_fn.step() on every process",
-        )
-    return max(counts)
-
-
-def check_pool(store: Store | None, gather_across_devices: bool) -> None:
-    """Rows of all processes are drawn for the queries of all. Raises InputError."""
-    if store is not None and store.shard.mesh.size > 1 and not gather_across_devices:
-        raise InputError(
-            "gather_across_devices=True with a store shared by processes",
-            "False",
-            "leave it out: each query is scored against the rows of every process anyway",
-        )
-
-
-def check_refresh(store: Store | None, tower: nn.Module) -> None:
-    """A store is refreshed between two passes of the whole model. Raises InputError."""
-    if store is not None and not store.is_live and not runs_alone(tower):
-        raise InputError(
-            "an item tower that can be called by itself, for the refresh of its store",
-            "weights that fully_shard of a module above it deals out",
-            "fully_shard(item_tower) first, then the whole model",
-        )
-
-
-def check_shared_table(table: LiveTable, num_processes: int) -> None:
-    """Among several processes, classes that train share their gradients. Raises InputError."""
-    source = table.source
-    if num_processes > 1 and isinstance(source, nn.Module):
-        whole = "the model that ends in the head"
-        check_shared_gradients(num_processes, shares_gradients(source), whole)
 
 
 def _each_once(touched: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

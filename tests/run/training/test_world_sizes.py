@@ -30,6 +30,8 @@ def test_other_numbers_of_processes_go_on_with_the_same_run(runs, name):
     assert states[0]["step"] == states[1]["step"]
     for state in states:
         state["own"]["store"].pop("observers", None)  # summed anew by other processes
+    cosines = [state["own"]["store"].pop("cosine", None) for state in states]
+    assert cosines[0] == pytest.approx(cosines[1], abs=1e-10)
     (tree, tensors), (other_tree, others) = (pack(state) for state in states)
     assert tree == other_tree
     assert tensors.keys() == others.keys()

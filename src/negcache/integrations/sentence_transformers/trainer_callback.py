@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.packing import add_up, from_bytes, to_bytes
-from negcache.stores.live import check_processes
+from negcache.stores.among_processes import check_processes
 
 if TYPE_CHECKING:
     from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
