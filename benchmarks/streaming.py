@@ -52,6 +52,7 @@ class PublicCache(nc.StreamingCache):
     def __getitem__(self, ids: torch.Tensor) -> Any:
         came = ids < 2**62
         found, lengths = super().__getitem__(ids[came]), torch.zeros_like(ids)
+        assert isinstance(found, Bags)
         lengths[came] = F.pad(found.starts, (0, 1), value=len(found.tokens)).diff()
         return Bags(found.tokens, lengths.cumsum(0) - lengths)
 
@@ -136,13 +137,13 @@ class StreamRun:
             self._receive(batch)
             if self.method != "public":
                 self._receive(self.items.batch(step))
-            loss = self.loss(self.tower(self.bags(batch.queries)), batch.item_ids)
+            loss = self.loss(self.tower(self.bags(batch.queries or [])), batch.item_ids)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
 
     def _receive(self, batch: StreamBatch) -> None:
-        self.cache.receive(batch.item_ids, self.bags(batch.texts))
+        self.cache.receive(batch.item_ids, self.bags(batch.texts or []))
 
 
 def measured(problem: Problem, method: str, seed: int, steps: int) -> dict[str, Any]:
