@@ -9,6 +9,7 @@ import torch
 from processes import met
 from sharded_coordinates import coordinates
 from sharded_laws import floor, golden, mined
+from sharded_stream import stream
 from sharded_training import FEATURES, GLOBAL, STEPS, UNEQUAL, D, N, normal
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -255,7 +256,8 @@ FSDP = {
 }
 """Under FSDP2; with a refresh that only one process has at a time, and in parts."""
 
-CASES = DDP | FSDP | {"golden": golden, "floor": floor, "mined": mined, "coordinates": coordinates}
+CASES = DDP | FSDP | {"golden": golden, "floor": floor, "mined": mined}
+CASES |= {"coordinates": coordinates, "stream": stream}
 
 
 def main(folder, rank, world, *names):

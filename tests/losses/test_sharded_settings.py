@@ -111,6 +111,20 @@ def test_a_low_rank_cache_of_several_is_one(trained, name):
     assert sum(found["held"] for found in two) == one["held"]
 
 
+@pytest.mark.parametrize("name", ["stream"])
+def test_a_stream_of_several_is_one(trained, name):
+    """Items enter, leave and are weighted alike; each process has the rows of its slots."""
+    for one, *two in zip(*(found[name] for found in trained), strict=True):
+        close(torch.stack([found["losses"] for found in two]).mean(0), one["losses"])
+        for found in two:
+            assert torch.equal(found["held"], one["held"])
+            for mine, its in zip(found["weights"], one["weights"], strict=True):
+                close(mine, its)
+        for what in ("rows", "written", "log_weights"):
+            if one[what] is not None:
+                close(torch.cat([found[what] for found in two]), one[what])
+
+
 @pytest.mark.parametrize("name", ["floor"])
 def test_a_floor_of_several_processes_has_the_law_of_one(trained, name):
     one, *two = (found[name]["log_q"].exp() for found in trained)
