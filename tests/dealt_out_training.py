@@ -8,7 +8,7 @@ import torch
 from processes import met
 from roster import ROSTER
 from sharded_settings import COLUMNS, F64, POSITIVES, QUERIES, linear, mine
-from sharded_training import CLUSTERS, STEPS, UNEQUAL, D, N
+from sharded_training import OTHER_DRAWS, STEPS, UNEQUAL, D, N
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -18,8 +18,8 @@ import negcache.class_step
 
 PADDING, SGD, SHARE = 3, torch.optim.SGD, DistributedDataParallel
 
-REFUSED = ("rf_softmax", "index_miner", "index_tree", "given")
-"""By name: a floor, methods as they were printed, negatives of one process' rows."""
+REFUSED = ("index_tree", "grouped_top_k", "given")
+"""By name: methods as they were printed, negatives of one process' rows."""
 
 UNIT = {"normalize": True, "bias": False, "temperature": 0.3}
 
@@ -203,8 +203,8 @@ def nested(model):
 FSDP = {f"fsdp_{wrap.__name__}": case(wrap=wrap) for wrap in (fully_shard, nested)}
 
 CASES = ROSTERED | SETTINGS | FSDP
-BY_CLUSTERS = [name for name in ROSTERED if name.endswith(CLUSTERS)]
-EXACT = [name for name in CASES if name not in (*BY_CLUSTERS, *REFUSED)]
+OTHERS = [name for name in ROSTERED if name.endswith(OTHER_DRAWS)]
+EXACT = [name for name in CASES if name not in (*OTHERS, *REFUSED)]
 
 
 def main(folder, rank, world, *names):

@@ -113,6 +113,7 @@ ROSTER = [
     Case("shared_dynamic_index", lambda store: nc.SharedDraws(nc.DynamicIndex(store, 6))),
     Case("chain", lambda store: nc.samplers.DynamicIndexChain(store, 6, chain=3), unbiased=False),
     Case("as_printed", lambda store: nc.contrib.ChainAsPrinted(store, 6), unbiased=False),
+    Case("grouped_top_k", lambda store: nc.contrib.GroupedTopK(store, 6, 50), unbiased=False),
     Case("index_miner", lambda store: nc.contrib.DynamicIndexMiner(store, 6), unbiased=False),
     Case(
         "index_rejection",

@@ -53,9 +53,9 @@ def test_several_processes_are_one(trained, name):
     assert all(len(found["begun"]) < training.N for found in several)
 
 
-@pytest.mark.parametrize("name", training.BY_CLUSTERS)
-def test_clusters_of_each_process_train_all_alike(trained, name):
-    """Another law than one process has; its laws are tried over stores that are dealt out."""
+@pytest.mark.parametrize("name", training.OTHERS)
+def test_floors_and_clusters_of_each_process_train_all_alike(trained, name):
+    """Other draws than one process has; their laws are tried over stores that are dealt out."""
     first, *others = (found[name] for found in trained[1])
     for other in others:
         assert all(map(torch.equal, first["drawn"], other["drawn"]))

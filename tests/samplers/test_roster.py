@@ -29,7 +29,16 @@ TWO_FORMS = [
     case
     for case in ROSTER
     if case.name
-    in ("cached", "scored", "distinct", "head_tail", "chain", "index_rejection", "index_tree")
+    in (
+        "cached",
+        "scored",
+        "distinct",
+        "head_tail",
+        "chain",
+        "grouped_top_k",
+        "index_rejection",
+        "index_tree",
+    )  # fmt: skip
 ]
 """Cases whose draws bring a log_z of their own."""
 
