@@ -25,7 +25,7 @@ del ROUNDS["single"]  # laws are float64
 IN_PARTS = ("half", "gaps", "half_gaps", "large_gaps")
 """Settings in which some items have no row, or none that was written."""
 
-OF_ALL_ROWS = (
+OF_ROWS = (
     "cached",
     "scored",
     "distinct",
@@ -34,8 +34,8 @@ OF_ALL_ROWS = (
     "index_rejection",
     "index_tree",
 )
-TWO_FORMS = [case for case in ROSTER if case.name in OF_ALL_ROWS]
-"""Cases whose draws bring a log_z of the rows; that of ``grouped_top_k`` leaves most of them out."""
+TWO_FORMS = [case for case in ROSTER if case.name in OF_ROWS]
+"""Cases whose draws bring a log_z of the rows; that of ``grouped_top_k`` leaves most out."""
 
 
 def runs(taken):
@@ -92,7 +92,7 @@ def test_both_forms_of_a_draw_agree(case, setting):
 def test_draws_have_the_forms_that_are_listed(case):
     request, _, store = problem()
     draw = draw_from(case.build(store), request, torch.Generator().manual_seed(0))
-    two = case.name in (*OF_ALL_ROWS, "grouped_top_k")
+    two = case.name in (*OF_ROWS, "grouped_top_k")
     assert (draw.log_z is not None) == (draw.log_share is not None) == two
 
 
