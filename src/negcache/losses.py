@@ -16,6 +16,7 @@ from negcache.distributed import ALONE, Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Progress
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
+from negcache.exclusion import Exclusion
 from negcache.generators import Generators
 from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
 from negcache.messages import Request, StepReport, gather_columns
@@ -28,6 +29,7 @@ from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, re
 from negcache.stores.among_processes import check_pool, check_processes, check_refresh, most_of_all
 from negcache.validation import (
     admit,
+    admit_excluded,
     check_dimensions,
     check_items,
     check_mini_batches,
@@ -105,6 +107,7 @@ class SoftmaxLoss(nn.Module):
         query_ids: Int[Tensor, "B"] | None = None,
         negatives: Int[Tensor, "B h"] | None = None,
         *,
+        exclude: Int[Tensor, "B x"] | None = None,
         weight: Float[Tensor, "B"] | None = None,
         reduction: str = "mean",
     ) -> Float[Tensor, "*B"]:
@@ -117,6 +120,7 @@ class SoftmaxLoss(nn.Module):
             query_ids: rows of ``known_positives``; needed when that was given.
             negatives: your own negatives beside the sampled ones, padded with -1; they count with
                 weight 1 and are left out of the sampler's draw.
+            exclude: more that may not stand for each query, such as known positives of a stream.
             weight: of each query; the mean is then ``sum(w l) / sum(w)``.
             reduction: "mean", "sum", or "none": one loss a query, [B].
 
@@ -124,14 +128,17 @@ class SoftmaxLoss(nn.Module):
             InputError: ids out of range, also known ones, query_ids missing, other dimensions; with
                 several processes a store or gradients that stay with one, or fewer steps of one.
         """
-        given_ids, known = (positives, query_ids, negatives), self.known_positives is not None
-        positives, query_ids, negatives = admit(queries, *given_ids, len(self.corpus), known)
+        ids, wanted = (positives, query_ids, negatives), self.known_positives is not None
+        positives, query_ids, negatives = admit(queries, *ids, len(self.corpus), wanted)
+        listed = admit_excluded(queries, exclude)
         training = self.training and torch.is_grad_enabled()
         check_weighting(weight, reduction, len(queries), training and Mesh.now().size > 1)
         mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            asked, mine = self._ask(queries.detach(), positives, query_ids, training, mesh)
+            known = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
+            known = known if listed is None else known.and_also(*listed)
+            asked, mine = self._ask(queries.detach(), positives, known, training, mesh)
             negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
             draws = draw_negatives(self.sampler, self.estimator, asked, generator, negatives)
@@ -139,8 +146,7 @@ class SoftmaxLoss(nn.Module):
             encode = partial(self.encoder.encode_together, mesh=mesh)
             items = encode_once(asked.positives, draws, encode)
             check_dimensions(queries, items.rows, "embeddings of items")
-        if training:
-            self._remember(items)
+        self._remember(items, training)
         with self._recorder.stage("loss"):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
             found = sampled_loss(queries, asked.positives[mine], items.of(mine), draws, self.score)
@@ -149,11 +155,8 @@ class SoftmaxLoss(nn.Module):
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
     def step(self) -> None:
-        """After ``optimizer.step()``: encode the oldest rows anew; one step has passed.
-
-        Raises:
-            InputError: after ``step_with``; or another process goes on without a step.
-        """
+        """After ``optimizer.step()``: encode the oldest rows anew. Raises InputError: another
+        process goes on without a step, or ``step_with`` was said."""
         if self._steps.followed:
             raise InputError(
                 "steps by the optimizer, after step_with",
@@ -192,9 +195,7 @@ class SoftmaxLoss(nn.Module):
     def fill_cache(self, batch_size: int = 1024, progress: Progress = iter) -> None:
         """Encode every item that has no stored row yet; the first step does it if you do not.
 
-        Args:
-            batch_size: items encoded at a time.
-            progress: wraps the iterable of batch starts, as ``tqdm`` does.
+        ``progress`` wraps the iterable of batch starts, as ``tqdm`` does.
         """
         if self.store is not None:
             missing = self.store.missing()
@@ -276,10 +277,9 @@ class SoftmaxLoss(nn.Module):
         return shared or (self.gather_across_devices and not self.sampler.has_density)
 
     def _ask(
-        self, queries: Tensor, positives: Tensor, known: Tensor | None, training: bool, mesh: Mesh
+        self, queries: Tensor, positives: Tensor, exclude: Exclusion, training: bool, mesh: Mesh
     ) -> tuple[Request, slice]:
         """What the sampler is asked, and which of the queries are here; each at its place."""
-        exclude = exclusion_of(positives, len(self.corpus), self.known_positives, known)
         place = Mesh.now().place(len(positives), together=training and not self._is_pooled)
         asked = Request(queries, self.score, positives, exclude, *place, len(self.corpus))
         return asked.gathered(mesh)
@@ -291,9 +291,9 @@ class SoftmaxLoss(nn.Module):
             self.store.write(some, rows)
         self._recorder.encoded_nograd += len(ids)
 
-    def _remember(self, items: Encoded) -> None:
+    def _remember(self, items: Encoded, training: bool) -> None:
         """Write back every row encoded in this step, positives and negatives."""
-        if self.store is not None:
+        if training and self.store is not None:
             with self._recorder.stage("write"):
                 rows = items.rows.detach()
                 self._recorder.record_staleness(self.store, items.ids, rows)

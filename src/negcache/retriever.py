@@ -51,6 +51,7 @@ class Retriever(nn.Module):
         query_ids: Int[Tensor, "B"] | None = None,
         negatives: Int[Tensor, "B h"] | None = None,
         weight: Float[Tensor, "B"] | None = None,
+        exclude: Int[Tensor, "B x"] | None = None,
         return_loss: bool = True,  # the name by which Hugging Face's Trainer knows who has a loss
     ) -> dict[str, Tensor]:
         """The loss of a batch; the names are those of the batch's columns.
@@ -62,13 +63,15 @@ class Retriever(nn.Module):
             query_ids: rows of the loss' known positives.
             negatives: your own, [B, h] padded with -1.
             weight: of each query.
+            exclude: more that may not stand for each query, [B, x] padded with -1.
             return_loss: False: ``{"embeddings": ...}`` of the queries instead, [B, D].
         """
         tower = self.loss_fn.item_tower if self.query_tower is None else self.query_tower
         rows = tower(queries)
         if not return_loss or positives is None:
             return {"embeddings": self.loss_fn.score.embed(rows)}
-        return {"loss": self.loss_fn(rows, positives, query_ids, negatives, weight=weight)}
+        ids, more = (positives, query_ids, negatives), {"weight": weight, "exclude": exclude}
+        return {"loss": self.loss_fn(rows, *ids, **more)}
 
 
 def _twins(module: nn.Module) -> dict[str, str]:

@@ -53,6 +53,21 @@ def admit(
     return _each_once(positives) if positives.ndim == 2 else positives, query_ids, negatives
 
 
+def admit_excluded(queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """(query row, item id) of what may not stand for each query. Raises InputError: no [B, x]."""
+    if exclude is None:
+        return None
+    if exclude.ndim != 2 or len(exclude) != len(queries):
+        raise InputError(
+            f"exclude of shape ({len(queries)}, x), padded with -1",
+            f"{tuple(exclude.shape)}",
+            "pass one row for each query of the batch",
+        )
+    exclude = _whole("exclude", exclude)
+    rows, columns = (exclude >= 0).nonzero(as_tuple=True)
+    return rows, exclude[rows, columns]
+
+
 def _whole(name: str, ids: Tensor) -> Tensor:
     """Ids of any signed width as int64: narrower sums and products would overflow."""
     if ids.dtype in (torch.bool, torch.uint8) or ids.is_floating_point():

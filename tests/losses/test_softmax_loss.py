@@ -367,3 +367,22 @@ def test_a_store_of_some_items_is_not_drawn_from_as_if_it_were_all(build):
 def test_a_sampler_over_another_number_of_items_is_refused(build):
     with pytest.raises(nc.InputError, match=f"the corpus' {N} items.*one over"):
         Setting(build).step()
+
+
+def test_known_positives_may_come_with_the_batch():
+    """Listed in ``exclude`` they count as little as those that are known ahead; padding is none."""
+    setting = Setting(SAMPLERS["full"])
+    queries, rows = torch.randn(B, D), torch.arange(B)
+    ahead = setting.loss(queries, rows, rows, reduction="none")
+    known = setting.known.exclusion(rows, rows)
+    exclude = torch.full((B, int(known.counts.max()) + 1), -1)
+    for row in range(B):
+        ids = known.slice(row, row + 1).ids
+        exclude[row, : len(ids)] = ids
+    setting.loss.known_positives = None
+    assert not torch.allclose(ahead, setting.loss(queries, rows, reduction="none"))
+    torch.testing.assert_close(
+        setting.loss(queries, rows, exclude=exclude, reduction="none"), ahead
+    )
+    with pytest.raises(nc.InputError, match=r"exclude of shape \(\d+, x\)"):
+        setting.loss(queries, rows, exclude=exclude[1:])
