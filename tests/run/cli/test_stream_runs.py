@@ -3,15 +3,22 @@
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 
 import pytest
 import torch
 import wordnet_slice
+from pyarrow import parquet
 from safetensors.torch import load_file
 
 from benchmarks.soak import result
 from negcache.run.cli import runs
+from negcache.run.cli.planning import memory
+from negcache.run.cli.planning.planned_run import planned_run
+from negcache.run.cli.planning.work import work_of
+from negcache.run.training import load_config
 
 ITEMS, STEPS, SIZE = 200, 8, 48
 CONFIG = """\
@@ -126,3 +133,145 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert seen == list(range(STEPS))
     assert_same(straight / name, run)
     assert not multiprocessing.active_children()
+
+
+SAMPLERS = {
+    "each its own": ["sampler.shared=false", "sampler.num_negatives=2"],
+    "distinct": ["sampler.name=distinct", "sampler.num_negatives=2"],
+    "head_tail": ["sampler.name=head_tail"],
+    "quadratic": ["sampler.name=quadratic", "cache.row_weight=popularity"],
+    "rf_softmax": ["sampler.name=rf_softmax", "cache.row_weight=uniform"],
+    "in_batch": ["sampler.name=in_batch"],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_other_samplers_draw_from_a_stream(shards, call, tmp_path, name):
+    words = [*SAMPLERS[name], "steps=3", "accumulation=2"]
+    options = [option for each in words for option in ("--set", each)]
+    done = call("train", shards / "alone.toml", *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, (done.output, done.exception)
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss"] > 0
+
+
+def test_a_plan_is_what_is_built(shards, tmp_path):
+    """Bytes beside the rows, those of a checkpoint, and encodings as a bound."""
+    config = load_config(shards / "alone.toml", ["checkpoint_every=8"])
+    run = runs.start(config, tmp_path / "run")
+    planned = planned_run(run.config, run.source.facts(), torch.device("cpu"))
+    assert run.trainer.run() is None
+    cache = run.trainer.parts.loss_fn.store
+    beside = memory.stream_bytes(planned)
+    ring, arrivals = cache.ring, cache.arrivals
+    assert memory.cache_bytes(planned) == cache.table.embeddings.nbytes + cache.table.written.nbytes
+    assert beside.lookup == ring._ordered.nbytes + ring._order.nbytes
+    assert beside.slots == ring.held.nbytes + ring.touched.nbytes + arrivals.last.nbytes
+    assert beside.counters == arrivals.buckets.nbytes
+    features = sum(rows.nbytes for rows in cache.features.rows.values())
+    assert 0.8 * beside.features < features <= beside.features  # the longest text may not have come
+    saved = sum(tensor.nbytes for tensor in tensors(run.folder).values())
+    assert 0 <= saved - memory.checkpoint_bytes(planned) + beside.features - features < 1024
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    work = work_of(planned)
+    assert work.fill == 0
+    assert 16 < last["encoded_grad_per_step"] <= work.items_grad
+    assert last["encoded_nograd_per_step"] <= work.items_nograd
+
+
+def test_the_plan_names_a_store(shards, call):
+    done = call("plan", shards / "measured.toml")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "Store: streaming, as items come by" in done.stdout
+    for part in ("cache: slots and last arrivals", "cache: features", "cache: counters"):
+        assert part in done.stdout
+    assert "at most 200 items" in done.stdout
+
+
+CHANGES = {
+    "sampler.name=uniform": "needs no corpus|over all items",
+    "sampler.name=full": "needs no corpus",
+    "sampler.name=popularity": "needs no corpus",
+    "sampler.name=mixture": "needs no corpus",
+    "sampler.name=cached_rest": "needs no corpus",
+    "sampler.name=nosuch": "'nosuch'",
+    "cache.kind=dense": "cache.size only with cache.kind",
+    "cache.size=401": "at most the 360 rows of the streams|401",
+    "cache.size=20": "at least the 24 items|20",
+    "cache.refresh_rows=49": "at most the 48 items of the cache",
+    "cache.eviction=lru": "cache.eviction to be",
+    "data.negatives=mined.jsonl": "data.negatives only with data.source alone",
+    "eval_every=2": "data.source|eval_every|data.pairs alone",
+    "save_best=mrr10": "data.source|save_best|data.pairs alone",
+    "data.pairs=/nowhere/*.parquet": "files|/nowhere",
+    "data.items=/nowhere": "files|/nowhere",
+    "batch_size=200": "1 to 160 rows|batch_size = 200",
+    "data.window=0": "data.window",
+}
+
+
+@pytest.mark.parametrize("setting", CHANGES)
+def test_settings(refused, shards, tmp_path, setting):
+    out = tmp_path / "run"
+    told = refused("train", shards / "alone.toml", "--set", setting, "--out", out)
+    for part in CHANGES[setting].split("|"):
+        assert part in told
+    assert not out.exists()
+
+
+def test_keys_of_streams_want_a_stream(refused, shards, tmp_path):
+    config = tmp_path / "task.toml"
+    text = f'steps = 2\ndevice = "cpu"\ndata = {{ source = "{shards / "task"}" }}\n'
+    config.write_text(text)
+    out = "--out", tmp_path / "run"
+    for setting in ("data.items=x", "data.workers=2", "data.items_per_step=3"):
+        told = refused("train", config, "--set", setting, *out)
+        assert f"{setting.partition('=')[0]} only with data.pairs" in told
+    assert "data.pairs, a stream" in refused(
+        "train", config, "--set", "cache.kind=streaming", "--set", "cache.size=50", *out
+    )
+    assert "data.source, a task, or data.pairs" in refused(
+        "train", _written(config, "steps = 2\n[data]\n"), *out
+    )
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_run_that_nothing_measures(straight, refused, call, tmp_path):
+    run = straight / "alone"
+    assert (run / "tokenizer.json").is_file()
+    for command in ("evaluate", "search"):
+        assert "evaluation task" in refused(command, run)
+    assert "transformer" in refused("export", run, tmp_path / "out")
+    told = refused("compare", run, straight / "measured", "--out", tmp_path / "page")
+    assert "trained on data.pairs alone" in told
+
+
+def test_another_stream_or_tokenizer_is_refused_by_name(straight, refused, tmp_path):
+    folder = shutil.copytree(straight, tmp_path / "moved")
+    run = folder / "alone"
+    for path in (run / "config.json", *run.glob("checkpoints/*/state.json")):
+        path.write_text(path.read_text().replace(str(straight), str(folder)))
+    _signed(run)
+    words = run / "tokenizer.json"
+    kept = words.read_text()
+    words.write_text(re.sub(r'"max_length": ?128', '"max_length":64', kept))
+    assert "other data in tokenizer.json" in refused("resume", run)
+    words.write_text(kept)
+    table = parquet.read_table(folder / "items" / "part-2.parquet")
+    parquet.write_table(table, folder / "items" / "part-2.parquet", row_group_size=7)
+    assert re.search(r"other data in data\.items, \S*moved/items", refused("resume", run))
+
+
+def _signed(run):
+    """Sums of checkpoints that were edited."""
+    from negcache.run.checksum import sha256_of
+
+    for path in run.glob("checkpoints/*/manifest.json"):
+        told = json.loads(path.read_text())
+        told["sha256"] = {name: sha256_of(path.parent / name) for name in told["sha256"]}
+        path.write_text(json.dumps(told))

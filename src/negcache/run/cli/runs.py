@@ -35,6 +35,7 @@ class Run:
 
     folder: Path
     config: Config
+    source: Source
     trainer: Trainer
     towers: Towers
     evaluation: Retriever | None
@@ -201,4 +202,5 @@ def _source(config: Config, folder: Path) -> Source:
 
 def _open(config: Config, folder: Path, accelerator: Accelerator, source: Source) -> Run:
     parts, towers, retriever = build(config, source, accelerator)
-    return Run(folder, config, Trainer(config, parts, folder, accelerator), towers, retriever)
+    trainer = Trainer(config, parts, folder, accelerator)
+    return Run(folder, config, source, trainer, towers, retriever)
