@@ -7,11 +7,14 @@ import re
 import shutil
 import signal
 
+import processes
+import pyarrow as pa
 import pytest
 import torch
 import wordnet_slice
 from pyarrow import parquet
 from safetensors.torch import load_file
+from shards import damage
 
 from benchmarks.soak import result
 from negcache.run.cli import runs
@@ -206,7 +209,7 @@ CHANGES = {
     "save_best=mrr10": "data.source|save_best|data.pairs alone",
     "data.pairs=/nowhere/*.parquet": "files|/nowhere",
     "data.items=/nowhere": "files|/nowhere",
-    "batch_size=200": "1 to 160 rows|batch_size = 200",
+    "batch_size=200": "1 to 160 rows|one of 200|fewer rows at a time",
     "data.window=0": "data.window",
 }
 
@@ -275,3 +278,121 @@ def _signed(run):
         told = json.loads(path.read_text())
         told["sha256"] = {name: sha256_of(path.parent / name) for name in told["sha256"]}
         path.write_text(json.dumps(told))
+
+
+def moved(shards, folder, **changes):
+    """The streams once more, their columns changed: ``items=lambda columns: ...``."""
+    for name in ("pairs", "items"):
+        (folder / name).mkdir(parents=True)
+        for path in sorted((shards / name).glob("*.parquet")):
+            columns = parquet.read_table(path).to_pydict()
+            table = pa.table(changes.get(name, dict)(columns))
+            where = folder / name / path.name
+            parquet.write_table(table, where, row_group_size=20, write_page_checksum=True)
+    words = ("pairs", f"{folder}/pairs"), ("items", f"{folder}/items")
+    return [each for key, path in words for each in ("--set", f"data.{key}={path}")]
+
+
+def numbered(columns):
+    return columns | {"item": list(range(len(columns["item"])))}
+
+
+def retold(columns):
+    return columns | {"text": [f"other {text}" for text in columns["text"]]}
+
+
+def test_streams_that_contradict_each_other_or_the_task(shards, call, refused, tmp_path):
+    out = ("--out", tmp_path / "run")
+    mixed = moved(shards, tmp_path / "mixed", pairs=numbered)
+    told = refused("train", shards / "alone.toml", *mixed, *out)
+    assert "ids alike" in told
+    assert "int64" in told
+    other = moved(shards, tmp_path / "other", pairs=retold, items=retold)
+    told = refused("train", shards / "measured.toml", *other, *out)
+    assert "with one text" in told
+    assert "in data.pairs" in told
+    differ = moved(shards, tmp_path / "differ", items=retold)
+    done = call("train", shards / "alone.toml", *differ, *out)
+    assert done.exit_code == 2
+    assert "one text for each item id; got two" in done.stderr
+
+
+def test_a_shard_that_breaks_in_the_middle(shards, call, tmp_path):
+    """Named, with its row group; skipped where that was asked for."""
+    words = moved(shards, tmp_path / "broken")
+    damage(tmp_path / "broken" / "pairs" / "part-2.parquet", 1, "query")
+    options = [*words, "--set", "steps=10", "--out"]
+    done = call("train", shards / "measured.toml", *options, tmp_path / "strict")
+    assert done.exit_code == 2
+    assert "part-2.parquet, row group 1" in done.stderr
+    skip = ("--set", "data.skip_broken=true", *options, tmp_path / "lenient")
+    with pytest.warns(UserWarning, match=r"Skipped 20 rows: .*part-2.parquet, row group 1"):
+        done = call("train", shards / "measured.toml", *skip)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (tmp_path / "broken" / "items" / "part-0.parquet").unlink()
+    done = call("resume", tmp_path / "lenient")
+    assert "other data in data.items" in done.stderr
+
+
+def without_text(columns):
+    """Some items have none, some queries neither."""
+    ids = columns.get("item") or columns["_id"]
+    texts = [
+        " " if key[-1] in "13" else text for key, text in zip(ids, columns["text"], strict=True)
+    ]
+    if "query" not in columns:
+        return columns | {"text": texts}
+    asked = ["" if row % 9 == 0 else query for row, query in enumerate(columns["query"])]
+    return columns | {"text": texts, "query": asked}
+
+
+def test_texts_without_a_token_are_left_out(shards, call, tmp_path):
+    words = moved(shards, tmp_path / "empty", pairs=without_text, items=without_text)
+    with pytest.warns(UserWarning, match="no token are left out"):
+        done = call("train", shards / "alone.toml", *words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, (done.output, done.exception)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 16 < line["encoded_grad_per_step"] < 2 * 16 * 0.9
+    saved = tensors(tmp_path / "run")
+    lengths = next(each for name, each in saved.items() if name.endswith("features/rows/lengths"))
+    assert (lengths > 0).all(), "an item without a token is none in the cache"
+    assert len(lengths) == SIZE
+
+
+def test_json_lines_train_as_parquet_does(straight, call, tmp_path):
+    """The same rows in other row groups: another order, the same kind of run."""
+    words = []
+    for name in ("pairs", "items"):
+        (tmp_path / name).mkdir()
+        for path in sorted((straight / name).glob("*.parquet")):
+            rows = parquet.read_table(path).to_pylist()
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / name / f"{path.stem}.jsonl").write_text(text)
+        words += ["--set", f"data.{name}={tmp_path / name}/*.jsonl"]
+    done = call("train", straight / "measured.toml", *words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, (done.output, done.exception)
+    done = call("compare", straight / "measured", tmp_path / "run", "--out", tmp_path / "page")
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
+@pytest.mark.slow
+def test_two_processes_read_the_same_batches(straight, tmp_path):
+    """The run of one process, up to the order of float32 sums; one goes on with what two began."""
+    run = tmp_path / "run"
+    words = ("-m", "negcache", "train", straight / "alone.toml", "--set", "data.workers=1")
+    done = processes.torchrun(2, *words, "--out", run, makes=run)
+    assert done.returncode == 0, done.stderr
+    mine, its = (_metrics(each) for each in (run, straight / "alone"))
+    for line, expected in zip(mine, its, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    for path in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+    done = processes.torchrun(1, "-m", "negcache", "resume", run)
+    assert "data.workers" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert _metrics(run)[-1] == pytest.approx(its[-1], rel=1e-3, abs=1e-3)
+
+
+def _metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "staleness"} for line in lines]
