@@ -16,6 +16,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 from shards import damage
 
+import negcache as nc
 from benchmarks.soak import result
 from negcache.run.cli import runs
 from negcache.run.cli.planning import memory
@@ -165,6 +166,7 @@ def test_a_plan_is_what_is_built(shards, tmp_path):
     planned = planned_run(run.config, run.source.facts(), torch.device("cpu"))
     assert run.trainer.run() is None
     cache = run.trainer.parts.loss_fn.store
+    assert isinstance(cache, nc.StreamingCache)
     beside = memory.stream_bytes(planned)
     ring, arrivals = cache.ring, cache.arrivals
     assert memory.cache_bytes(planned) == cache.table.embeddings.nbytes + cache.table.written.nbytes
@@ -376,21 +378,21 @@ def test_json_lines_train_as_parquet_does(straight, call, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_read_the_same_batches(straight, tmp_path):
+def test_two_processes_read_the_same_batches(shards, tmp_path):
     """The run of one process, up to the order of float32 sums; one goes on with what two began."""
-    run = tmp_path / "run"
-    words = ("-m", "negcache", "train", straight / "alone.toml", "--set", "data.workers=1")
-    done = processes.torchrun(2, *words, "--out", run, makes=run)
-    assert done.returncode == 0, done.stderr
-    mine, its = (_metrics(each) for each in (run, straight / "alone"))
-    for line, expected in zip(mine, its, strict=True):
+    one, two = (tmp_path / f"by-{count}" for count in (1, 2))
+    words = ("-m", "negcache", "train", shards / "alone.toml", "--set", "cache.size=140")
+    for count, run in ((1, one), (2, two)):
+        workers = f"data.workers={count - 1}"
+        done = processes.torchrun(count, *words, "--set", workers, "--out", run, makes=run)
+        assert done.returncode == 0, done.stderr
+    for line, expected in zip(_metrics(two), _metrics(one), strict=True):
         assert line == pytest.approx(expected, rel=1e-3, abs=1e-3)
-    for path in sorted((run / "checkpoints").glob("step-*"))[1:]:
+    for path in sorted((two / "checkpoints").glob("step-*"))[1:]:
         shutil.rmtree(path)
-    done = processes.torchrun(1, "-m", "negcache", "resume", run)
-    assert "data.workers" not in done.stderr
+    done = processes.torchrun(1, "-m", "negcache", "resume", two)
     assert done.returncode == 0, done.stderr
-    assert _metrics(run)[-1] == pytest.approx(its[-1], rel=1e-3, abs=1e-3)
+    assert _metrics(two)[-1] == pytest.approx(_metrics(one)[-1], rel=1e-3, abs=1e-3)
 
 
 def _metrics(run):

@@ -1,4 +1,4 @@
-"""A real encoder over streams: its own tokenizer, features of one shape, exported without a task."""
+"""A real encoder over streams: its own tokenizer, features of one shape, export without a task."""
 
 import pytest
 import torch

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +34,7 @@ from negcache.run.training import Config
 from negcache.run.training.in_memory import PairsInMemory
 from negcache.run.training.parts import TrainingData
 from negcache.shapes import Tensor
+from negcache.stores import StreamingCache
 
 TOKENIZER = "tokenizer.json"
 """In the folder of a run whose tokenizer was trained on its own stream."""
@@ -220,7 +220,7 @@ class StreamSource:
     def tokenizer(self) -> Tokenizer | None:
         return self.own if self.task is None else self.task.tokenizer
 
-    @cached_property
+    @property
     def fingerprints(self) -> dict[str, str]:
         found = {"data.pairs": self.pairs.fingerprint}
         if self.items is not None:
@@ -243,7 +243,9 @@ class StreamSource:
         return SamplerInputs(self.config, dim, device, come=come)
 
     def corpus(self, towers: Towers, sampler: Sampler) -> Corpus:
-        return BatchItems(Mesh.now()) if sampler.store is None else sampler.store
+        return (
+            sampler.store if isinstance(sampler.store, StreamingCache) else BatchItems(Mesh.now())
+        )
 
     def training(self, towers: Towers) -> StreamPairs:
         config = self.config
