@@ -413,3 +413,12 @@ def test_before_anything_is_counted_no_row_counts():
         run.cache.receive(IDS[20:22], FEATURES[20:22])
         mine = slice(6 * number, 6 * number + 6)
         assert run.loss_fn(run.query_tower(FEATURES[mine]), IDS[mine]) == 0
+
+
+def test_an_id_of_63_bits_stays_whole_where_others_encode_more():
+    """Who has fewer items than others encodes one of the cache in their place."""
+    run, ids = Training(), torch.tensor([2**62 + 1])
+    run.cache.receive(ids, FEATURES[:1])
+    run.cache.write(ids, torch.ones(1, D, dtype=torch.float64))
+    ((some, rows),) = run.loss_fn.encoder.encode_all(ids[:0], 8, most=3)
+    assert (len(some), len(rows)) == (0, 0)

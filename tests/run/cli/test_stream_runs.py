@@ -103,6 +103,7 @@ def test_train_evaluate_search(straight, call):
     assert [line["step"] for line in trained] == [3, 6, 8]
     assert [line["step"] for line in lines if "dev/mrr10" in line] == [4, 8]
     assert 16 < trained[-1]["encoded_grad_per_step"] <= 32
+    assert trained[0]["staleness"] >= 0, "the first step has none, the others do"
     assert trained[-1]["encoded_nograd_total"] > STEPS * 4
     done = call("evaluate", run, "--split", "test")
     assert done.exit_code == 0, (done.output, done.exception)

@@ -243,9 +243,8 @@ class StreamSource:
         return SamplerInputs(self.config, dim, device, come=come)
 
     def corpus(self, towers: Towers, sampler: Sampler) -> Corpus:
-        return (
-            sampler.store if isinstance(sampler.store, StreamingCache) else BatchItems(Mesh.now())
-        )
+        cache = sampler.store
+        return cache if isinstance(cache, StreamingCache) else BatchItems(Mesh.now())
 
     def training(self, towers: Towers) -> StreamPairs:
         config = self.config
