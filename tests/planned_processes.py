@@ -26,7 +26,7 @@ def main(config: Path, folder: Path, least: int, *words: str) -> None:
     loss_fn.fill_cache()
     loss_fn.report()
     numbers = torch.arange(settings.batch_size)[mesh.part(settings.batch_size)]
-    batches, before = [trainer.parts.batch(numbers, torch.device("cpu"))], mesh.sent
+    batches, before = [trainer.parts.data.batch(numbers)], mesh.sent
     (report,) = train_step(trainer.parts, trainer.model, batches, optimizer, 1).reports
     store = loss_fn.store
     assert isinstance(store, DenseCache)

@@ -1,7 +1,11 @@
 """A small task of real texts: words of WordNet and what they mean."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from negcache.run.data.wordnet import entries
 
@@ -32,4 +36,36 @@ def write_slice(folder: Path, count: int) -> Path:
         pairs = [f"q-{e.id}\t{e.id}\t1" for i, e in enumerate(chosen) if i % 10 in digits]
         lines = "\n".join(["query-id\tcorpus-id\tscore", *pairs])
         (folder / "qrels" / f"{split}.tsv").write_text(lines + "\n")
+    return folder
+
+
+def write_streams(task: Path, folder: Path, *, shards: int = 4, group: int = 20) -> Path:
+    """The training pairs and the items of a BEIR folder as Parquet files: ``pairs``, ``items``."""
+    corpus, queries = (
+        {row["_id"]: row["text"] for row in map(json.loads, (task / name).read_text().splitlines())}
+        for name in ("corpus.jsonl", "queries.jsonl")
+    )
+    lines = (task / "qrels" / "train.tsv").read_text().splitlines()[1:]
+    judged = [line.split("\t")[:2] for line in lines]
+    tables = {
+        "pairs": pa.table(
+            {
+                "query": [queries[query] for query, _ in judged],
+                "item": [item for _, item in judged],
+                "text": [corpus[item] for _, item in judged],
+            }
+        ),
+        "items": pa.table({"_id": list(corpus), "text": list(corpus.values())}),
+    }
+    for name, table in tables.items():
+        (folder / name).mkdir(parents=True)
+        ends = [len(table) * shard // shards for shard in range(shards + 1)]
+        for shard, (start, end) in enumerate(pairwise(ends)):
+            path = folder / name / f"part-{shard}.parquet"
+            pq.write_table(
+                table.slice(start, end - start),
+                path,
+                row_group_size=group,
+                write_page_checksum=True,
+            )
     return folder

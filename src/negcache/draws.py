@@ -211,8 +211,18 @@ def use_columns(
     *,
     metrics: dict[str, float] | None = None,
 ) -> Draw:
-    """A draw from each query's own items, repeats allowed; every distinct item is listed once."""
+    """A draw from each query's own items, repeats allowed; every distinct item is listed once.
+
+    Args:
+        drawn: items; -1 of a row to which none has come yet: it stands for nothing.
+    """
     ids, columns = torch.unique(drawn, return_inverse=True)
+    if len(ids) and int(ids[0]) < 0:
+        log_weight = log_weight.masked_fill(drawn < 0, -torch.inf)
+        ids, columns = ids[1:], (columns - 1).clamp_min(0)
+        if not len(ids):
+            columns, log_weight = columns[:, :0], log_weight[:, :0]
+            log_share = None if log_share is None else log_share[:, :0]
     return Draw(ids, columns, log_weight, log_z, log_share, metrics=metrics or {})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from negcache.distributed import Mesh
@@ -86,7 +85,7 @@ class ItemEncoder:
             some = ids[first : first + batch_size]
             with torch.no_grad(), without_dropout(self.tower):
                 short = min(batch_size, most - first) - len(some)
-                rows = self.encode(F.pad(some, (0, short), value=spare))
+                rows = self.encode(torch.cat([some, some.new_full((short,), spare)]))
             yield some, rows[: len(some)]
 
 

@@ -211,12 +211,15 @@ class Batch:
         positives: item id of each query's target; several in a row padded with -1, [B, p].
         query_ids: rows of the known-positives table; None where there is none.
         negatives: the user's own negatives of each query, padded with -1; None: there are none.
+        arriving: ids and features of the items that come with it, for a corpus that is told of
+            them before the step.
     """
 
     queries: Any
     positives: Int[Tensor, "B *p"]
     query_ids: Int[Tensor, "B"] | None = None
     negatives: Int[Tensor, "B h"] | None = None
+    arriving: tuple[tuple[Tensor, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_the_guide_on_the_command_line(home):
 
 
 def test_the_guide_only_offers_keys_that_there_are():
-    from negcache.run.training.config import TowerConfig
+    from negcache.run.training.config_tables import TowerConfig
 
     (config,) = blocks("toml")
     tower = config.split("[tower]")[1].split("[cache]")[0]

@@ -13,6 +13,7 @@ import negcache as nc
 from negcache.draws import draw, propose
 from negcache.exclusion import Exclusion
 from negcache.messages import Request
+from negcache.samplers import CachedDistinct, HeadTail
 from negcache.stores import Snapshot
 from negcache.stores.arrivals import log_weights_of_distinct, log_weights_of_window
 from negcache.towers.static import Bags
@@ -387,3 +388,37 @@ def test_sums_follow_the_stream():
         for each in (sampler, nc.quadratic(run.cache, 4))
     )
     torch.testing.assert_close(ours, anew)
+
+
+@pytest.mark.parametrize("estimator", [nc.log_q_corrected, nc.cached_partition])
+@pytest.mark.parametrize("name", ["each its own", "distinct", "head and tail"])
+def test_slots_to_which_nothing_came_are_no_draws(name, estimator):
+    """The first steps of samplers that draw for each query from more slots than there are rows."""
+    run = Training(extra=0, refresh=0.0)
+    samplers = {
+        "each its own": nc.CachedSoftmax(run.cache, 3),
+        "distinct": CachedDistinct(run.cache, 9),
+        "head and tail": HeadTail(run.cache, 8, 2),
+    }
+    run.loss_fn.sampler, run.loss_fn.estimator = samplers[name], estimator
+    assert run.step(0) == 0, "there was nothing to draw"
+    assert run.step(1) > 0.1
+
+
+def test_before_anything_is_counted_no_row_counts():
+    """A second batch before the step, while items without queries wait."""
+    run = Training(row_weight="popularity")
+    for number in (0, 1):
+        run.cache.receive(IDS[:6] if number == 0 else IDS[6:12], FEATURES[6 * number :][:6])
+        run.cache.receive(IDS[20:22], FEATURES[20:22])
+        mine = slice(6 * number, 6 * number + 6)
+        assert run.loss_fn(run.query_tower(FEATURES[mine]), IDS[mine]) == 0
+
+
+def test_an_id_of_63_bits_stays_whole_where_others_encode_more():
+    """Who has fewer items than others encodes one of the cache in their place."""
+    run, ids = Training(), torch.tensor([2**62 + 1])
+    run.cache.receive(ids, FEATURES[:1])
+    run.cache.write(ids, torch.ones(1, D, dtype=torch.float64))
+    ((some, rows),) = run.loss_fn.encoder.encode_all(ids[:0], 8, most=3)
+    assert (len(some), len(rows)) == (0, 0)

@@ -72,7 +72,8 @@ class Arrivals:
         else:
             slots = ring.slots(self.last)
             seen = torch.bincount(slots[slots >= 0], minlength=len(ring)).double()
-            found = log_weights_of_window(seen, chances, min(self.total, len(ring)))
+            window = min(max(self.total, 1), len(ring))  # before anything is counted no row counts
+            found = log_weights_of_window(seen, chances, window)
         return found.masked_fill(~ring.occupied, -torch.inf)
 
     def state_dict(self) -> dict[str, Any]:

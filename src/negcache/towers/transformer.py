@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from negcache.errors import InputError
 from negcache.shapes import Float, Tensor
@@ -107,6 +108,24 @@ class TransformerTower(nn.Module):
         prompt = self.prompt if prompt is None else prompt
         return self.model.preprocess(list(texts), prompt=prompt, max_length=max_length)
 
+    def tokenize_alike(
+        self, texts: Sequence[str], *, prompt: str | None = None
+    ) -> dict[str, Tensor]:
+        """Tensors [B, max_length] by name, of one shape whatever the texts: what a cache can keep.
+
+        Args:
+            texts: also none.
+            prompt: put before each; None: the tower's own.
+        """
+        made = self.tokenize([*texts, ""], prompt=prompt)
+        found = {name: each for name, each in made.items() if isinstance(each, Tensor)}
+        room = self.max_length - found["input_ids"].shape[1]
+        sides = (room, 0) if self.model.tokenizer.padding_side == "left" else (0, room)
+        fill = {"input_ids": self.model.tokenizer.pad_token_id or 0}
+        return {
+            name: F.pad(each[:-1], sides, value=fill.get(name, 0)) for name, each in found.items()
+        }
+
     def check_length(self, max_length: int) -> None:
         """Refuse a length that the model cannot read."""
         check_length(self.model, max_length)
@@ -114,7 +133,8 @@ class TransformerTower(nn.Module):
     def forward(self, features: Mapping[str, Any]) -> Float[Tensor, "B D"]:
         """Embeddings of what ``tokenize`` made."""
         if torch.is_grad_enabled() or len(features["input_ids"]) <= TEXTS_AT_ONCE:
-            return self._embed(features)
+            needed = bool(features["attention_mask"].any(dim=0).all())
+            return self._embed(features if needed else _only(features, slice(None)))
         order = features["attention_mask"].sum(dim=1).argsort(descending=True, stable=True)
         parts = [self._embed(_only(features, rows)) for rows in order.split(TEXTS_AT_ONCE)]
         return torch.cat(parts)[order.argsort()]
@@ -145,7 +165,7 @@ class TransformerTower(nn.Module):
         return self.model(dict(features))["sentence_embedding"]
 
 
-def _only(features: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+def _only(features: Mapping[str, Any], rows: Tensor | slice) -> dict[str, Any]:
     """Some texts, without the columns that are padding in all of them."""
     columns = features["attention_mask"][rows].any(dim=0)
     return {

@@ -226,6 +226,8 @@ def test_equal_runs_show_no_difference():
     values = np.array([0.0, 1.0, 0.5])
     found = paired_difference(values, values)
     assert (found.mean, found.low, found.high, found.p, found.equal) == (0, 0, 0, 1, 3)
+    found = paired_difference(values, values + np.array([0.0, 0.0, 0.1]))
+    assert (found.p, found.worse, found.equal) == (1, 1, 2), "one alone may as well be chance"
 
 
 def test_holm():

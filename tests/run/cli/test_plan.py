@@ -12,15 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from negcache.errors import InputError
 from negcache.run.cli import runs
-from negcache.run.cli.build import build_task
 from negcache.run.cli.plan import plan
 from negcache.run.cli.planning import memory
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
+from negcache.run.cli.planning.facts import Facts, facts_of
 from negcache.run.cli.planning.memory import memory_parts
-from negcache.run.cli.planning.planned_run import Facts, PlannedRun, planned_run
+from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
 from negcache.run.cli.planning.tower import static_size
 from negcache.run.cli.planning.traffic import sent_by
 from negcache.run.cli.planning.work import work_of
+from negcache.run.cli.sources import open_source
 from negcache.run.training import load_config
 from negcache.run.training.config import parse_config
 from negcache.run.training.step import train_step
@@ -60,7 +61,7 @@ def started(small, tmp_path):
     def start(keys):
         words = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
         run = runs.start(load_config(small / "small.toml", words), tmp_path / "run")
-        return run, planned_run(run.config, run.retriever.task, CPU)
+        return run, planned_run(run.config, facts_of(run.retriever.task), CPU)
 
     return start
 
@@ -73,7 +74,7 @@ def distinct(tensors) -> int:
 def one_step(run):
     """A training step on the first pairs; its reports."""
     parts, batch = run.trainer.parts, run.config.batch_size
-    batches = [parts.batch(torch.arange(batch), CPU) for _ in range(run.config.accumulation)]
+    batches = [parts.data.batch(torch.arange(batch)) for _ in range(run.config.accumulation)]
     return train_step(parts, run.trainer.model, batches, run.trainer.accelerator, 1).reports
 
 
@@ -84,7 +85,7 @@ def test_bytes_are_those_of_what_is_built(started, name):
     parts = run.trainer.parts
     learned = [*parts.query_tower.parameters(), *parts.loss_fn.parameters()]
     assert memory.parameter_bytes(planned) == distinct(learned)
-    batch = parts.batch(torch.arange(4), CPU)
+    batch = parts.data.batch(torch.arange(4))
     parts.loss_fn(parts.query_tower(batch.queries), batch.positives, batch.query_ids).backward()
     assert memory.gradient_bytes(planned) == distinct(p.grad for p in learned if p.grad is not None)
     state = parts.optimizer.state_dict()["state"].values()
@@ -297,7 +298,8 @@ def test_each_of_two_processes_is_planned(small, tmp_path, shared):
     """Bytes of its rows; what it encodes; what it sends beside DDP's gradients; what it needs."""
     config, words = small / "small.toml", [f"sampler.shared={str(shared).lower()}"]
     settings = load_config(config, words)
-    one, each = (planned_run(settings, build_task(settings), CPU, count) for count in (1, 2))
+    facts = open_source(settings, tmp_path).facts()
+    one, each = (planned_run(settings, facts, CPU, count) for count in (1, 2))
     least = needed(memory_parts(each), "host", on_gpu=False)
     script = [planned_processes.__file__, config, tmp_path, least, *words]
     done = processes.torchrun(2, *script, makes=tmp_path / "run")

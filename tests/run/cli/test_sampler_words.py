@@ -5,6 +5,7 @@ import torch
 
 from negcache.errors import InputError
 from negcache.run.cli import runs
+from negcache.run.cli.planning.facts import facts_of
 from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
 from negcache.run.cli.planning.work import work_of
@@ -24,10 +25,10 @@ def test_a_word_trains_and_encodes_no_more_than_planned(small, tmp_path, word):
         small / "small.toml", [f"sampler.name={word}", "steps=2", *KEYS.get(word, [])]
     )
     run = runs.start(config, tmp_path / "run")
-    planned = work_of(planned_run(run.config, run.retriever.task, torch.device("cpu")))
+    planned = work_of(planned_run(run.config, facts_of(run.retriever.task), torch.device("cpu")))
     assert run.trainer.run() is None
     loss = run.trainer.parts.loss_fn
-    batch = run.trainer.parts.batch(torch.arange(config.batch_size), torch.device("cpu"))
+    batch = run.trainer.parts.data.batch(torch.arange(config.batch_size))
     loss(run.trainer.parts.query_tower(batch.queries), batch.positives, batch.query_ids)
     slack = 1 if word == "cached_rest" else 0  # a systematic sample may hold one more
     assert 0 < loss.report().encoded_grad <= planned.items_grad + slack

@@ -63,7 +63,7 @@ def run(words, call):
 
 def test_the_batch_carries_the_mined_negatives(run):
     parts = trained(run).trainer.parts
-    batch = parts.batch(torch.tensor([0, 9]), torch.device("cpu"))
+    batch = parts.data.batch(torch.tensor([0, 9]))
     assert batch.query_ids.tolist() == [0, 11]  # every tenth and its neighbour are held out
     assert batch.negatives.tolist() == [[1, 2], [12, 13]]
 

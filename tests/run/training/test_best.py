@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from itertools import count
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from negcache.packing import pack
 from negcache.run.cli.runs import reopen, trained
 from negcache.run.evaluation import MEASURES
 from negcache.run.training import Checkpoints
-from negcache.run.training.config import Measure, get_args
+from negcache.run.training.config_tables import Measure
 
 KEYS = {
     "steps": 40,

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, Se
 from negcache import InputError
 from negcache.packing import pack
 from negcache.run.cli import runs
-from negcache.run.training.config import ScheduleConfig
+from negcache.run.training.config_tables import ScheduleConfig
 from negcache.run.training.schedule import make_scheduler
 from negcache.run.training.trainer import make_accelerator
 
@@ -51,7 +51,7 @@ def learned_of(run):
 
 def plain_loop(run, make_optimizer, make_schedule, clip_norm, scaler=None):
     """Train the parts of a run that was not trained; rate and gradient norm of every step."""
-    parts, order, each = run.trainer.parts, run.trainer.order, run.config.accumulation
+    parts, order, each = run.trainer.parts, run.trainer.parts.data.order, run.config.accumulation
     learned, told = learned_of(run), []
     optimizer = make_optimizer(learned)
     scheduler = make_schedule(optimizer)
@@ -60,7 +60,7 @@ def plain_loop(run, make_optimizer, make_schedule, clip_norm, scaler=None):
     parts.loss_fn.fill_cache()
     for step in range(STEPS):
         for part in range(each):
-            batch = parts.batch(order.batch(step * each + part), torch.device("cpu"))
+            batch = parts.data.batch(order.batch(step * each + part))
             with half:
                 rows = parts.query_tower(batch.queries)
                 loss = parts.loss_fn(rows, batch.positives, batch.query_ids)

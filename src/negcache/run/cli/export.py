@@ -24,8 +24,8 @@ def export_run(run: Run, out: Path) -> list[Path]:
         )
     if out.exists():
         raise InputError("a folder that does not exist yet", f"{out}", "choose another")
-    query: Any = run.retriever.query_tower
-    item: Any = run.retriever.item_tower
+    query: Any = run.towers.query_tower
+    item: Any = run.towers.item_tower
     with writing(out):
         if keys.shared:
             prompts = {"query": keys.query_prompt, "document": keys.item_prompt}

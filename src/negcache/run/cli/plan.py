@@ -7,14 +7,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from negcache.run.cli.build import build_task
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import Part, memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
+from negcache.run.cli.planning.readable import readable
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
+from negcache.run.cli.planning.stores import chosen_store
 from negcache.run.cli.planning.traffic import Sent, sent_by
 from negcache.run.cli.planning.work import Work, work_of
 from negcache.run.cli.sampling import check_word
+from negcache.run.cli.sources import open_source
 from negcache.run.training import Config
 from negcache.run.training.trainer import check_shares, make_accelerator
 
@@ -36,7 +38,7 @@ def plan(
     check_word(config.sampler.name)
     check_shares(config.batch_size, processes)
     device = make_accelerator(config).device
-    planned = planned_run(config, build_task(config), device, processes)
+    planned = planned_run(config, open_source(config, folder).facts(), device, processes)
     there = capacity(device, folder)
     show(Console(), planned, there)
     check_fits(memory_parts(planned), there)
@@ -51,22 +53,6 @@ def show(console: Console, planned: PlannedRun, capacity: Capacity) -> None:
         console.print(_sent(sent_by(planned)))
     for line in _notes(planned, capacity):
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-def readable(amount: float | int, unit: str = "B", base: int = 1024) -> str:
-    """A number with three digits and a prefix.
-
-    Example:
-        >>> readable(1536), readable(2.5e12, "flop", 1000)
-        ('1.50 KiB', '2.50 Tflop')
-    """
-    prefixes = ("", "K", "M", "G", "T", "P")
-    power = 0
-    while amount >= base and power < len(prefixes) - 1:
-        amount, power = amount / base, power + 1
-    infix = "i" if base == 1024 and power else ""
-    digits = 0 if not power else max(0, 2 - (amount >= 10) - (amount >= 100))
-    return f"{amount:.{digits}f} {prefixes[power]}{infix}{unit}"
 
 
 def _memory(parts: list[Part], capacity: Capacity) -> Table:
@@ -123,13 +109,20 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
         "processes on one machine share its memory."
     )
     counted = "" if word in SAMPLER_COSTS else f'Sampler "{word}" is counted as "cached". '
+    streamed = "at most " if planned.config.data.pairs is not None else ""
     return [
-        f"{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, {facts.num_pairs:,} pairs, "
-        f"a vocabulary of {facts.vocab_size:,}, {planned.tower.parameters:,} parameters a tower.",
+        f"Store: {chosen_store(planned, capacity)}.",
+        f"{streamed}{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, "
+        f"{facts.num_pairs:,} pairs, a vocabulary of {facts.vocab_size:,}, "
+        f"{planned.tower.parameters:,} parameters a tower.",
         f"{counted}An item met twice in a step is encoded once, so there are fewer encodings.",
         "~ marks estimates from below: tensors that are certainly held. Python and its libraries "
         "(about half a GiB) and what the allocator keeps come on top.",
-        f"Tokens ({readable(facts.mapped_bytes)}) are mapped from disk and not counted.",
+        *(
+            [f"Tokens ({readable(facts.mapped_bytes)}) are mapped from disk and not counted."]
+            if facts.mapped_bytes
+            else []
+        ),
         '"later" is not counted at once: negcache evaluate and search after training.',
         *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),

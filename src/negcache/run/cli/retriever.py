@@ -8,6 +8,7 @@ from torch import nn
 
 from negcache.distributed import Mesh
 from negcache.interfaces import Corpus
+from negcache.run.cli.towers import Towers
 from negcache.run.data import Task
 from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
 from negcache.run.progress import track
@@ -31,6 +32,17 @@ class Retriever:
     queries: Corpus
     items: Corpus
     read: Callable[[str], Any]
+
+    @staticmethod
+    def of(task: Task, towers: Towers, score: DotScore) -> "Retriever":
+        """Towers over a task; they need not have been trained on it."""
+        pair = towers.query_tower, towers.item_tower
+        return Retriever(task, *pair, score, *towers.over(task), towers.read)
+
+    @property
+    def dev(self) -> Callable[[], dict[str, float]] | None:
+        """Measures the dev split; None where there is none."""
+        return (lambda: self.evaluate("dev").means) if "dev" in self.task.splits else None
 
     def evaluate(self, split: str) -> Evaluation:
         """Search all queries of a split over all items."""

@@ -14,11 +14,13 @@ from accelerate import Accelerator
 from negcache.distributed import Mesh
 from negcache.errors import InputError
 from negcache.run.atomic import atomic_write
-from negcache.run.cli.build import build, build_task
+from negcache.run.cli.build import build
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits
 from negcache.run.cli.planning.memory import memory_parts
 from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
+from negcache.run.cli.sources import Source, open_source
+from negcache.run.cli.towers import Towers
 from negcache.run.evaluation import write_run
 from negcache.run.together import check_alike, on_first
 from negcache.run.training import Checkpoints, Config, Trainer
@@ -33,8 +35,25 @@ class Run:
 
     folder: Path
     config: Config
+    source: Source
     trainer: Trainer
-    retriever: Retriever
+    towers: Towers
+    evaluation: Retriever | None
+
+    @property
+    def retriever(self) -> Retriever:
+        """The towers over the task that measures them.
+
+        Raises:
+            InputError: the run has none.
+        """
+        if self.evaluation is None:
+            raise InputError(
+                "a run with an evaluation task, whose corpus is searched",
+                f"data.pairs alone in {self.folder}",
+                "train with data.source beside data.pairs; export needs no task",
+            )
+        return self.evaluation
 
 
 def start(
@@ -50,8 +69,11 @@ def start(
     accelerator, mesh = _meet(config), Mesh.now()
     on_first(mesh, partial(_check_new, folder))
     config = _with_whole_paths(config)
-    run = _open(config, folder, accelerator, capacity)
-    on_first(mesh, partial(_make, folder, config))
+    source = _source(config, folder)
+    planned = planned_run(config, source.facts(), accelerator.device, mesh.size)
+    check_fits(memory_parts(planned), capacity(accelerator.device, folder))
+    run = _open(config, folder, accelerator, source)
+    on_first(mesh, partial(_make, folder, config, source))
     return run
 
 
@@ -74,11 +96,12 @@ def _check_new(folder: Path) -> None:
         )
 
 
-def _make(folder: Path, config: Config) -> None:
+def _make(folder: Path, config: Config, source: Source) -> None:
     with writing(folder), atomic_write(folder) as part:
         part.mkdir()
         text = json.dumps(config.model_dump(), indent=2)
         (part / "config.json").write_text(text + "\n", encoding="utf-8")
+        source.save(part)
 
 
 def reopen(folder: Path, *, fall_back: bool = False) -> Run:
@@ -89,7 +112,8 @@ def reopen(folder: Path, *, fall_back: bool = False) -> Run:
         fall_back: take the checkpoint before, where the newest is damaged.
     """
     config = read_config(folder)
-    run = _open(config, folder, _meet(config))
+    accelerator = _meet(config)
+    run = _open(config, folder, accelerator, _source(config, folder))
     run.trainer.restore(fall_back=fall_back)
     return run
 
@@ -116,7 +140,7 @@ def trained(folder: Path, checkpoint: str | None = None) -> Run:
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
     step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-    run = _open(config, folder, accelerator)
+    run = _open(config, folder, accelerator, _source(config, folder))
     run.trainer.restore_step(step)
     return run
 
@@ -148,11 +172,11 @@ def _meet(config: Config) -> Accelerator:
 def _with_whole_paths(config: Config) -> Config:
     """Files and folders by their whole path: found from wherever the run is resumed."""
     data, tower = config.data, config.tower
+    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives")}
+    patterns = {name: _whole_pattern(getattr(data, name)) for name in ("pairs", "items")}
     return config.model_copy(
         update={
-            "data": data.model_copy(
-                update={"source": _whole(data.source), "negatives": _whole(data.negatives)}
-            ),
+            "data": data.model_copy(update=paths | patterns),
             "tower": tower.model_copy(update={"folder": _whole(tower.folder)}),
         }
     )
@@ -162,16 +186,21 @@ def _whole(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
-def _open(
-    config: Config,
-    folder: Path,
-    accelerator: Accelerator,
-    capacity: Callable[[torch.device, Path], Capacity] | None = None,
-) -> Run:
-    task = build_task(config)
-    check_alike(Mesh.now(), data=task.fingerprint)
-    if capacity is not None:
-        planned = planned_run(config, task, accelerator.device, Mesh.now().size)
-        check_fits(memory_parts(planned), capacity(accelerator.device, folder))
-    parts, retriever = build(config, task, accelerator)
-    return Run(folder, config, Trainer(config, parts, folder, accelerator), retriever)
+def _whole_pattern(address: str | None) -> str | None:
+    """Of files on this disk; an address with a protocol is whole."""
+    if address is None or "://" in address:
+        return address
+    return str(Path(address).absolute())
+
+
+def _source(config: Config, folder: Path) -> Source:
+    """The data, the same for all processes."""
+    source = open_source(config, folder)
+    check_alike(Mesh.now(), **{f"data of {k}": v for k, v in source.fingerprints.items()})
+    return source
+
+
+def _open(config: Config, folder: Path, accelerator: Accelerator, source: Source) -> Run:
+    parts, towers, retriever = build(config, source, accelerator)
+    trainer = Trainer(config, parts, folder, accelerator)
+    return Run(folder, config, source, trainer, towers, retriever)

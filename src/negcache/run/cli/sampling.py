@@ -8,9 +8,8 @@ import torch
 
 from negcache.errors import InputError
 from negcache.interfaces import Sampler
-from negcache.run.data import Task
 from negcache.run.training import Config
-from negcache.run.training.config import CacheConfig, SamplerConfig
+from negcache.run.training.config_tables import CacheConfig, SamplerConfig
 from negcache.samplers import (
     CachedDistinct,
     CachedRest,
@@ -26,48 +25,65 @@ from negcache.samplers import (
     rf_softmax,
 )
 from negcache.shapes import Tensor
-from negcache.stores import DenseCache
+from negcache.stores import DenseCache, StreamingCache
 
 NU = 4.0
 """Sharpness of rf_softmax's kernel, the published one."""
 
 
 class SamplerInputs(NamedTuple):
-    """What a sampler is built for: a config, its data, the dimensions of an embedding."""
+    """What a sampler is built for.
+
+    Args:
+        config: of the run.
+        dim: of an embedding.
+        device: of the cache.
+        num_items: of the corpus; None: items come by in a stream, and there is no corpus.
+        counts: training positives of each of them.
+        come: items that come in a stream of their own; None: there is no such stream.
+    """
 
     config: Config
-    task: Task
     dim: int
     device: torch.device
+    num_items: int | None = None
+    counts: Callable[[], Tensor] | None = None
+    come: int | None = None
 
-    def cache(self) -> DenseCache:
+    @property
+    def corpus(self) -> range:
+        """Numbers of the items."""
+        assert self.num_items is not None
+        return range(self.num_items)
+
+    def cache(self) -> DenseCache | StreamingCache:
         """The cache that the config asks for, still empty."""
-        num_items, config = len(self.task.corpus), self.config.cache
-        dtype: torch.dtype = getattr(torch, config.dtype)
-        return DenseCache(
-            num_items,
+        keys = self.config.cache
+        dtype: torch.dtype = getattr(torch, keys.dtype)
+        if keys.kind == "dense":
+            return DenseCache(
+                len(self.corpus),
+                self.dim,
+                refresh=_refresh(keys, len(self.corpus)),
+                dtype=dtype,
+                device=self.device,
+            )
+        assert keys.size is not None
+        return StreamingCache(
+            keys.size,
             self.dim,
-            refresh=_refresh(config, num_items),
+            refresh=_refresh(keys, keys.size),
+            eviction=keys.eviction,
+            row_weight=keys.row_weight,
+            num_items=self.come if keys.row_weight == "uniform" else None,
             dtype=dtype,
             device=self.device,
         )
 
-    def counts(self) -> Tensor:
-        """Training positives of each item."""
-        items = self.task.learnable("train").items
-        return torch.bincount(items, minlength=len(self.task.corpus)).to(self.device)
 
-
-def build_sampler(config: Config, task: Task, dim: int, device: torch.device) -> Sampler:
-    """The sampler of a config.
-
-    Args:
-        config: of the run.
-        task: its data.
-        dim: of an embedding.
-        device: of the cache.
-    """
-    keys = config.sampler
+def build_sampler(inputs: SamplerInputs) -> Sampler:
+    """The sampler of a config."""
+    keys = inputs.config.sampler
     check_word(keys.name)
     idle = [key for key, words in USED_BY.items() if keys.name not in words and _is_set(keys, key)]
     if idle:
@@ -84,7 +100,6 @@ def build_sampler(config: Config, task: Task, dim: int, device: torch.device) ->
             f'"{keys.name}", shared {keys.shared}, power {keys.power}'.lower(),
             'set sampler.estimator to "log_q_corrected"',
         )
-    inputs = SamplerInputs(config, task, dim, device)
     return SAMPLERS[keys.name](inputs, keys)
 
 
@@ -103,12 +118,38 @@ def check_word(word: str) -> None:
         )
 
 
+def check_stream(config: Config) -> None:
+    """Refuse, where a stream is learnt from, what has to know all items."""
+    word, keys = config.sampler.name, config.cache
+    if config.data.pairs is None or word in CORPUS_FREE:
+        return
+    others = " or ".join(f'"{each}"' for each in (*OF_ROWS, *CORPUS_FREE))
+    if word not in OF_ROWS:
+        raise InputError(
+            f"with data.pairs a sampler that needs no corpus: {others}",
+            f'sampler.name "{word}", which is over all items',
+            'take "cached" with cache.kind "streaming", or train on a task, data.source alone',
+        )
+    if keys.kind != "streaming":
+        raise InputError(
+            f'cache.kind "streaming" with data.pairs and sampler.name "{word}"',
+            f'"{keys.kind}", a row for every item of a corpus',
+            'set cache.kind = "streaming" and cache.size',
+        )
+    if keys.row_weight == "uniform" and config.data.items is None:
+        raise InputError(
+            'data.items, all items as a stream, with cache.row_weight "uniform"',
+            "none: how many items there are is not known",
+            'name it, or take row_weight "dedup"',
+        )
+
+
 def _refresh(config: CacheConfig, num_items: int) -> float:
     if config.refresh_rows is None:
         return config.refresh
     if config.refresh_rows > num_items:
         raise InputError(
-            f"cache.refresh_rows of at most the {num_items} items",
+            f"cache.refresh_rows of at most the {num_items} items of the cache",
             f"{config.refresh_rows}",
             "refresh fewer rows",
         )
@@ -125,24 +166,26 @@ def _pooled(sampler: Sampler, keys: SamplerConfig) -> Sampler:
 
 
 def _uniform(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
-    return _pooled(Uniform(inputs.task.corpus, keys.num_negatives), keys)
+    return _pooled(Uniform(inputs.corpus, keys.num_negatives), keys)
 
 
 def _popularity(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    assert inputs.counts is not None
     return _pooled(Popularity(inputs.counts() + 1, keys.num_negatives), keys)
 
 
 def _mixture(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
-    return _pooled(Mixture(_cached(inputs, keys), Uniform(inputs.task.corpus, keys.uniform)), keys)
+    return _pooled(Mixture(_cached(inputs, keys), Uniform(inputs.corpus, keys.uniform)), keys)
 
 
 def _rest(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
-    num_items = len(inputs.task.corpus)
-    wanted = min(keys.num_negatives * inputs.config.batch_size, num_items)
+    wanted = min(keys.num_negatives * inputs.config.batch_size, len(inputs.corpus))
     return CachedRest(inputs.cache(), wanted)
 
 
 def _in_batch(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    if inputs.counts is None:
+        return InBatch()
     counts = inputs.counts()
     return InBatch((counts / counts.sum()).log())
 
@@ -162,7 +205,7 @@ SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
     "cached": lambda inputs, keys: _pooled(_cached(inputs, keys), keys),
     "uniform": _uniform,
     "in_batch": _in_batch,
-    "full": lambda inputs, keys: FullSoftmax(inputs.task.corpus),
+    "full": lambda inputs, keys: FullSoftmax(inputs.corpus),
     "cached_rest": _rest,
     "mixture": _mixture,
     "popularity": _popularity,
@@ -172,6 +215,12 @@ SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
     "rf_softmax": _rf_softmax,
 }
 """The words of ``sampler.name``; a new sampler adds one."""
+
+OF_ROWS = ("cached", "distinct", "head_tail", "quadratic", "rf_softmax")
+"""Samplers that draw from the rows there are."""
+
+CORPUS_FREE = ("in_batch",)
+"""Samplers that keep no row and ask for no item beyond the batch."""
 
 WITH_PARTITION = ("cached", "distinct", "head_tail")
 """Samplers whose draws carry an estimate of the partition, unless they are pooled."""

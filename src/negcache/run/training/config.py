@@ -6,134 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from negcache.errors import InputError
-
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-Measure = Literal["ndcg10", "mrr10", "r1", "r10", "r100"]
-"""The names in ``evaluation.metrics.MEASURES``: higher is better."""
-
-
-class DataConfig(BaseModel):
-    """source: a built-in task or a folder; max_tokens: per text; strict: refuse faulty data.
-
-    negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
-    """
-
-    model_config = STRICT
-    source: str
-    max_tokens: int = Field(default=128, ge=1)
-    vocab_size: int = Field(default=16384, ge=2)
-    strict: bool = False
-    negatives: str | None = None
-    negatives_per_query: int = Field(default=8, ge=1)
-
-
-class TowerConfig(BaseModel):
-    """shared: one tower for both sides; mini_batch_size: items encoded at once, 0: all.
-
-    Of kind "static": dim, of the embeddings; width, of a token vector. Of kind "transformer":
-    folder, of the model; the others as ``TransformerTower.load`` takes them.
-    """
-
-    model_config = STRICT
-    kind: Literal["static", "transformer"] = "static"
-    shared: bool = True
-    mini_batch_size: int = Field(default=0, ge=0)
-    dim: int = Field(default=64, ge=1)
-    width: int | None = Field(default=None, ge=1)
-    folder: str | None = None
-    pooling: str | None = None
-    query_prompt: str = ""
-    item_prompt: str = ""
-    max_length: int | None = Field(default=None, ge=1)
-    gradient_checkpointing: bool = False
-    train_layers: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _keys_of_the_kind(self) -> "TowerConfig":
-        """A key that would do nothing is refused, and a transformer needs its folder."""
-        everywhere, static = {"kind", "shared", "mini_batch_size"}, {"dim", "width"}
-        fields = type(self).model_fields
-        own = static if self.kind == "static" else set(fields) - everywhere - static
-        named = ", ".join(name for name in fields if name in own)
-        for name, field in fields.items():
-            value = getattr(self, name)
-            if name not in everywhere | own and value != field.default:
-                raise InputError(
-                    f'keys of tower.kind "{self.kind}" ({named})',
-                    f"tower.{name} = {value!r}",
-                    f"leave tower.{name} out, or choose the other tower.kind",
-                )
-        if self.kind == "transformer" and self.folder is None:
-            raise InputError(
-                'tower.folder with tower.kind "transformer"',
-                "none",
-                "name the folder of a sentence-transformers or Hugging Face model on this disk",
-            )
-        return self
-
-
-class ScoreConfig(BaseModel):
-    """temperature: divides the inner product of the (normalised) embeddings."""
-
-    model_config = STRICT
-    temperature: float = Field(default=0.05, gt=0)
-    learn_temperature: bool = False
-    normalize: bool = True
-
-
-class SamplerConfig(BaseModel):
-    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch.
-
-    power: of the softmax drawn from; scored: share of the cache scored a step; uniform: further
-    draws per query of a mixture; head: best items of head_tail.
-    """
-
-    model_config = STRICT
-    name: str = "cached"
-    num_negatives: int = Field(default=1, ge=1)
-    shared: bool = True
-    estimator: Literal["log_q_corrected", "cached_partition"] = "log_q_corrected"
-    power: float = Field(default=1.0, gt=0)
-    scored: float = Field(default=1.0, gt=0, le=1)
-    uniform: int = Field(default=1, ge=1)
-    head: int = Field(default=1, ge=1)
-
-
-class CacheConfig(BaseModel):
-    """refresh: share of the rows looked at again each step; refresh_rows: the same as a count."""
-
-    model_config = STRICT
-    refresh: float = Field(default=0.01, ge=0, le=1)
-    refresh_rows: int | None = Field(default=None, ge=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-class OptimizerConfig(BaseModel):
-    """lr: learning rate; weight_decay: as torch.optim understands it.
-
-    clip_norm: most that the norm of all gradients together may be; 0: anything.
-    """
-
-    model_config = STRICT
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-
-
-class ScheduleConfig(BaseModel):
-    """name: of the learning rate after the warmup; linear and cosine end at 0 after the last step.
-
-    warmup_steps: optimizer steps in which it rises from near 0, the first of all ``steps``.
-    """
-
-    model_config = STRICT
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
+from negcache.run.training.config_tables import (
+    STRICT,
+    CacheConfig,
+    DataConfig,
+    Measure,
+    OptimizerConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    ScoreConfig,
+    TowerConfig,
+)
 
 
 class Config(BaseModel):
@@ -173,6 +59,25 @@ class Config(BaseModel):
     early_stopping_patience: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     timeout_seconds: float = Field(default=600, gt=0)
+
+    @model_validator(mode="after")
+    def _streams(self) -> "Config":
+        """A stream is learnt from with a streaming cache, and measured by a task alone."""
+        if self.cache.kind == "streaming" and self.data.pairs is None:
+            raise InputError(
+                'data.pairs, a stream, with cache.kind "streaming"',
+                f"data.source {self.data.source!r}, a task in memory",
+                'take cache.kind "dense", or write the training pairs as files',
+            )
+        measured = ("eval_every", "save_best", "early_stopping_patience")
+        wanted = [name for name in measured if getattr(self, name)]
+        if wanted and self.data.source is None:
+            raise InputError(
+                f"data.source, a task whose dev split is measured, with {' and '.join(wanted)}",
+                "data.pairs alone",
+                "name a task beside the pairs, or leave those keys out",
+            )
+        return self
 
     @model_validator(mode="after")
     def _keys_that_need_others(self) -> "Config":

@@ -51,7 +51,10 @@ class RunLog:
         if step.grad_norm is not None:
             self.window.update({"grad_norm": step.grad_norm, "grad_norms": 1})
         for report in step.reports:
-            self.window.update({name: getattr(report, name) for name in (*MEANS, *COUNTS)})
+            self.window.update({name: getattr(report, name) for name in COUNTS})
+            means = {name: getattr(report, name) for name in MEANS}  # NaN: there was none
+            for name in [name for name, value in means.items() if not math.isnan(value)]:
+                self.window.update({name: means[name], f"reports of {name}": 1})
             self.window.update({f"sampler/{name}": x for name, x in report.sampler.items()})
             self.totals.update({name: getattr(report, name) for name in COUNTS})
             self.seconds.update(report.seconds)
@@ -61,9 +64,8 @@ class RunLog:
     def flush(self, step: int, epoch: int) -> None:
         """Write the last step's rate, means since the last flush, counts since the start."""
         own = sorted(name for name in self.window if name.startswith("sampler/"))
-        values: dict[str, float | int] = {
-            name: self.window[name] / self.window["reports"] for name in (*MEANS, *own)
-        }
+        values: dict[str, float | int] = {name: self._mean(name) for name in MEANS}
+        values |= {name: self.window[name] / self.window["reports"] for name in own}
         for name in COUNTS:
             values[f"{name}_per_step"] = self.window[name] / self.window["steps"]
             values[f"{name}_total"] = self.totals[name]
@@ -73,6 +75,11 @@ class RunLog:
         self._write("metrics.jsonl", {"step": step, "epoch": epoch}, values)
         self._write("timings.jsonl", {"step": step}, dict(self.seconds), prefix="seconds/")
         self.window.clear()
+
+    def _mean(self, name: str) -> float:
+        """Over the reports that told it."""
+        told = self.window[f"reports of {name}"]
+        return self.window[name] / told if told else math.nan
 
     def write(self, step: int, values: Mapping[str, float | int], prefix: str) -> None:
         """Write other measures of this step, such as those of the dev split."""

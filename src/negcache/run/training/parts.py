@@ -1,6 +1,7 @@
 """What a training loop is given: it meets towers, losses and data only through these."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,9 +10,33 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from negcache.distributed import ALONE, Mesh
-from negcache.interfaces import Corpus, Store
+from negcache.interfaces import Store
 from negcache.messages import Batch, StepReport
 from negcache.shapes import Float, Int, Tensor
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """Batches by number: the number of the next one is all that a run remembers of its place.
+
+    Batch n is the same whenever and wherever it is asked for; a process is given its part of it.
+    """
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of all that is learnt from, by config key; a run resumes on equal data only."""
+        ...
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(epoch, batch within the epoch) of the batch ``number``, counted from 0."""
+        ...
+
+    def begin(self, number: int, stop: int) -> AbstractContextManager[Iterator[Batch]]:
+        """The batches from ``number`` to before ``stop``, on the host.
+
+        Entered before threads are started: processes may be forked there.
+        """
+        ...
 
 
 @runtime_checkable
@@ -20,6 +45,7 @@ class Loss(Protocol):
 
     item_tower: nn.Module
     score: Any
+    corpus: Any
 
     @property
     def store(self) -> Store | None: ...
@@ -47,35 +73,22 @@ class Parts:
     """Everything a run trains on and with.
 
     Args:
-        queries: features of the queries by row, with ``.to(device)``.
-        pairs: (query rows, item ids) of the training pairs.
+        data: batches by number.
         query_tower: features -> (B, D).
         loss_fn: owns the item tower, the score, the cache and the sampler.
         optimizer: over the parameters of both, each once.
         scheduler: of its learning rate; made over the optimizer itself, before it is prepared.
-        fingerprint: of the data; a run resumes on equal data only.
         evaluate: measures the dev split; None where there is none.
-        negatives: the user's own of every query, [Q, h] item ids padded with -1.
         mesh: the processes that train together.
     """
 
-    queries: Corpus
-    pairs: tuple[Int[Tensor, "P"], Int[Tensor, "P"]]
+    data: TrainingData
     query_tower: nn.Module
     loss_fn: Loss
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
-    fingerprint: str
     evaluate: Callable[[], dict[str, float]] | None = None
-    negatives: Int[Tensor, "Q h"] | None = None
     mesh: Mesh = ALONE
-
-    def batch(self, numbers: Int[Tensor, "B"], device: torch.device) -> Batch:
-        """The training pairs with these numbers."""
-        queries, items = (side[numbers] for side in self.pairs)
-        features = self.queries[queries].to(device)
-        own = None if self.negatives is None else self.negatives[queries].to(device)
-        return Batch(features, items.to(device), queries.to(device), own)
 
     def state_dict(self) -> dict[str, Any]:
         """State of all that learns or draws, the global generator included."""

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from negcache.run.training.config import ScheduleConfig
+from negcache.run.training.config_tables import ScheduleConfig
 
 
 def make_scheduler(optimizer: Optimizer, schedule: ScheduleConfig, steps: int) -> LRScheduler:

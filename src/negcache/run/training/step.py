@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from negcache.distributed import Mesh
+from negcache.encoder import to_device
 from negcache.errors import InputError
 from negcache.messages import Batch, StepReport
 from negcache.run.training.parts import Loss, Parts
@@ -71,7 +72,7 @@ def train_step(
     Args:
         parts: what is trained; ``parts.optimizer`` as ``accelerator.prepare`` returned it.
         model: ``Forward`` of these parts, wrapped where several processes train.
-        batches: as many as ``accelerator.gradient_accumulation_steps``.
+        batches: as many as ``accelerator.gradient_accumulation_steps``, on the host.
         accelerator: device, mixed precision, accumulation.
         step: number of this step, counted from 1; named in errors.
         clip_norm: most that the norm of all gradients may be; 0: anything.
@@ -81,7 +82,9 @@ def train_step(
         seconds: dict[str, float] = {}
         with accelerator.accumulate(model):
             with named(step), accelerator.autocast():
-                loss = model(batch, seconds)
+                for ids, features in batch.arriving:
+                    parts.loss_fn.corpus.receive(ids, features)
+                loss = model(_on(batch, accelerator.device), seconds)
             with timed(seconds, "backward"):
                 accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -112,6 +115,12 @@ def of_all(report: StepReport, queries: int, mesh: Mesh) -> StepReport:
         encoded_nograd=int(without),
         staleness=math.nan if math.isnan(report.staleness) else stale / mesh.size,
     )
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device, but for what arrives with it."""
+    parts = batch.queries, batch.positives, batch.query_ids, batch.negatives
+    return Batch(*(to_device(part, device) for part in parts))
 
 
 def _clip(parts: Parts, accelerator: Accelerator, clip_norm: float) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,12 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
+from negcache.messages import Batch
 from negcache.run.progress import bar, track
 from negcache.run.training.best import Best
 from negcache.run.training.checkpoint import Checkpoints
-from negcache.run.training.config import Config, differences, parse_config
+from negcache.run.training.config import Config, differences, leaves, parse_config
 from negcache.run.training.log import RunLog
-from negcache.run.training.order import Order
 from negcache.run.training.parts import Parts
 from negcache.run.training.signals import stop_signals
 from negcache.run.training.step import Forward, train_step
@@ -67,7 +68,6 @@ class Trainer:
         check_shares(config.batch_size, self.mesh.size)
         self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer), mesh=self.mesh)
         self.model = self._wrapped(Forward(parts.query_tower, parts.loss_fn))
-        self.order = Order(len(parts.pairs[0]), config.batch_size, config.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints, self.mesh)
         self.best = Best(config.save_best, config.early_stopping_patience)
         self.step = 0
@@ -119,6 +119,8 @@ class Trainer:
         config = self.config
         with ExitStack() as stack:
             stack.enter_context(self._named_absence())
+            end = config.steps * config.accumulation
+            batches = stack.enter_context(self.parts.data.begin(self._position, end))
             shown = self.mesh.rank == 0
             log = stack.enter_context(RunLog(self.folder, self._log_state)) if shown else None
             if self.step == 0:
@@ -128,7 +130,7 @@ class Trainer:
             moved = bar("training", self.step, config.steps) if shown else nullcontext(_ignore)
             advance = stack.enter_context(moved)
             while self.step < config.steps and not self.is_stopped_early:
-                advance(self._one_step(log))
+                advance(self._one_step(batches, log))
                 measured = self._evaluate()
                 improved = bool(measured) and self.best.update(self.step, measured)
                 last = self.step == config.steps or self.is_stopped_early
@@ -169,15 +171,12 @@ class Trainer:
         """Batches consumed so far."""
         return self.step * self.config.accumulation
 
-    def _one_step(self, log: RunLog | None) -> float:
+    def _one_step(self, batches: Iterator[Batch], log: RunLog | None) -> float:
         """One optimizer step; returns the loss of its last batch."""
         start = perf_counter()
-        numbers = (self.order.batch(self._position + i) for i in range(self.config.accumulation))
-        device, mesh = self.accelerator.device, self.mesh
-        batches = (self.parts.batch(part[mesh.part(len(part))], device) for part in numbers)
         clip_norm = self.config.optimizer.clip_norm
-        parts = self.parts, self.model
-        done = train_step(*parts, batches, self.accelerator, self.step + 1, clip_norm)
+        parts, some = (self.parts, self.model), islice(batches, self.config.accumulation)
+        done = train_step(*parts, some, self.accelerator, self.step + 1, clip_norm)
         self.step += 1
         if log is not None:
             log.add(done, perf_counter() - start)
@@ -195,20 +194,20 @@ class Trainer:
         if log is None:
             return
         if last or _due(self.step, self.config.log_every):
-            log.flush(self.step, self.order.place(self._position - 1)[0])
+            log.flush(self.step, self.parts.data.place(self._position - 1)[0])
         if measured:
             log.write(self.step, measured, "dev/")
         if self.is_stopped_early:
             log.write(self.step, self.best.figures(), "early_stopping/")
 
     def _save(self, log: RunLog | None) -> None:
-        epoch, batch = self.order.place(self._position)
+        epoch, batch = self.parts.data.place(self._position)
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
             "position": {"epoch": epoch, "batch": batch},
             "config": self.config.model_dump(),
-            "fingerprint": self.parts.fingerprint,
+            "fingerprints": self.parts.data.fingerprints,
             "parts": self.parts.state_dict(),
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -217,7 +216,8 @@ class Trainer:
         self.checkpoints.save(self.step, state, best=self.best.step)
 
     def _check_unchanged(self, state: dict[str, Any]) -> None:
-        missing = [name for name in ("best", "scheduler") if name not in state | state["parts"]]
+        known = ("best", "fingerprints", "scheduler")
+        missing = [name for name in known if name not in state | state["parts"]]
         if missing:
             raise InputError(
                 "a checkpoint of this version of negcache",
@@ -231,12 +231,18 @@ class Trainer:
                 f"changes in {', '.join(changed)}",
                 "undo them in config.json, or train anew into another folder",
             )
-        if state["fingerprint"] != self.parts.fingerprint:
-            raise InputError(
-                f"the data that the run was started with ({state['fingerprint'][:12]})",
-                f"other data in {self.config.data.source} ({self.parts.fingerprint[:12]})",
-                "restore the data, or train anew into another folder",
-            )
+        self._check_data(state["fingerprints"])
+
+    def _check_data(self, before: dict[str, str]) -> None:
+        found = self.parts.data.fingerprints
+        for name in sorted(before | found):
+            if before.get(name) != found.get(name):
+                place = dict(leaves(self.config.model_dump())).get(name, self.folder / name)
+                raise InputError(
+                    f"the data that the run was started with ({before.get(name, 'none')[:12]})",
+                    f"other data in {name}, {place} ({found.get(name, 'none')[:12]})",
+                    "restore the data, or train anew into another folder",
+                )
 
 
 def check_shares(batch_size: int, processes: int) -> None:

@@ -116,7 +116,7 @@ def test_columns_that_are_not_there_or_cannot_be_read_so(folder, tmp_path):
         folder,
         StreamColumns(features=("text",)),
     )
-    refused("a batch of 1 to 125 rows; got batch_size = 126", folder, batch_size=126)
+    refused("a batch of 1 to 125 rows; got one of 126", folder, batch_size=126)
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def test_the_order_stays_what_it_was():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ((31, 0), "a batch of 1 to 30 rows; got batch_size = 31.*smaller"),
-        ((0, 0), "got batch_size = 0.*larger"),
+        ((31, 0), "a batch of 1 to 30 rows; got one of 31.*fewer"),
+        ((0, 0), "got one of 0.*more"),
         ((5, -1), "a seed of at least 0; got window = 8, seed = -1"),
         ((5, 0, 0), "a window of at least 1 row group .* got window = 0"),
     ],

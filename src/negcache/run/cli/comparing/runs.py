@@ -12,9 +12,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from negcache.errors import InputError
-from negcache.run.cli.build import build_task
+from negcache.packing import unpack
 from negcache.run.cli.comparing.history import History, read_history
 from negcache.run.cli.runs import evaluate_run, read_config, trained
+from negcache.run.cli.sources import open_evaluation
 from negcache.run.data import Task
 from negcache.run.evaluation import Ranking, measure
 from negcache.run.training import Config
@@ -29,7 +30,7 @@ class Found:
         name: of the run, distinct among those compared.
         step: of its newest checkpoint: how far it was trained.
         measured: step of the checkpoint that is measured, the best where there is one.
-        fingerprint: of the data that it was trained on, mined negatives included.
+        fingerprints: of the data that it was trained on, by config key.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Found:
     config: Config
     step: int
     measured: int
-    fingerprint: str
+    fingerprints: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,17 @@ def find_runs(folders: Sequence[Path]) -> list[Found]:
 
 
 def open_data(runs: Sequence[Found], split: str) -> Task:
-    """The one task of all these runs, with this split; they may differ in mined negatives."""
-    first = build_task(runs[0].config)
+    """The one task that measures all these runs, with this split."""
+    first = _task(runs[0])
     opened = {_settings(runs[0]): first}
     for run in runs:
         data, settings = run.config.data, _settings(run)
-        task = opened[settings] if settings in opened else build_task(run.config)
+        task = opened[settings] if settings in opened else _task(run)
         opened[settings] = task
-        if data.negatives is None and task.fingerprint != run.fingerprint:
+        known = run.fingerprints.get("data.source", "none")
+        if task.fingerprint != known:
             raise InputError(
-                f"the data that {run.folder} was trained on ({run.fingerprint[:12]})",
+                f"the data that {run.folder} was trained on ({known[:12]})",
                 f"other data in {data.source} ({task.fingerprint[:12]})",
                 "restore the data, or train anew",
             )
@@ -99,6 +101,17 @@ def open_data(runs: Sequence[Found], split: str) -> Task:
             )
     first.judgements(split)
     return first
+
+
+def _task(run: Found) -> Task:
+    task = open_evaluation(run.config)
+    if task is None:
+        raise InputError(
+            "runs that a task measures",
+            f"{run.folder}, trained on data.pairs alone",
+            "train with data.source beside data.pairs",
+        )
+    return task
 
 
 def is_evaluated(run: Found, split: str) -> bool:
@@ -130,13 +143,13 @@ def _find(name: str, folder: Path) -> Found:
     checkpoints = Checkpoints(folder / "checkpoints")
     measured, paths = checkpoints.choose(), checkpoints.paths()
     state = dict(_read(paths[-1] / STATE).get("dict", []))
-    if not {"step", "fingerprint"} <= state.keys():
+    if not {"step", "fingerprints"} <= state.keys():
         raise InputError(
             "an intact checkpoint",
             f"a damaged file {paths[-1] / STATE}",
             f"take the checkpoint before it: negcache resume {folder} --fall-back",
         )
-    return Found(name, folder, config, state["step"], measured, state["fingerprint"])
+    return Found(name, folder, config, state["step"], measured, unpack(state["fingerprints"], {}))
 
 
 def _measure(path: Path, task: Task, split: str) -> dict[str, dict[str, float]]:
@@ -169,7 +182,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _settings(run: Found) -> tuple[str, int, int]:
+def _settings(run: Found) -> tuple[str | None, int, int]:
     data = run.config.data
     return data.source, data.max_tokens, data.vocab_size
 

@@ -93,7 +93,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _randomisation_p(differences: Float[np.ndarray, "Q"], rng: np.random.Generator) -> float:
     """Exchanging the runs of a query flips a sign; queries without difference change nothing."""
-    if not len(differences):
+    if len(differences) < 2:  # one, of either sign, is as large
         return 1.0
     test: Any = stats.permutation_test(  # one sample of type "samples": its signs are flipped
         (differences,),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from negcache.errors import InputError
 from negcache.run.cli.planning.tower import PerText, TowerSize
@@ -54,6 +54,23 @@ def transformer_size(
         kept=PerText(0, kept * hidden),
         recomputes=checkpointing,
     )
+
+
+def token_counts(
+    folder: Path, most: int | None, texts: list[str], queries: list[str]
+) -> tuple[list[int], list[int], int]:
+    """Tokens of texts and queries, and bytes of a text padded to the most there may be.
+
+    Args:
+        folder: of the model.
+        most: tokens of a text; None: as the tokenizer says.
+    """
+    home = str(folder / _modules(folder)[0])
+    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+    most = most or tokenizer.model_max_length
+    made = [tokenizer(each, truncation=True, max_length=most) for each in (texts, queries)]
+    counts, queried = ([len(ids) for ids in each["input_ids"]] for each in made)
+    return counts, queried, 8 * most * len(made[0])  # int64 tensors by name
 
 
 def _modules(folder: Path) -> list[str]:

@@ -40,6 +40,27 @@ class Part(NamedTuple):
     lower: str
 
 
+class Slots(NamedTuple):
+    """Bytes of a streaming cache beside its rows.
+
+    Args:
+        lookup: made anew where a run goes on; the others are in its checkpoints.
+        slots: items, when they came, the last arrivals.
+        features: that items are encoded from; on the host.
+        counters: how often each came.
+    """
+
+    lookup: int
+    slots: int
+    features: int
+    counters: int
+
+    @property
+    def saved(self) -> int:
+        """Of a checkpoint."""
+        return self.slots + self.features + self.counters
+
+
 def memory_parts(planned: PlannedRun) -> list[Part]:
     """All parts of a run, in the order they come to be."""
     return [*_kept(planned), *_drawing(planned), *_encoding(planned), *_around(planned)]
@@ -72,6 +93,21 @@ def cache_bytes(planned: PlannedRun) -> int:
     return planned.rows * (planned.tower.dim * dtype.itemsize + INT)
 
 
+def stream_bytes(planned: PlannedRun) -> Slots:
+    """What a streaming cache has beside its rows, alike on every process.
+
+    S slots: the item of each and when it came, both sorted once more to look it up, and the last S
+    arrivals (5 int64); features of each; with weights that are counted two tables of 2^20 int64.
+    """
+    if not planned.is_streaming:
+        return Slots(0, 0, 0, 0)
+    size, keys = planned.all_rows, planned.config.cache
+    counted = keys.row_weight in ("popularity", "dedup")
+    counters = 2 * INT << 20 if counted else 0
+    saved = 3 * INT * size
+    return Slots(2 * INT * size, saved, size * planned.facts.feature_bytes, counters)
+
+
 def sums_bytes(planned: PlannedRun) -> int:
     """Kernel features summed over blocks of rows, and over nodes of blocks."""
     if planned.cost.features is None:
@@ -85,7 +121,8 @@ def checkpoint_bytes(planned: PlannedRun) -> int:
     the loss' and one of each process.
     """
     whole = replace(planned, processes=1)
-    kept, own = cache_bytes(whole) + sums_bytes(whole), torch.Generator().get_state().nbytes
+    kept = cache_bytes(whole) + sums_bytes(whole) + stream_bytes(planned).saved
+    own = torch.Generator().get_state().nbytes
     on_gpu = 16 * torch.cuda.device_count() if planned.on_gpu else 0
     generators = own + planned.processes * (own + on_gpu)
     return parameter_bytes(planned) + optimizer_bytes(planned) + kept + generators
@@ -103,11 +140,24 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     yield Part("optimizer state", optimizer_bytes(planned), "device", ALWAYS, True, state)
     rows = f'{_smaller_rows(planned)}, or sampler.name="uniform"'
     yield Part("cache", cache_bytes(planned), "device", ALWAYS, True, rows)
-    extra = planned.cost.bytes_per_item * planned.facts.num_items
+    beside, size = stream_bytes(planned), "cache.size"
+    places = beside.lookup + beside.slots
+    yield Part("cache: slots and last arrivals", places, "device", ALWAYS, True, size)
+    lower = "cache.size, data.max_tokens or tower.max_length"
+    yield Part("cache: features", beside.features, "host", ALWAYS, False, lower)
+    counted = 'cache.row_weight="none"'
+    yield Part("cache: counters", beside.counters, "device", ALWAYS, True, counted)
+    has_table = planned.config.data.pairs is None
+    extra = planned.cost.bytes_per_item * planned.facts.num_items * has_table
     yield Part("sampler's item table", extra, "device", ALWAYS, True, "sampler.name")
     yield Part("sums of features", sums_bytes(planned), "device", ALWAYS, True, "sampler.name")
-    pairs = planned.facts.judgement_bytes + 3 * INT * planned.facts.num_pairs
+    pairs = planned.facts.judgement_bytes + 3 * INT * planned.facts.num_pairs * has_table
     yield Part("judgements and pairs", pairs, "host", ALWAYS, False, "the data")
+    read, lower = (
+        planned.facts.window_bytes,
+        "data.window, data.workers, or write smaller row groups",
+    )
+    yield Part("streams: row groups at hand", read, "host", ALWAYS, False, lower)
 
 
 def _drawing(planned: PlannedRun) -> Iterator[Part]:
@@ -120,6 +170,9 @@ def _drawing(planned: PlannedRun) -> Iterator[Part]:
     chunk = min(max(1, budget // (BLOCK * batch)), blocks) * BLOCK * batch * FLOAT
     masses = batch * blocks * (3 * FLOAT + INT)  # chunks, joined; shifted; their float64 sums
     lower = "batch_size"
+    if stream_bytes(planned).counters:
+        weights = 3 * 8 * planned.all_rows  # float64: chances, what was missed, its log
+        yield Part("draw: weights of rows", weights, "device", "draw", False, "cache.size")
     yield Part("draw: block masses", masses, "device", "draw", False, lower)
     yield Part("draw: a chunk of scores", chunk, "device", "draw", False, lower)
     if scores_all(planned.each, items):
@@ -163,13 +216,13 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
         others = cache_bytes(whole) - cache_bytes(planned)
         others += sums_bytes(whole) - sums_bytes(planned)
         yield Part("checkpoint, copied", state - others, "host", "checkpoint", True, lower)
-    rows = part_rows(planned.facts.num_items) / planned.rows
+    rows = part_rows(planned.all_rows) / planned.rows
     written = int(3 * cache_bytes(planned) * min(1.0, rows))  # torch's writer copies it twice
     yield Part("checkpoint: a part being written", written, "host", "checkpoint", False, lower)
     named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
     kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
     yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
-    rows = planned.facts.num_items * planned.tower.dim * FLOAT
+    rows = planned.searched * planned.tower.dim * FLOAT
     share = 2 * rows // planned.processes
     when = "evaluation" if config.eval_every else LATER
     yield Part("evaluation: encoded corpus", share, "device", when, False, _dim(planned))
@@ -185,4 +238,5 @@ def _dim(planned: PlannedRun) -> str:
 def _smaller_rows(planned: PlannedRun) -> str:
     """The keys that decide the bytes of a cached row."""
     halved = planned.config.cache.dtype == "bfloat16" or not planned.cost.keeps_cache
-    return _dim(planned) if halved else f'cache.dtype="bfloat16", {_dim(planned)}'
+    dim = f"cache.size, {_dim(planned)}" if planned.is_streaming else _dim(planned)
+    return dim if halved else f'cache.dtype="bfloat16", {dim}'

@@ -4,37 +4,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from negcache.ops.shards import rows_of_each
+from negcache.run.cli.planning.facts import Facts
 from negcache.run.cli.planning.samplers import SamplerCost, sampler_cost
 from negcache.run.cli.planning.tower import TowerSize, static_size
-from negcache.run.data import Task
-from negcache.run.data.tokens import TokenFile
 from negcache.run.training import Config
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a plan has to know of the data.
-
-    Args:
-        num_items: N.
-        num_pairs: training pairs.
-        vocab_size: of the task's tokenizer.
-        item_tokens, query_tokens: mean tokens of a text, as the task's tokenizer cuts it.
-        judgement_bytes: of all judgements; they are held in memory.
-        mapped_bytes: of the token files; mapped from disk, never all in memory.
-    """
-
-    num_items: int
-    num_pairs: int
-    vocab_size: int
-    item_tokens: float
-    query_tokens: float
-    judgement_bytes: int = 0
-    mapped_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,15 +67,31 @@ class PlannedRun:
         return self.config.batch_size if self.is_shared else self.queries
 
     @property
+    def is_streaming(self) -> bool:
+        """Whether a cache holds the last items of a stream."""
+        return self.cost.keeps_cache and self.config.cache.kind == "streaming"
+
+    @property
+    def all_rows(self) -> int:
+        """Items that can be drawn: rows of the cache of all processes, else all items."""
+        return (self.config.cache.size or 0) if self.is_streaming else self.facts.num_items
+
+    @property
     def rows(self) -> int:
         """Rows that are kept on one process, where any are."""
-        items, cached = self.facts.num_items, self.cost.keeps_cache
-        return max(rows_of_each(items, self.processes)) if cached else items
+        rows, cached = self.all_rows, self.cost.keeps_cache
+        return max(rows_of_each(rows, self.processes)) if cached else rows
+
+    @property
+    def searched(self) -> int:
+        """Items that evaluation and search encode."""
+        facts = self.facts
+        return facts.num_items if facts.searched is None else facts.searched
 
     @property
     def drawn(self) -> int:
         """Items drawn by the sampler for these queries, at most."""
-        return self.cost.drawn(self.asked, self.each, self.facts.num_items)
+        return self.cost.drawn(self.asked, self.each, self.all_rows)
 
     @property
     def encoded(self) -> int:
@@ -114,11 +106,12 @@ class PlannedRun:
     @property
     def refreshed(self) -> int:
         """Rows that one process encodes without gradient a step, on average, rounded up."""
-        cache, items = self.config.cache, self.facts.num_items
+        cache, data = self.config.cache, self.config.data
         if not self.cost.keeps_cache:
             return 0
-        rows = cache.refresh * items if cache.refresh_rows is None else cache.refresh_rows
-        return math.ceil(rows / self.processes)
+        rows = cache.refresh * self.all_rows if cache.refresh_rows is None else cache.refresh_rows
+        come = data.items_per_step if data.items is not None else 0
+        return math.ceil((rows + come) / self.processes)
 
     @property
     def is_pooled(self) -> bool:
@@ -137,34 +130,12 @@ class PlannedRun:
         return 1 + self.mined + (0 if self.is_pooled else self.each)
 
 
-def planned_run(config: Config, task: Task, device: torch.device, processes: int = 1) -> PlannedRun:
+def planned_run(
+    config: Config, facts: Facts, device: torch.device, processes: int = 1
+) -> PlannedRun:
     """All that the arithmetic needs; nothing is allocated."""
-    facts = facts_of(task, config.tower.max_length)
     size = tower_size(config, facts.vocab_size)
     return PlannedRun(config, facts, size, device.type == "cuda", processes)
-
-
-def facts_of(task: Task, most_tokens: int | None = None) -> Facts:
-    """The facts of an open task; reads no text and no token.
-
-    Args:
-        task: prepared.
-        most_tokens: texts are cut to so many tokens once more, by the tower.
-    """
-    files = (task.corpus, task.queries)
-    return Facts(
-        num_items=len(task.corpus),
-        num_pairs=len(task.judgements("train").positives()),
-        vocab_size=task.vocab_size,
-        item_tokens=_mean_length(task.corpus, most_tokens),
-        query_tokens=_mean_length(task.queries, most_tokens),
-        judgement_bytes=sum(
-            part.nbytes
-            for judged in task.splits.values()
-            for part in (judged.queries, judged.items, judged.grades)
-        ),
-        mapped_bytes=sum(file.tokens.nbytes + file.offsets.nbytes for file in files),
-    )
 
 
 def tower_size(config: Config, vocab_size: int) -> TowerSize:
@@ -177,8 +148,3 @@ def tower_size(config: Config, vocab_size: int) -> TowerSize:
     return transformer_size(
         Path(str(keys.folder)), keys.train_layers, checkpointing=keys.gradient_checkpointing
     )
-
-
-def _mean_length(file: TokenFile, most: int | None) -> float:
-    lengths = np.diff(file.offsets)
-    return float(np.minimum(lengths, most or lengths.max()).mean())

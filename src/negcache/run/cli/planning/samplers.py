@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from negcache.ops.kernels import Quadratic
-from negcache.run.training.config import SamplerConfig
+from negcache.run.training.config_tables import SamplerConfig
 
 
 def _num_negatives(keys: SamplerConfig) -> int:

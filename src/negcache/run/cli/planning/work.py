@@ -36,7 +36,7 @@ def work_of(planned: PlannedRun) -> Work:
     return Work(
         items_grad=batches * planned.encoded_here,
         items_nograd=planned.refreshed,
-        fill=planned.rows if planned.cost.keeps_cache else 0,
+        fill=planned.rows if planned.cost.keeps_cache and not planned.is_streaming else 0,
         queries=batches * planned.queries,
         tower_flops=round(batches * _encoding(planned) + _refresh(planned)),
         draw_flops=batches * _draw(planned),

@@ -3,7 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes most of its functions at import, where a type checker sees none.)
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from pyarrow import types
 
 from negcache.errors import InputError
 from negcache.run.data.streams.ids import Ids, Where, check_id_type, hash_texts, is_text, item_ids
-from negcache.shapes import Int, Tensor
+from negcache.shapes import Bool, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,20 @@ class StreamBatch:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def only(self, kept: Bool[Tensor, "B"]) -> "StreamBatch":
+        """The rows of a mask; who the items are is still told of all."""
+        return replace(
+            self,
+            item_ids=self.item_ids[kept],
+            queries=_some(self.queries, kept),
+            texts=_some(self.texts, kept),
+            features={name: column[kept] for name, column in self.features.items()},
+        )
+
+
+def _some(texts: list[str] | None, kept: Tensor) -> list[str] | None:
+    return None if texts is None else [texts[row] for row in kept.nonzero().squeeze(1).tolist()]
 
 
 def make_batch(

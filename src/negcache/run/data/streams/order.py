@@ -65,8 +65,10 @@ class WindowOrder:
         if not 1 <= self.batch_size <= self.num_rows:
             raise InputError(
                 f"a batch of 1 to {self.num_rows:,} rows",
-                f"batch_size = {self.batch_size}",
-                "set a smaller batch_size" if self.batch_size > 0 else "set a larger batch_size",
+                f"one of {self.batch_size}",
+                "take fewer rows at a time: batch_size, data.items_per_step"
+                if self.batch_size > 0
+                else "take more",
             )
         if self.window < 1 or self.seed < 0:
             raise InputError(

@@ -1,7 +1,8 @@
 """Training data from many files: batches by number, a function of the seed and the number."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,25 @@ class Stream:
         return make_batch(
             number, table, where, self.columns, lambda row: self.table.where(*where[row].tolist())
         )
+
+    def first(self, rows: int) -> Iterator[StreamBatch]:
+        """The rows of the first row groups, in the order of the files, a row group at a time.
+
+        Args:
+            rows: at most, of all.
+        """
+        for group in range(len(self.table.rows)):
+            if rows <= 0:
+                return
+            try:
+                found = self.table.read(group).slice(0, rows)
+            except InputError:
+                if not self._reader.skip_broken:
+                    raise
+                continue
+            rows -= len(found)
+            places = np.stack([np.full(len(found), group), np.arange(len(found))], axis=1)
+            yield make_batch(0, found, places, self.columns, partial(self.table.where, group))
 
     def begin_worker(self, told: list[str]) -> None:
         """Start anew in a worker process, which reads nothing ahead; warnings go to a list."""

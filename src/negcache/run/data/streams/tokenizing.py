@@ -1,14 +1,15 @@
 """From the texts of a batch to what towers take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch.nn import functional as F
 
 from negcache.run.data.streams.batch import StreamBatch
-from negcache.shapes import Int, Tensor
+from negcache.shapes import Bool, Int, Tensor
 from negcache.towers import Bags
 
 
@@ -22,6 +23,7 @@ class TokenizedBatch:
         queries: what ``Tokenize.queries`` made; None in a stream of items.
         items: what ``Tokenize.items`` made; None where items have features alone.
         features: by column; of numbers, or rows of numbers.
+        left_out: rows that had nothing to learn from.
     """
 
     number: int
@@ -29,6 +31,7 @@ class TokenizedBatch:
     queries: Any
     items: Any
     features: dict[str, Tensor]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,33 @@ class Tokenize:
             None if batch.texts is None else self.items(batch.texts),
             batch.features,
         )
+
+
+@dataclass(frozen=True)
+class WithTokens:
+    """Tokenizes a batch without the rows whose query or item has no token, as a task's pairs are.
+
+    Args:
+        tokenize: queries and texts.
+    """
+
+    tokenize: Tokenize
+
+    def __call__(self, batch: StreamBatch) -> TokenizedBatch:
+        made = self.tokenize(batch)
+        kept = torch.ones(len(batch), dtype=torch.bool)
+        for texts, features in ((batch.queries, made.queries), (batch.texts, made.items)):
+            if texts is not None:
+                kept &= _have_tokens(texts, features)
+        if bool(kept.all()):
+            return made
+        return replace(self.tokenize(batch.only(kept)), left_out=int((~kept).sum()))
+
+
+def _have_tokens(texts: list[str], features: Any) -> Bool[Tensor, "B"]:
+    if isinstance(features, Bags):
+        return F.pad(features.starts, (0, 1), value=len(features.tokens)).diff() > 0
+    return torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+"""The tables of a config: what each may say, and which keys contradict each other."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from negcache.errors import InputError
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+Measure = Literal["ndcg10", "mrr10", "r1", "r10", "r100"]
+"""The names in ``evaluation.metrics.MEASURES``: higher is better."""
+
+
+class DataConfig(BaseModel):
+    """What is learnt from: a task, or a stream of pairs; then a task only measures.
+
+    source: a built-in task or a folder; max_tokens: per text; strict: refuse faulty data.
+    negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
+
+    pairs: files of training pairs, a folder, glob or address; items: those of items without
+    queries, of which ``items_per_step`` come with each step; window: row groups shuffled together;
+    skip_broken: leave out row groups that cannot be read; workers: processes that tokenize each
+    stream ahead, 0: none.
+    """
+
+    model_config = STRICT
+    source: str | None = None
+    max_tokens: int = Field(default=128, ge=1)
+    vocab_size: int = Field(default=16384, ge=2)
+    strict: bool = False
+    negatives: str | None = None
+    negatives_per_query: int = Field(default=8, ge=1)
+    pairs: str | None = None
+    items: str | None = None
+    items_per_step: int = Field(default=64, ge=1)
+    window: int = Field(default=8, ge=1)
+    skip_broken: bool = False
+    workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "DataConfig":
+        """There is something to learn from, and no key that would do nothing."""
+        if self.source is None and self.pairs is None:
+            raise InputError(
+                "data.source, a task, or data.pairs, files of training pairs",
+                "neither",
+                "name one, or --set data.source=...",
+            )
+        of_streams = ("items", "items_per_step", "window", "skip_broken", "workers")
+        if self.pairs is None:
+            refuse_idle(self, "data", of_streams, "data.pairs, files of training pairs")
+        else:
+            mined = ("negatives", "negatives_per_query")
+            refuse_idle(self, "data", mined, "data.source alone: they are items of that task")
+        if self.items is None:
+            refuse_idle(self, "data", ("items_per_step",), "data.items, items without queries")
+        return self
+
+
+class TowerConfig(BaseModel):
+    """shared: one tower for both sides; mini_batch_size: items encoded at once, 0: all.
+
+    Of kind "static": dim, of the embeddings; width, of a token vector. Of kind "transformer":
+    folder, of the model; the others as ``TransformerTower.load`` takes them.
+    """
+
+    model_config = STRICT
+    kind: Literal["static", "transformer"] = "static"
+    shared: bool = True
+    mini_batch_size: int = Field(default=0, ge=0)
+    dim: int = Field(default=64, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    folder: str | None = None
+    pooling: str | None = None
+    query_prompt: str = ""
+    item_prompt: str = ""
+    max_length: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
+    train_layers: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "TowerConfig":
+        """A key that would do nothing is refused, and a transformer needs its folder."""
+        everywhere, static = {"kind", "shared", "mini_batch_size"}, {"dim", "width"}
+        fields = type(self).model_fields
+        own = static if self.kind == "static" else set(fields) - everywhere - static
+        named = ", ".join(name for name in fields if name in own)
+        for name, field in fields.items():
+            value = getattr(self, name)
+            if name not in everywhere | own and value != field.default:
+                raise InputError(
+                    f'keys of tower.kind "{self.kind}" ({named})',
+                    f"tower.{name} = {value!r}",
+                    f"leave tower.{name} out, or choose the other tower.kind",
+                )
+        if self.kind == "transformer" and self.folder is None:
+            raise InputError(
+                'tower.folder with tower.kind "transformer"',
+                "none",
+                "name the folder of a sentence-transformers or Hugging Face model on this disk",
+            )
+        return self
+
+
+class ScoreConfig(BaseModel):
+    """temperature: divides the inner product of the (normalised) embeddings."""
+
+    model_config = STRICT
+    temperature: float = Field(default=0.05, gt=0)
+    learn_temperature: bool = False
+    normalize: bool = True
+
+
+class SamplerConfig(BaseModel):
+    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch.
+
+    power: of the softmax drawn from; scored: share of the cache scored a step; uniform: further
+    draws per query of a mixture; head: best items of head_tail.
+    """
+
+    model_config = STRICT
+    name: str = "cached"
+    num_negatives: int = Field(default=1, ge=1)
+    shared: bool = True
+    estimator: Literal["log_q_corrected", "cached_partition"] = "log_q_corrected"
+    power: float = Field(default=1.0, gt=0)
+    scored: float = Field(default=1.0, gt=0, le=1)
+    uniform: int = Field(default=1, ge=1)
+    head: int = Field(default=1, ge=1)
+
+
+class CacheConfig(BaseModel):
+    """What remembers embeddings: kind "dense", those of all items; "streaming", of the last ones.
+
+    refresh: share of the rows looked at again each step; refresh_rows: the same as a count.
+    Of kind "streaming": size, items held; row_weight and eviction as ``StreamingCache`` takes them.
+    """
+
+    model_config = STRICT
+    kind: Literal["dense", "streaming"] = "dense"
+    refresh: float = Field(default=0.01, ge=0, le=1)
+    refresh_rows: int | None = Field(default=None, ge=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    size: int | None = Field(default=None, ge=2)
+    row_weight: Literal["none", "uniform", "popularity", "dedup"] = "none"
+    eviction: Literal["fifo", "least_recently_refreshed"] = "fifo"
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "CacheConfig":
+        """A streaming cache has a size; another has no key of one."""
+        if self.kind == "dense":
+            own = ("size", "row_weight", "eviction")
+            refuse_idle(self, "cache", own, 'cache.kind "streaming"')
+        elif self.size is None:
+            raise InputError(
+                'cache.size with cache.kind "streaming"',
+                "none",
+                "say how many items it holds; negcache plan shows their bytes",
+            )
+        return self
+
+
+class OptimizerConfig(BaseModel):
+    """lr: learning rate; weight_decay: as torch.optim understands it.
+
+    clip_norm: most that the norm of all gradients together may be; 0: anything.
+    """
+
+    model_config = STRICT
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class ScheduleConfig(BaseModel):
+    """name: of the learning rate after the warmup; linear and cosine end at 0 after the last step.
+
+    warmup_steps: optimizer steps in which it rises from near 0, the first of all ``steps``.
+    """
+
+    model_config = STRICT
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+
+
+def refuse_idle(table: BaseModel, name: str, keys: Iterable[str], needed: str) -> None:
+    """Raises InputError for a key that was set although nothing would use it."""
+    for key in keys:
+        value = getattr(table, key)
+        if value != type(table).model_fields[key].default:
+            raise InputError(
+                f"{name}.{key} only with {needed}",
+                f"{name}.{key} = {value!r} and not that",
+                f"leave {name}.{key} out, or set what it needs",
+            )
