@@ -56,6 +56,15 @@ def table_of(store: Store, items: torch.Tensor) -> torch.Tensor:
     return table
 
 
+def assert_rows_are_there(sampler: Sampler, request: Request, store: Store) -> None:
+    """What counts for a query has a row in the store, and one that was written."""
+    drawn = draw(sampler, request, torch.Generator().manual_seed(7))
+    ids = drawn.ids if drawn.columns is None else drawn.ids[drawn.columns]
+    slots = store.slots(ids.expand(drawn.log_weight.shape)[drawn.log_weight > -torch.inf])
+    assert len(slots), "something counts"
+    assert ((slots >= 0) & store.valid[slots.clamp_min(0)]).all(), "what counts has a row"
+
+
 def log_prob(sampler: Sampler, request: Request, ids: torch.Tensor) -> torch.Tensor:
     """log q of these items under a sampler whose law needs no noise [B, M]."""
     return propose(sampler, request, torch.Generator()).log_prob(ids)

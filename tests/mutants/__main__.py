@@ -11,19 +11,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import coordinates, dealt_out, draws, hosts, processes, rows, streams
+from tests.mutants import coordinates, dealt_out, draws, hosts, processes, rows, streaming, streams
 from tests.mutants import sums_and_clusters as sums
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = (coordinates, dealt_out, draws, hosts, processes, rows, streams, sums)
+PARTS = (coordinates, dealt_out, draws, hosts, processes, rows, streaming, streams, sums)
 MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
 
 
 def run(source: Path, tests: str) -> int:
     """pytest's exit code for these tests over that copy of the library."""
     settings = {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-profile=mutants", *tests.split()]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | settings, capture_output=True, check=False
     ).returncode

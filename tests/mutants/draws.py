@@ -103,8 +103,8 @@ OTHER_DRAWS = [
         Mutant(
             f"{case}: weight without coverage",
             "draws.py",
-            "(log_weight + stands).to(dtype)",
-            "log_weight.to(dtype)",
+            "(log_weight + stands + row_weights(store, ids)).to(dtype)",
+            "(log_weight + row_weights(store, ids)).to(dtype)",
             tests,
         )
         for case, tests in [
@@ -124,16 +124,16 @@ OTHER_DRAWS = [
     ),
     Mutant(
         "slots of other draws given out as items",
-        "draws.py",
-        "        store.ids(slots.clamp_min(0)),\n",
-        "        slots.clamp_min(0),\n",
+        "stores/reading.py",
+        "mesh.from_owners(store.ids(found.slots), turns.here)",
+        "mesh.from_owners(found.slots, turns.here)",
         laws("distinct-half"),
     ),
     Mutant(
         "slots of plain draws given out as items",
-        "draws.py",
-        "    ids = store.ids(slots.clamp_min(0))\n",
-        "    ids = slots.clamp_min(0)\n",
+        "samplers/stale_ann.py",
+        "self.store.ids(slots.clamp_min(0)).masked_fill(slots < 0, -1)",
+        "slots.masked_fill(slots < 0, -1)",
         "tests/samplers/test_stale_ann.py::"
         "test_mining_in_a_pool_draws_the_hardest_of_the_pool_with_weight_0",
     ),
@@ -179,8 +179,8 @@ COMBINED = [
     Mutant(
         "pool without coverage",
         "samplers/combinators.py",
-        "log_expected + log_times + proposal.log_coverage(ids)",
-        "log_expected + log_times",
+        "proposal.log_expected(ids) + log_times + proposal.log_coverage(ids)",
+        "proposal.log_expected(ids) + log_times",
         laws("shared_cached-half"),
     ),
     Mutant(
@@ -215,9 +215,8 @@ COMBINED = [
         Mutant(
             f"a pool proposes twice: {what}",
             "samplers/combinators.py",
-            "torch.logsumexp(proposal.log_prob(ids), dim=0)\n            log_expected",
-            "torch.logsumexp(propose(self.sampler, request, generator).log_prob(ids), dim=0)\n"
-            "            log_expected",
+            "log_expected = proposal.log_expected(ids)",
+            "log_expected = propose(self.sampler, request, generator).log_expected(ids)",
             f"{PASSES}{tests}",
         )
         for what, tests in (

@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant(
         "weights are left out of the mean",
         "step.py",
-        "return weighted.sum() / weight.to(losses.dtype).sum()",
+        "return weighted.sum() * mesh.size / mesh.total(each.sum())",
         "return weighted.mean()",
         WEIGHTS,
     ),
@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant(
         "a mean over weights of sum 0",
         "validation.py",
-        "queries and not float(weight.sum())",
+        "queries and not together and not float(weight.sum())",
         "False",
         WEIGHTS,
     ),

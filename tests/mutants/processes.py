@@ -172,7 +172,7 @@ SHARES = [
     Mutant(
         "who has less to refresh calls the tower less often",
         "encoder.py",
-        "F.pad(some, (0, min(batch_size, most - first) - len(some)))",
+        "F.pad(some, (0, short), value=spare)",
         "some",
         setting("parts"),
     ),

@@ -47,8 +47,8 @@ READ = [
     Mutant(
         "a row taken away stays in its block",
         "ops/two_stage.py",
-        "rows, blocks = rows.without(slots), slots.flatten() // BLOCK",
-        "blocks = slots.flatten() // BLOCK",
+        "rows, blocks = rows.without(slots), slots[queries, columns] // BLOCK",
+        "blocks = slots[queries, columns] // BLOCK",
         f"{DISTINCT}test_no_item_is_drawn_twice",
     ),
     Mutant(
@@ -136,8 +136,8 @@ VIEWED = [
     Mutant(
         "a view's validity by its own slots",
         "ops/views.py",
-        "valid = rows.valid[self.to_base(every)]",
-        "valid = rows.valid[every]",
+        "valid=rows.valid[base]",
+        "valid=rows.valid[every]",
         laws("scored-gaps"),
     ),
     Mutant(
@@ -190,14 +190,14 @@ KEPT = [
     Mutant(
         "rows that moved in count as old ones",
         "stores/subset.py",
-        "self.table.written[slots], self.entered[slots] = -1, self.clock + 1",
-        "self.table.written[slots] = -1",
+        "self.table.written[here], self.entered[slots] = -1, self.clock + 1",
+        "self.table.written[here] = -1",
         f"{SUBSET}test_rows_leave_in_the_order_they_entered_whatever_is_written",
     ),
     Mutant(
         "rows that moved in have the old ones' embeddings",
         "stores/subset.py",
-        "self.table.written[slots], self.entered[slots] = -1, self.clock + 1",
+        "self.table.written[here], self.entered[slots] = -1, self.clock + 1",
         "self.entered[slots] = self.clock + 1",
         f"{SUBSET}test_membership_is_uniform_and_moves_on_whatever_is_drawn",
     ),
@@ -246,8 +246,8 @@ KEPT = [
     Mutant(
         "the newest rows are renewed",
         "stores/refresh.py",
-        "seniority.topk(count, largest=False)",
-        "seniority.topk(count)",
+        "seniority = written[slots",
+        "seniority = -written[slots",
         "tests/stores/test_dense.py::test_laws",
     ),
     Mutant(

@@ -8,7 +8,13 @@ from itertools import product
 import jaxtyping
 import pytest
 import torch
-from partition import assert_mean, assert_unbiased, log_z_of_rows, table_of
+from partition import (
+    assert_mean,
+    assert_rows_are_there,
+    assert_unbiased,
+    log_z_of_rows,
+    table_of,
+)
 from roster import NUM_ITEMS, ROSTER, SETTINGS, problem
 
 import negcache as nc
@@ -66,6 +72,7 @@ def test_laws(case, setting, seed):
     whole = case.unbiased and not in_parts
     check_sampler(sampler, request, items, unbiased=whole, seed=seed, rounds=rounds)
     if case.unbiased and in_parts:
+        assert_rows_are_there(sampler, request, store)
         assert_unbiased(sampler, request, items, log_z_of_rows(request, items, store), rounds)
 
 

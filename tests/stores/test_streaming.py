@@ -15,7 +15,8 @@ from negcache.exclusion import Exclusion
 from negcache.messages import Request
 from negcache.samplers import CachedDistinct, HeadTail
 from negcache.stores import Snapshot
-from negcache.stores.arrivals import log_weights_of_distinct, log_weights_of_window
+from negcache.stores.arrivals import Arrivals, log_weights_of_distinct, log_weights_of_window
+from negcache.stores.ring import Ring
 from negcache.towers.static import Bags
 
 N, D, SIZE, TILES = 60, 4, 16, 20
@@ -87,24 +88,48 @@ def test_positives_enter_as_the_step_encodes_them_and_other_items_at_its_end():
     torch.testing.assert_close(run.cache.rows(slots), run.rows_now()[late])
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, N - 1), st.booleans()), min_size=1, max_size=60))
-def test_the_cache_holds_the_last_distinct_items(arrivals):
-    cache, last = cache_of(), []
-    for item, by_query in arrivals:
-        cache.receive(IDS[[item]], FEATURES[[item]])
-        if by_query:
-            cache.write(IDS[[item]], torch.ones(1, D, dtype=torch.float64))
-        planned = cache.plan()
+BATCHES = st.lists(st.lists(st.integers(0, 23), min_size=1, max_size=7), min_size=1, max_size=2)
+"""What comes in a step: items that the step encodes, then others; fewer than there are slots."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(BATCHES, min_size=1, max_size=10), st.sampled_from([0.0, 1.0]))
+def test_the_cache_holds_the_last_distinct_items(steps, refresh):
+    cache, last = cache_of(refresh=refresh), []
+    for batches in steps:
+        for batch in batches:
+            cache.receive(IDS[batch], FEATURES[batch])
+            last = [item for item in last if item not in batch] + distinct(batch)
+        encoded = tensor(batches[:1]).long().unique()
+        cache.write(IDS[encoded], torch.ones(len(encoded), D, dtype=torch.float64))
+        planned, waiting = cache.plan(), cache.features.waiting
         assert torch.equal(planned, cache.plan()), "asking changes nothing"
         cache.commit()
+        assert sorted(cache.missing()) == sorted(waiting), "what came has no row yet"
+        assert (cache.slots(planned) >= 0).all(), "what is encoded has a slot"
         cache.write(planned, torch.ones(len(planned), D, dtype=torch.float64))
         cache.step()
-        last = [each for each in last if each != item] + [item]
-    held = cache.ring.held[cache.ring.occupied]
-    assert sorted(numbers(held).tolist()) == sorted(last[-SIZE:])
-    assert torch.equal(cache.valid, cache.ring.occupied)
+        assert torch.equal(cache.valid, cache.ring.occupied)
+    oldest_first = cache.ring.held[cache.ring.touched.argsort(stable=True)]
+    held = oldest_first[oldest_first >= 0]
+    assert numbers(held).tolist() == last[-SIZE:]
     assert torch.equal(cache[held], FEATURES[numbers(held)]), "features follow their items"
+
+
+def test_a_new_item_takes_the_slot_and_not_the_row_of_the_one_that_leaves():
+    cache = cache_of(2, refresh=1.0)
+    cache.receive(IDS[:2], FEATURES[:2])
+    cache.write(IDS[:2], torch.ones(2, D, dtype=torch.float64))
+    cache.receive(IDS[[2]], FEATURES[[2]])
+    assert sorted(numbers(cache.plan()).tolist()) == [1, 2], "nobody encodes what leaves"
+    cache.commit()
+    assert numbers(cache.ring.held).tolist() == [2, 1]
+    assert cache.valid.tolist() == [False, True], "no row until it is written"
+
+
+def distinct(items):
+    """Each once, where it stands last."""
+    return list(dict.fromkeys(reversed(items)))[::-1]
 
 
 def test_drawn_rows_are_encoded_anew_written_back_and_carry_gradient():
@@ -231,6 +256,64 @@ def test_the_weights_are_those_of_the_table():
     torch.testing.assert_close(log_weights_of_window(seen, chances, 32).exp(), expected)
 
 
+@pytest.mark.parametrize("weight", ["dedup", "popularity"])
+@settings(max_examples=30, deadline=None)
+@given(st.lists(BATCHES, max_size=10))
+def test_weights_are_those_of_the_stream(weight, steps):
+    """By their definitions, over all that came and has its slot: also while other items wait."""
+    cache, stream = cache_of(row_weight=weight, refresh=0.0), []
+
+    def check():
+        counted = stream[: cache.arrivals.total]
+        held = cache.ring.held[cache.ring.occupied]
+        assert set(counted[-SIZE:]) <= set(numbers(held).tolist()), "what counts has a slot"
+        wanted = weights_of(weight, counted, numbers(held).tolist())
+        assert cache.log_weights[cache.slots(held)].exp().tolist() == pytest.approx(wanted)
+
+    for batches in steps:
+        for batch in batches:
+            cache.receive(IDS[batch], FEATURES[batch])
+            stream += batch
+            check()
+        cache.commit()
+        check()
+    assert cache.arrivals.position == len(stream)
+
+
+def weights_of(kind, stream, held):
+    """How many items the row of each stands for, from all that came."""
+    chances = [stream.count(item) / len(stream) for item in held]
+    if kind == "popularity":
+        window = stream[-SIZE:]
+        found = zip(held, chances, strict=True)
+        return [window.count(item) / len(window) / chance for item, chance in found]
+    since = 0  # the last so many arrivals are all there
+    while since < len(stream) and stream[-1 - since] in held:
+        since += 1
+    return [1 / (1 - (1 - chance) ** since) for chance in chances]
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_an_item_that_meets_another_in_one_bucket_has_its_own_count(table):
+    arrivals, ring = Arrivals("dedup", 2, bits=6), Ring(2)
+    buckets = torch.stack(arrivals._places(torch.arange(500)))
+    alike = buckets == buckets[:, :1]
+    other = int((alike[table] & ~alike[1 - table]).nonzero()[0])
+    ring.put(torch.arange(2), tensor([0, other]), 0)
+    arrivals.come(tensor([other, 0, other, other]))
+    arrivals.settle()
+    expected = log_weights_of_distinct(tensor([0.25, 0.75], dtype=torch.float64), 4)
+    torch.testing.assert_close(arrivals.log_weights(ring), expected)
+
+
+def test_rows_that_stand_for_equal_shares_of_the_items():
+    cache = cache_of(row_weight="uniform", num_items=N)
+    for count in range(1, SIZE + 5):
+        cache.receive(IDS[[count]], FEATURES[[count]])
+        cache.write(IDS[[count]], FEATURES[[count], :D])
+        assert cache.coverage == min(count, SIZE) / N
+
+
 def weighted_problem():
     """A cache whose rows stand for unequal numbers of items, and a request."""
     cache = cache_of(row_weight="dedup", refresh=0.0)
@@ -284,6 +367,13 @@ def test_samplers_that_know_no_weights_refuse_them():
             build(cache, 3)
     with pytest.raises(nc.InputError, match="StreamingCache with weights of its rows"):
         nc.CachedRest(cache, 3)
+
+
+def test_no_mixture_takes_weighted_rows_for_all_items():
+    cache, request, _ = weighted_problem()
+    part = nc.CachedSoftmax(cache, 3)
+    with pytest.raises(nc.InputError, match="reaches every item"):
+        draw(nc.Mixture(part, part), request, torch.Generator())
 
 
 def test_features_by_name():

@@ -84,9 +84,8 @@ class SharedDraws:
         assert self.log_popularity is not None
         by_draws = proposal.log_expected(ids) + log_times
         log_pi = self.log_popularity.to(by_draws)[ids]
-        covered = by_draws + proposal.log_coverage(
-            ids
-        )  # what the batch reaches needs no help of it
+        # what the batch reaches needs no help of it
+        covered = by_draws + proposal.log_coverage(ids)
         by_draws = by_draws.where(log_pi > -torch.inf, covered)
         by_batch = proposal.request.others.to(by_draws).log() + log_pi
         return torch.logaddexp(by_draws, by_batch)
