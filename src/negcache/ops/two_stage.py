@@ -98,6 +98,8 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
     keep = few and scores_all(per_query, rows.num_rows)
+    if not keep and rows.masses is not None and (found := rows.masses(rows)) is not None:
+        return Scan(found, None)
     masses, kept = [], []
     for _, logits in masked_chunks(rows):
         if keep:

@@ -12,7 +12,7 @@ from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
-from negcache.stores.table import RowTable
+from negcache.stores.table import QuantizedChunks, RowTable
 
 
 class DenseCache:
@@ -27,7 +27,8 @@ class DenseCache:
         refresh: the fraction rho of the corpus to look at again each optimizer step, oldest first,
             so that no row is older than ceil(1 / rho) steps; 0: only drawn items are ever written.
             Or a policy: ``stores.Snapshot(every)``.
-        dtype: of the rows; bfloat16 halves the memory, scores stay float32.
+        dtype: of the rows; scores stay float32. bfloat16 halves the memory. int8, with a scale a
+            row, quarters it and is drawn from by integer products, where queries are rounded too.
         device: where the rows live.
         mesh: the processes that hold the rows, each its share; None: those that train together
             now, ``Mesh.now()``.
@@ -83,6 +84,11 @@ class DenseCache:
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         """Consecutive blocks of rows, each with the slot of its first row."""
         return self.table.chunks(size)
+
+    @property
+    def quantized(self) -> QuantizedChunks | None:
+        """Blocks of rows that are kept as int8; None: they are not."""
+        return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         return self.table.read(slots)

@@ -104,12 +104,15 @@ class SamplerConfig(BaseModel):
 
 
 class CacheConfig(BaseModel):
-    """refresh: share of the rows looked at again each step; refresh_rows: the same as a count."""
+    """refresh: share of the rows looked at again each step; refresh_rows: the same as a count.
+
+    dtype: of the rows; int8 has a scale a row.
+    """
 
     model_config = STRICT
     refresh: float = Field(default=0.01, ge=0, le=1)
     refresh_rows: int | None = Field(default=None, ge=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
 
 
 class OptimizerConfig(BaseModel):

@@ -69,7 +69,8 @@ def cache_bytes(planned: PlannedRun) -> int:
     if not planned.cost.keeps_cache:
         return 0
     dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
-    return planned.rows * (planned.tower.dim * dtype.itemsize + INT)
+    scale = FLOAT if dtype == torch.int8 else 0
+    return planned.rows * (planned.tower.dim * dtype.itemsize + scale + INT)
 
 
 def sums_bytes(planned: PlannedRun) -> int:
@@ -184,5 +185,5 @@ def _dim(planned: PlannedRun) -> str:
 
 def _smaller_rows(planned: PlannedRun) -> str:
     """The keys that decide the bytes of a cached row."""
-    halved = planned.config.cache.dtype == "bfloat16" or not planned.cost.keeps_cache
-    return _dim(planned) if halved else f'cache.dtype="bfloat16", {_dim(planned)}'
+    least = planned.config.cache.dtype == "int8" or not planned.cost.keeps_cache
+    return _dim(planned) if least else f'cache.dtype="int8", {_dim(planned)}'
