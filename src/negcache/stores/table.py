@@ -10,7 +10,6 @@ from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.row_memory import FloatRows, Int8Rows, QuantizedChunks
 
-
 __all__ = ["QuantizedChunks", "RowTable"]
 
 
@@ -25,7 +24,7 @@ class RowTable:
 
     Attributes:
         rows: how they are kept.
-        written: int64 [S], -1 for a row that was never written, or was let go.
+        written: int32 [S], -1 for a row that was never written, or was let go.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class RowTable:
         self.shard = shard
         self.dim = dim
         self.rows = (Int8Rows if dtype == torch.int8 else FloatRows)(shard.size, dim, dtype, device)
-        self.written = torch.full((shard.size,), -1, dtype=torch.int64, device=device)
+        self.written = torch.full((shard.size,), -1, dtype=torch.int32, device=device)
 
     def __len__(self) -> int:
         return self.shard.size
@@ -56,12 +55,7 @@ class RowTable:
 
     def check(self, rows: Float[Tensor, "M D"]) -> None:
         """Refuse rows of other dimensions. Raises InputError."""
-        if rows.shape[1] != self.dim:
-            raise InputError(
-                f"rows of the store's {self.dim} dimensions",
-                f"{rows.shape[1]}",
-                "give the store the output dimensions of the item tower",
-            )
+        check_dim(rows, self.dim)
 
     def write(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"], step: int) -> None:
         self.rows.write(slots, rows.detach())
@@ -78,11 +72,7 @@ class RowTable:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the parts that are here; there may be others."""
         saved = state["table"]
-        got, have = (saved["rows"], saved["dim"]), (self.shard.total, self.dim)
-        if got != have:
-            raise InputError(
-                f"stored rows of shape {have}", f"{got}", "build the store as it was when saved"
-            )
+        check_shape(saved, self.shard.total, self.dim)
         missing = [name for name in self.shard.parts if name not in saved]
         if missing:
             raise InputError(
@@ -98,3 +88,21 @@ class RowTable:
                 )
             self.rows.load_part(rows, saved[name])
             self.written[rows] = saved[name]["written"]
+
+
+def check_dim(rows: Tensor, dim: int) -> None:
+    """Refuse rows of other dimensions. Raises InputError."""
+    if rows.shape[1] != dim:
+        raise InputError(
+            f"rows of the store's {dim} dimensions",
+            f"{rows.shape[1]}",
+            "give the store the output dimensions of the item tower",
+        )
+
+
+def check_shape(saved: dict[str, Any], rows: int, dim: int) -> None:
+    """Refuse the state of another table. Raises InputError."""
+    if (got := (saved["rows"], saved["dim"])) != (rows, dim):
+        raise InputError(
+            f"stored rows of shape {rows, dim}", f"{got}", "build the store as it was when saved"
+        )

@@ -15,7 +15,7 @@ from negcache.ops.shards import part_rows
 from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
-FLOAT, INT = 4, 8
+FLOAT, INT, STEP = 4, 8, 4
 
 ALWAYS, LATER = "always", "later"
 
@@ -70,7 +70,7 @@ def cache_bytes(planned: PlannedRun) -> int:
         return 0
     dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
     scale = FLOAT if dtype == torch.int8 else 0
-    return planned.rows * (planned.tower.dim * dtype.itemsize + scale + INT)
+    return planned.rows * (planned.tower.dim * dtype.itemsize + scale + STEP)
 
 
 def sums_bytes(planned: PlannedRun) -> int:
