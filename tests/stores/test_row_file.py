@@ -5,12 +5,15 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import negcache as nc
 from negcache.draws import draw
+from negcache.exclusion import Exclusion
+from negcache.messages import Request
 from negcache.ops.shards import Shard
 from negcache.stores import row_file, undo_journal
 from negcache.stores.file_table import FileTable
@@ -74,8 +77,8 @@ def test_draws_are_those_of_a_table_in_memory(tmp_path, dtype):
     score = nc.DotScore(0.1).requires_grad_(False)
     queries = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
     positives = torch.arange(4)
-    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(4), positives, 4)
-    request = nc.messages.Request(queries, score, positives, exclude)
+    exclude = Exclusion.from_pairs(torch.arange(4), positives, 4)
+    request = Request(queries, score, positives, exclude)
     found = []
     for store in stores:
         written(store, 0, 300)
@@ -226,3 +229,17 @@ def test_each_process_has_a_file_of_its_share(tmp_path):
 def test_rows_in_a_file_are_on_the_host(tmp_path):
     with pytest.raises(nc.InputError, match="on the host"):
         cache(tmp_path / "rows", device="meta")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kills"),
+    [("int8", 5), pytest.param("float32", 40, marks=pytest.mark.slow)],
+)
+def test_a_run_that_is_killed_is_the_run_that_never_was(tmp_path, dtype, kills):
+    script = Path(__file__).parent.parent / "killed_training.py"
+    words = [sys.executable, script, tmp_path, str(kills), "4", dtype]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == kills
+    straight, killed = (torch.load(tmp_path / name / "learned") for name in ("straight", "killed"))
+    assert all(torch.equal(*pair) for pair in zip(straight, killed, strict=True))

@@ -53,13 +53,17 @@ class RowFile:
         path: of the file.
         rows: how many.
         columns: what each has.
+        anew: what a file of these rows that is there holds is lost: its place is taken by zeros.
+            Who has that open keeps it.
 
     Raises:
         InputError: a file of other rows or another size is there, another process has it open, or
             the disk has no room.
     """
 
-    def __init__(self, path: Path, rows: int, columns: dict[str, Column]) -> None:
+    def __init__(
+        self, path: Path, rows: int, columns: dict[str, Column], *, anew: bool = False
+    ) -> None:
         self.path, self.rows, self.columns = path, rows, columns
         self.starts, end = {}, PAGE
         for name, column in columns.items():
@@ -67,6 +71,9 @@ class RowFile:
             end += -(-rows * column.stride // PAGE) * PAGE
         kept = {name: [str(each.dtype), each.width] for name, each in columns.items()}
         header = json.dumps({"format": FORMAT, "rows": rows, "columns": kept, "bytes": end})
+        if anew and path.exists():
+            os.close(_opened(path, header, end))
+            path.unlink()
         if not path.exists():
             _reserve(path, header, end)
         self.lock = _locked(path)
