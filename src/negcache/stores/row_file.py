@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from negcache.shapes import Int, Tensor
 
 PAGE, FORMAT = 4096, "negcache rows 1"
 
-WINDOW = 1 << 22
+WINDOW = 1 << 23
 """Bytes that are read at a time where rows are read in order, at least a block of them."""
 
 
@@ -110,14 +111,14 @@ class RowFile:
         window = size * max(1, WINDOW // (size * widest))
         starts = range(0, self.rows, window)
         memory = [self._empty(names, min(window, self.rows)) for _ in range(min(2, len(starts)))]
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._window, names, 0, memory[0]) if starts else None
+        with ThreadPoolExecutor(1) as ahead, _reading(self.path, names) as handles:
+            coming = ahead.submit(self._window, handles, 0, memory[0]) if starts else None
             for turn, start in enumerate(starts):
                 assert coming is not None
                 blocks = coming.result()
                 if start + window < self.rows:
                     rest = memory[(turn + 1) % 2]
-                    coming = ahead.submit(self._window, names, start + window, rest)
+                    coming = ahead.submit(self._window, handles, start + window, rest)
                 for first in range(0, len(blocks[0]), size):
                     yield start + first, [each[first : first + size] for each in blocks]
 
@@ -137,17 +138,18 @@ class RowFile:
         columns = (self.columns[name] for name in names)
         return [torch.empty(rows, each.width, dtype=each.dtype) for each in columns]
 
-    def _window(self, names: tuple[str, ...], first: int, memory: list[Tensor]) -> list[Tensor]:
+    def _window(self, handles: dict[str, int], first: int, memory: list[Tensor]) -> list[Tensor]:
         blocks = [each[: self.rows - first] for each in memory]
-        for name, block in zip(names, blocks, strict=True):
-            self._fill(name, first, block)
+        for (name, handle), block in zip(handles.items(), blocks, strict=True):
+            self._fill(name, first, block, handle)
         return blocks
 
-    def _fill(self, name: str, first: int, rows: Tensor) -> None:
+    def _fill(self, name: str, first: int, rows: Tensor, handle: int | None = None) -> None:
+        """Read consecutive rows into memory."""
         view = _bytes(rows)
         place = self.starts[name] + first * self.columns[name].stride
         while len(view):
-            count = os.preadv(self.handle, [view], place)
+            count = os.preadv(self.handle if handle is None else handle, [view], place)
             if not count:
                 raise InputError(
                     f"{len(view)} more bytes in {self.path}",
@@ -162,6 +164,18 @@ class RowFile:
         while len(view):
             count = os.pwritev(self.handle, [view], place)
             view, place = view[count:], place + count
+
+
+@contextmanager
+def _reading(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    """A handle for each column: the system reads ahead where one goes on as it began."""
+    with ExitStack() as stack:
+        handles = {}
+        for name in names:
+            handles[name] = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, handles[name])
+            os.posix_fadvise(handles[name], 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        yield handles
 
 
 def _bytes(rows: Tensor) -> memoryview:
