@@ -167,3 +167,15 @@ def test_a_process_takes_its_rows_of_the_state_of_all():
     part = RowTable(replace(Shard.whole(300), first=128, size=172), 3, torch.int8, "cpu")
     part.load_state_dict(whole.state_dict())
     assert torch.equal(part.read(torch.arange(172)), whole.read(torch.arange(128, 300)))
+
+
+def test_a_scored_share_is_that_of_its_rows():
+    """Blocks drawn anew each step: their law is that of the rows in view."""
+    store, request = int8_problem()
+    view = propose(nc.CachedSoftmax(store, 50, scored=0.5), request, torch.Generator())
+    log_q, wanted = view.log_prob(torch.arange(N)), law(store, request)
+    inside = (log_q > -torch.inf).any(dim=0)
+    assert 0 < inside.sum() < store.valid.sum()
+    wanted = wanted.masked_fill(~inside, -torch.inf).log_softmax(dim=1)
+    wanted = wanted.nan_to_num(-torch.inf, neginf=-torch.inf)
+    torch.testing.assert_close(log_q.double(), wanted, atol=2e-5, rtol=0)
