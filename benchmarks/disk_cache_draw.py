@@ -4,12 +4,14 @@
 
 D = 64, 64 queries, 8 draws each, scale 20, one thread beside the one that reads ahead. Rows are
 random bytes (random directions) with scales that make them unit vectors; the file is made once and
-deleted in the end; where the disk has no room for it, as many rows are taken as fit in half of what
+deleted at the end; where the disk has no room for it, as many rows are taken as fit in half of what
 is free.
 
 In turn, pages of the file dropped before each: the draw; a plain sequential read of the same bytes;
 and, without the file, integer products of as many rows that stay in the cache with the compiled
-exponentials over them (``bare``). ``ratio_to_floor``: the draw to the larger of the two. Peak
+exponentials over them (``bare``). ``ratio_to_floor``: the draw to the larger of the two, on the wall. ``load``: of the machine in the last five
+minutes: where that is more than it has cores, wall seconds are those of others too, and CPU seconds
+say more. Peak
 resident memory is that of a child process that opens the filled file, and draws. Its table keeps a
 byte a row in memory, its draw the masses of 128 rows for each query.
 """
@@ -92,17 +94,18 @@ def bare(num_items: int) -> None:
     (codes, scales), step = quantize(queries), DOTS // B
     columns, memory = codes.T.contiguous(), torch.empty(step, B, dtype=torch.int32)
     block = quantize(torch.randn(step, D))
-    bias, out = torch.zeros(step).numpy(), torch.empty(B, step // BLOCK).numpy()
+    bias, out = torch.zeros(step).numpy(), torch.empty(step // BLOCK, B).numpy()
     slopes, rows = (scales * SCALE).numpy(), block.scales.numpy()
     for _ in range(0, num_items, step):
         dots = torch._int_mm(block.codes, columns, out=memory)  # type: ignore[attr-defined]
         masses_of_blocks(dots.numpy(), Masked(none, none), slopes, rows, bias, out)
 
 
-def seconds_of(run: Any, *arguments: Any) -> float:
-    start = time.perf_counter()
+def seconds_of(run: Any, *arguments: Any) -> tuple[float, float]:
+    """On the wall, and of the processor."""
+    start, cpu = time.perf_counter(), time.process_time()
     run(*arguments)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def child(path: Path, num_items: int, state: Path) -> None:
@@ -116,24 +119,24 @@ def child(path: Path, num_items: int, state: Path) -> None:
     draw(nc.CachedSoftmax(small, DRAWS), request(WARM), torch.Generator())
     drop_pages(path)
     taken = seconds_of(draw, sampler, wanted, torch.Generator().manual_seed(2))
-    print(taken, peak_rss())
+    print(*taken, peak_rss())
 
 
 def measure(path: Path, num_items: int, repeats: int) -> dict[str, Any]:
     state = path.with_name(f"{path.name}.state")
     state.write_text(json.dumps(fill(path, num_items)))
     bare(WARM)
-    found: dict[str, list[float]] = {"draw_s": [], "read_s": [], "bare_s": [], "peak": []}
+    names = ("draw_s", "draw_cpu_s", "read_s", "read_cpu_s", "bare_s", "bare_cpu_s", "peak")
+    found: dict[str, list[float]] = {name: [] for name in names}
     module = [sys.executable, "-m", "benchmarks.disk_cache_draw"]
     for _ in range(repeats):
         words = ["--child", str(path), str(state), "--items", str(num_items)]
         told = subprocess.run([*module, *words], check=True, capture_output=True, text=True)
-        taken, peak = map(float, told.stdout.split())
+        *taken, peak = map(float, told.stdout.split())
         drop_pages(path)
-        found["read_s"].append(seconds_of(sequential_read, path, num_items))
-        found["bare_s"].append(seconds_of(bare, num_items))
-        found["draw_s"].append(taken)
-        found["peak"].append(peak)
+        taken += [*seconds_of(sequential_read, path, num_items), *seconds_of(bare, num_items)]
+        for values, figure in zip(found.values(), [*taken, peak], strict=True):
+            values.append(figure)
         print({name: values[-1] for name, values in found.items()}, flush=True)
     middle = {name: round(statistics.median(found[name]), 2) for name in found if name != "peak"}
     floor = max(middle["read_s"], middle["bare_s"])
@@ -141,6 +144,7 @@ def measure(path: Path, num_items: int, repeats: int) -> dict[str, Any]:
         "items": num_items,
         "gigabytes": round(path.stat().st_size / 1e9, 2),
         "ratio_to_floor": round(middle["draw_s"] / floor, 3),
+        "load": round(os.getloadavg()[1], 1),
         "peak_rss_gb": round(max(found["peak"]) / 1e9, 3),
     }
 
@@ -167,8 +171,8 @@ def main() -> None:
             left.unlink()
     append_rows(NAME, [row | hardware()])
     newest = read_rows(NAME)[-1]
-    names = ("peak_rss_gb", "ratio_to_floor", "items", "draw_s", "read_s", "bare_s")
-    conclude(NAME, {name: float(newest[name]) for name in names})
+    told = (name for name in newest if name not in hardware())
+    conclude(NAME, {name: float(newest[name]) for name in told})
 
 
 if __name__ == "__main__":

@@ -57,14 +57,14 @@ def _masses(
         slopes: float32 [B].
         scales: float32 [c].
         bias: float32 [c], -inf for rows that do not count.
-        out: float32 [B, blocks] to write to; -inf where nothing counts.
+        out: float32 [blocks, B] to write to; -inf where nothing counts.
     """
-    size = len(dots) // out.shape[1]
+    size = len(dots) // len(out)
     peak = np.empty(dots.shape[1], np.float32)
     mass = np.empty(dots.shape[1], np.float32)
     for entry in range(len(masked.rows)):
         dots[masked.rows[entry], masked.queries[entry]] = MASKED
-    for block in range(out.shape[1]):
+    for block in range(len(out)):
         peak[:] = NOTHING
         mass[:] = np.float32(0.0)
         for row in range(block * size, (block + 1) * size):
@@ -84,7 +84,7 @@ def _masses(
                 mass[query] += np.int32(bits).view(np.float32)
         for query in range(dots.shape[1]):
             empty = peak[query] <= NOTHING
-            out[query, block] = -np.inf if empty else peak[query] + math.log2(mass[query])
+            out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])
 
 
 def _compiled(function: Any) -> Any:

@@ -40,7 +40,7 @@ def integer_masses(chunks: QuantizedChunks, rows: ScoredRows) -> Float[Tensor, "
     product = _Product(rows, score.scale * LOG2_E)
     for first, block in chunks(ROWS):
         blocks = slice(first // BLOCK, -(-(first + len(block)) // BLOCK))
-        product.sum_up(first, block, found[:, blocks])
+        found[:, blocks] = product.sum_up(first, block).T
     return found.div_(LOG2_E)
 
 
@@ -63,7 +63,7 @@ class _Product:
         self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
         self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
 
-    def sum_up(self, first: int, block: QuantizedRows, out: Float[Tensor, "B blocks"]) -> None:
+    def sum_up(self, first: int, block: QuantizedRows) -> Float[Tensor, "blocks B"]:
         """Base-2 log-masses of the rows from ``first`` on."""
         size = len(block)
         bias, short = self._bias(slice(first, first + size)), -size % BLOCK
@@ -74,7 +74,8 @@ class _Product:
             )
         starts = range(0, len(block), self.step)
         ends = torch.searchsorted(self.excluded, torch.tensor([*starts, size]) + first).tolist()
-        excluded, masses = (self.excluded - first).numpy(), out.numpy()
+        found = torch.empty(len(block) // BLOCK, len(self.slopes))
+        excluded, masses = (self.excluded - first).numpy(), found.numpy()
         scales, bias = block.scales.numpy(), bias.numpy()
         for start, lo, hi in zip(starts, ends, ends[1:], strict=False):
             stop = min(start + self.step, len(block))
@@ -84,8 +85,9 @@ class _Product:
             masked = self.masked(excluded[lo:hi] - start, self.whose[lo:hi])
             self.masses_of_blocks(
                 dots.numpy(), masked, self.slopes, scales[start:stop], bias[start:stop],
-                masses[:, start // BLOCK : stop // BLOCK],
+                masses[start // BLOCK : stop // BLOCK],
             )  # fmt: skip
+        return found
 
     def _bias(self, slots: slice) -> Float[Tensor, "c"]:
         """Base-2 weights of the rows; -inf where none may stand."""
