@@ -16,6 +16,7 @@ import torch
 
 from negcache.exclusion import Exclusion
 from negcache.messages import Draw, Request, RowChange
+from negcache.ops.quantized import QuantizedRows
 from negcache.ops.shards import Shard
 from negcache.shapes import Float, Int, Tensor
 
@@ -125,6 +126,14 @@ class Store(Protocol):
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c C"]]]:
         """Consecutive blocks of rows with the slot of their first row; the last may be short."""
+        ...
+
+    @property
+    def quantized(self) -> Callable[[int], Iterator[tuple[int, QuantizedRows]]] | None:
+        """As ``chunks``, of rows that are kept as int8; None: they are not.
+
+        Queries are then rounded in the same way before they are scored.
+        """
         ...
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M C"]: ...

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int
+    from jaxtyping import Bool, Float, Float64, Int, Int8
 else:
     try:
-        from jaxtyping import Bool, Float, Float64, Int
+        from jaxtyping import Bool, Float, Float64, Int, Int8
     except ImportError:  # shapes are checked in tests alone; elsewhere they are only read
 
         class _Shaped:
             def __class_getitem__(cls, array_and_shape: tuple[Any, str]) -> Any:
                 return array_and_shape[0]
 
-        Bool = Float = Float64 = Int = _Shaped
+        Bool = Float = Float64 = Int = Int8 = _Shaped
 
-__all__ = ["Bool", "Float", "Float64", "Int", "Tensor"]
+__all__ = ["Bool", "Float", "Float64", "Int", "Int8", "Tensor"]

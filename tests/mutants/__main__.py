@@ -11,12 +11,33 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import coordinates, dealt_out, draws, hosts, processes, rows, streaming, streams
+from tests.mutants import (
+    coordinates,
+    dealt_out,
+    draws,
+    hosts,
+    large_tables,
+    processes,
+    rows,
+    streaming,
+    streams,
+)
 from tests.mutants import sums_and_clusters as sums
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = (coordinates, dealt_out, draws, hosts, processes, rows, streaming, streams, sums)
+PARTS = (
+    coordinates,
+    dealt_out,
+    draws,
+    hosts,
+    large_tables,
+    processes,
+    rows,
+    streaming,
+    streams,
+    sums,
+)
 MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
 
 

@@ -53,7 +53,7 @@ LOW_RANK = [
     ),
     Mutant(
         "all processes map one file",
-        "stores/coordinate_table.py",
+        "stores/row_file.py",
         "return path if alone else",
         "return path if True else",
         BY_HAND,

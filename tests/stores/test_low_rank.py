@@ -14,6 +14,7 @@ from negcache.stores import LowRankCache
 from negcache.stores.coordinate_table import CoordinateTable
 from negcache.stores.reading import embeddings, project_items, project_queries
 from negcache.stores.reencoders import Corrector, Identity, Ridge
+from negcache.stores.row_file import PAGE
 from negcache.testing.conformance import check_store
 
 N, D, L = 60, 12, 5
@@ -418,7 +419,7 @@ def test_a_file_holds_what_memory_would(tmp_path, dtype, name):
         steps(store, encode, 4)
         stores.append(store)
     assert_same(*stores)
-    assert (tmp_path / "coordinates").stat().st_size == N * L * dtype.itemsize
+    assert (tmp_path / "coordinates").stat().st_size >= PAGE + N * L * dtype.itemsize
     assert stores[1].held.coordinates == N * L * dtype.itemsize
 
 
@@ -427,12 +428,15 @@ def test_a_file_left_by_a_crash_is_filled_or_loaded_anew(tmp_path):
     store = filled(encode, path=path)
     saved, wanted = snapshot(store), embeddings(store, EVERYTHING)
     with path.open("r+b") as file:
+        file.seek(PAGE)
         file.write(bytes([255]) * 777)  # killed while it wrote
     left = build(path=path)
     assert not left.valid.any(), "a file is no promise"
     left.load_state_dict(saved)
     assert torch.equal(embeddings(left, EVERYTHING), wanted)
-    path.write_bytes(bytes([255]) * path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(PAGE)
+        file.write(bytes([255]) * (path.stat().st_size - PAGE))
     again = build(path=path)
     assert not again.rows(EVERYTHING)[:, :-1].any(), "nothing of it is ever read"
     look(again, encode, again.missing())
@@ -442,7 +446,7 @@ def test_a_file_left_by_a_crash_is_filled_or_loaded_anew(tmp_path):
 def test_a_file_of_another_size_and_a_folder_that_is_not_there(tmp_path):
     path = tmp_path / "precious"
     path.write_bytes(b"not yours")
-    with pytest.raises(nc.InputError, match=r"1200 bytes.*got 9 at"):
+    with pytest.raises(nc.InputError, match=r"a file of 8192 bytes that begins.*got 9 bytes at"):
         build(path=path)
     assert path.read_bytes() == b"not yours"
     with pytest.raises(nc.InputError, match="a folder with room"):

@@ -23,6 +23,8 @@ class ScoredRows:
         chunks: size -> consecutive blocks of rows with the slot of their first row.
         rows: slots -> rows.
         log_weights: added to the score of each row; None: nothing.
+        masses: log-masses of the blocks of these rows in less time than all their scores take;
+            None, or it says so: there is no such way.
 
     Example:
         >>> from negcache.score import DotScore
@@ -40,6 +42,7 @@ class ScoredRows:
     chunks: Callable[[int], Iterator[tuple[int, Float[Tensor, "c D"]]]]
     rows: Callable[[Int[Tensor, "M"]], Float[Tensor, "M D"]]
     log_weights: Float[Tensor, "S"] | None = None
+    masses: "Callable[[ScoredRows], Float[Tensor, 'B blocks'] | None] | None" = None
 
     @staticmethod
     def of(

@@ -32,7 +32,7 @@ GATHERED = 4
 """Rows of a block that are scored in less than the time of one gathered row."""
 
 ALL_SCORES = 1 << 22
-"""Scores held at a time where stage two scores all rows: a bound on its memory."""
+"""Scores or masses held at a time where those of all rows are wanted: a bound on memory."""
 
 LOG2_E = math.log2(math.e)
 
@@ -51,7 +51,8 @@ class Scan(NamedTuple):
 
     @property
     def log_mass(self) -> Float[Tensor, "B"]:
-        return torch.logsumexp(self.log_masses, dim=1)
+        step = max(1, ALL_SCORES // max(1, self.log_masses.shape[1]))
+        return torch.cat([each.logsumexp(dim=1) for each in self.log_masses.split(step)])
 
 
 class Found(NamedTuple):
@@ -98,6 +99,8 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
     keep = few and scores_all(per_query, rows.num_rows)
+    if not keep and rows.masses is not None and (found := rows.masses(rows)) is not None:
+        return Scan(found, None)
     masses, kept = [], []
     for _, logits in masked_chunks(rows):
         if keep:
@@ -130,7 +133,9 @@ def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) ->
     if not per_query:
         nothing = rows.queries.new_full((num_queries, per_query), -torch.inf)
         return Found(torch.zeros_like(nothing, dtype=torch.long), nothing)
-    blocks = invert_cdf(scanned.log_masses, noise[..., 0].contiguous())
+    step = max(1, ALL_SCORES // scanned.log_masses.shape[1])
+    parts = zip(scanned.log_masses.split(step), noise[..., 0].split(step), strict=True)
+    blocks = torch.cat([invert_cdf(masses, some.contiguous()) for masses, some in parts])
     if scanned.logits is not None:
         return _draw_from(scanned.logits, blocks, noise[..., 1])
     if scores_all(per_query, rows.num_rows):

@@ -63,6 +63,7 @@ class BlockView:
             chunks=chunks,
             rows=some,
             log_weights=None if weights is None else weights[base],
+            masses=None,
         )
 
 

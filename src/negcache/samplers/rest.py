@@ -161,6 +161,6 @@ def _covered(
     slots, mesh = store.slots(ids), store.shard.mesh
     here = slots >= 0
     table = embeddings(store, slots[here]).to(request.queries.dtype)
-    logits = request.score(request.queries, table) - seen.log_z[:, None]
-    share = logits.exp().masked_fill(masked[:, here], 0.0)
+    logits = scored_rows(request, store).logits(slots[here]).to(table.dtype)
+    share = (logits - seen.log_z[:, None]).exp().masked_fill(masked[:, here], 0.0)
     return mesh.total(share.sum(dim=1)), mesh.total(seen.mean - share @ table)

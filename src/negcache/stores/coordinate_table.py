@@ -1,7 +1,5 @@
-"""The table behind a low-rank cache: in ordinary memory, or mapped from a file."""
+"""The table behind a low-rank cache: in ordinary memory, or in a file."""
 
-import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from negcache.errors import InputError
 from negcache.ops.nystrom import with_ones
 from negcache.ops.shards import Shard, part_rows
 from negcache.shapes import Float, Int, Tensor
+from negcache.stores.row_file import Column, RowFile, file_of
 from negcache.validation import check_finite
 
 BLOCK = 1 << 14
@@ -40,10 +39,10 @@ class CoordinateTable:
             of them (cosines), and of how many.
 
     Raises:
-        InputError: a file of another size is there, or the disk has no room.
+        InputError: another file is there, or the disk has no room.
     """
 
-    on_host = ("stored",)
+    on_host = ("stored", "file")
 
     def __init__(
         self,
@@ -59,21 +58,24 @@ class CoordinateTable:
         self.removed = torch.zeros_like(self.valid)
         self.kept = torch.zeros(len(shard.parts), 2, dtype=torch.float64, device=device)
         shape = shard.size, columns
+        self.file = None
         if path is None:
             self.stored = torch.zeros(shape, dtype=dtype)
             return
-        path = _file_of(Path(path), shard)
-        _check_file(path, math.prod(shape) * dtype.itemsize)
-        path.unlink(missing_ok=True)  # whoever maps the old file keeps it
-        flat = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
-        self.stored = flat.view(shape).zero_()  # nothing that an earlier run left is ever read
+        kept = {"coordinates": Column(dtype, columns)}
+        self.file = RowFile(file_of(Path(path), shard), shard.size, kept, anew=True)
+        self.stored = self.file.mapped("coordinates")
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M C"]:
         return self._read(self.stored.index_select(0, slots.cpu()))
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c C"]]]:
-        for first in range(0, len(self.stored), size):
-            yield first, self._read(self.stored[first : first + size])
+        if self.file is None:
+            for first in range(0, len(self.stored), size):
+                yield first, self._read(self.stored[first : first + size])
+            return
+        for first, (block,) in self.file.chunks(size, "coordinates"):
+            yield first, self._read(block)
 
     def write(self, slots: Int[Tensor, "M"], coordinates: Float[Tensor, "M C"]) -> None:
         reduced = check_finite(coordinates[:, :-1].to(self.stored), slots)
@@ -133,27 +135,3 @@ class CoordinateTable:
 
     def _read(self, block: Tensor) -> Tensor:
         return with_ones(block[:, : self.rank].to(self.device, self.exact))
-
-
-def _file_of(path: Path, shard: Shard) -> Path:
-    """Of the rows of this process."""
-    alone = shard.size == shard.total
-    return path if alone else path.with_name(f"{path.name}, {shard.name}")
-
-
-def _check_file(path: Path, size: int) -> None:
-    if path.exists():
-        if path.stat().st_size != size:
-            raise InputError(
-                f"a file of {size} bytes",
-                f"{path.stat().st_size} at {path}",
-                "give another path, or delete the file: a saved state or a fill writes it anew",
-            )
-        return
-    room = shutil.disk_usage(path.absolute().parent).free if path.absolute().parent.is_dir() else 0
-    if room < size:
-        raise InputError(
-            f"a folder with room for {size} bytes at {path}",
-            f"{room}",
-            "make the folder, choose another disk, or take fewer landmarks",
-        )

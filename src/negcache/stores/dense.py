@@ -1,6 +1,7 @@
-"""One row per item, all in memory."""
+"""One row per item, in memory or in a file."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from negcache.errors import InputError
 from negcache.interfaces import Observer, RefreshPolicy
 from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
+from negcache.stores.file_table import FileTable
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
-from negcache.stores.table import RowTable
+from negcache.stores.table import QuantizedChunks, RowTable
 
 
 class DenseCache:
@@ -27,8 +29,10 @@ class DenseCache:
         refresh: the fraction rho of the corpus to look at again each optimizer step, oldest first,
             so that no row is older than ceil(1 / rho) steps; 0: only drawn items are ever written.
             Or a policy: ``stores.Snapshot(every)``.
-        dtype: of the rows; bfloat16 halves the memory, scores stay float32.
+        dtype: of the rows; scores stay float32. bfloat16 halves the memory. int8, with a scale a
+            row, quarters it and is drawn from by integer products, where queries are rounded too.
         device: where the rows live.
+        path: of a file to keep them in, on the host; ``docs/large_tables.md`` says what for.
         mesh: the processes that hold the rows, each its share; None: those that train together
             now, ``Mesh.now()``.
     """
@@ -46,13 +50,20 @@ class DenseCache:
         refresh: float | RefreshPolicy = 0.01,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        path: Path | str | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         if num_items < 2:
             raise InputError("at least 2 items", f"{num_items}", "a softmax needs a negative")
         self.refresh = Oldest(refresh) if isinstance(refresh, float | int) else refresh
         self.shard = Shard.of(Mesh.now() if mesh is None else mesh, num_items)
-        self.table, self.observers = RowTable(self.shard, dim, dtype, device), Observers()
+        self.observers = Observers()
+        if path is None:
+            self.table = RowTable(self.shard, dim, dtype, device)
+        elif torch.device(device).type != "cpu":
+            raise InputError("rows in a file on the host", f"{device}", 'leave device="cpu"')
+        else:
+            self.table = FileTable(self.shard, dim, dtype, path)
         self.clock, self.refreshing = 0, False
 
     def __len__(self) -> int:
@@ -83,6 +94,11 @@ class DenseCache:
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         """Consecutive blocks of rows, each with the slot of its first row."""
         return self.table.chunks(size)
+
+    @property
+    def quantized(self) -> QuantizedChunks | None:
+        """Blocks of rows that are kept as int8; None: they are not."""
+        return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         return self.table.read(slots)

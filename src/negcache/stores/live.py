@@ -35,6 +35,7 @@ class LiveTable:
     on_host = ("source", "every_row")  # its owner moves it; made anew where the table is
     coverage = 1.0
     log_weights = None
+    quantized = None
     is_live = True
     clock = 0
     reencoder = None

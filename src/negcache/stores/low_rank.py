@@ -50,6 +50,7 @@ class LowRankCache:
 
     coverage = 1.0
     log_weights = None
+    quantized = None
     is_live = False
 
     def __init__(

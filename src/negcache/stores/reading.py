@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,12 @@ from negcache.errors import InputError
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Store
 from negcache.messages import Request
+from negcache.ops.quantized import rounded
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.shards import Masses
 from negcache.ops.two_stage import Scan, draw_rows
 from negcache.shapes import Float, Float64, Int, Tensor
+from negcache.stores.integer_masses import integer_masses
 
 
 def to_slots(exclude: Exclusion, store: Store) -> Exclusion:
@@ -24,11 +27,10 @@ def to_slots(exclude: Exclusion, store: Store) -> Exclusion:
 
 def scored_rows(request: Request, store: Store) -> ScoredRows:
     """The rows of a store under a request's score, its exclusions in slots."""
-    reencoder, exclude = store.reencoder, to_slots(request.exclude, store)
-    if reencoder is None:
-        queries, chunks, rows = request.queries, store.chunks, store.rows
+    queries, exclude = project_queries(store, request.queries), to_slots(request.exclude, store)
+    if store.reencoder is None:
+        chunks, rows = store.chunks, store.rows
     else:
-        queries = reencoder.queries(request.queries)
 
         def rows(slots: Tensor) -> Tensor:
             return project_items(store, store.rows(slots))
@@ -38,12 +40,22 @@ def scored_rows(request: Request, store: Store) -> ScoredRows:
 
     found = ScoredRows(queries, request.score, store.num_rows, store.valid, exclude, chunks, rows)
     weights = store.log_weights
-    return found if weights is None else replace(found, log_weights=weights.to(queries.dtype))
+    if weights is not None:
+        found = replace(found, log_weights=weights.to(queries.dtype))
+    if store.quantized is not None:
+        found = replace(found, masses=partial(integer_masses, store.quantized))
+    return found
 
 
 def project_queries(store: Store, queries: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-    """Queries as the rows of the store are scored against them."""
-    return queries if store.reencoder is None else store.reencoder.queries(queries)
+    """Queries as the rows of the store are scored against them.
+
+    Where these are kept as int8 the queries are rounded alike: whatever way a score is worked out,
+    it is that of the same numbers.
+    """
+    if store.reencoder is not None:
+        return store.reencoder.queries(queries)
+    return queries if store.quantized is None else rounded(queries)
 
 
 def project_items(store: Store, rows: Float[Tensor, "*n C"]) -> Float[Tensor, "*n K"]:

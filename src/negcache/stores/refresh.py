@@ -41,7 +41,8 @@ class Oldest:
         counts = counts[shard.blocks.start : shard.blocks.stop].to(written.device)
         blocks = counts.nonzero().squeeze(1)
         slots = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=written.device)
-        seniority = written[slots.clamp(max=len(written) - 1)] * len(written) + slots
+        last = written[slots.clamp(max=len(written) - 1)].long()
+        seniority = last * len(written) + slots
         seniority = seniority.where(slots < len(written), torch.iinfo(seniority.dtype).max)
         ordered, order = seniority.sort(dim=1)
         chosen = torch.arange(BLOCK, device=written.device) < counts[blocks][:, None]

@@ -25,7 +25,7 @@ from negcache.stores.feature_rows import Features, Rows, from_rows, some
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
 from negcache.stores.ring import Ring
-from negcache.stores.table import RowTable
+from negcache.stores.table import QuantizedChunks, RowTable
 
 
 class StreamingCache:
@@ -64,6 +64,7 @@ class StreamingCache:
         torch.Size([1, 3])
     """
 
+    num_items = sys.maxsize
     is_live = False
     reencoder = None
 
@@ -93,10 +94,6 @@ class StreamingCache:
 
     def __len__(self) -> int:
         """Ids are below this."""
-        return sys.maxsize
-
-    @property
-    def num_items(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, ids: Int[Tensor, "M"], /) -> Features:
@@ -187,6 +184,10 @@ class StreamingCache:
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         return self.table.chunks(size)
 
+    @property
+    def quantized(self) -> QuantizedChunks | None:
+        return self.table.rows.quantized
+
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         return self.table.read(slots)
 
@@ -243,8 +244,7 @@ class StreamingCache:
 
     def state_dict(self) -> dict[str, Any]:
         own: dict[str, Any] = {"clock": self.clock, "refreshing": self.refreshing}
-        for name in ("ring", "features", "arrivals"):
-            own[name] = getattr(self, name).state_dict()
+        own |= {each: getattr(self, each).state_dict() for each in ("ring", "features", "arrivals")}
         return self.table.state_dict() | own | self.observers.state_dict(self.shard)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

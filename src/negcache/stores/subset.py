@@ -12,7 +12,7 @@ from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
-from negcache.stores.table import RowTable
+from negcache.stores.table import QuantizedChunks, RowTable
 
 
 class SubsetCache:
@@ -86,6 +86,11 @@ class SubsetCache:
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         return self.table.chunks(size)
+
+    @property
+    def quantized(self) -> QuantizedChunks | None:
+        """Blocks of rows that are kept as int8; None: they are not."""
+        return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         return self.table.read(slots)

@@ -39,6 +39,7 @@ RUNS = {
     "plain": {},
     "two towers": {"tower.shared": False, "tower.width": 24, "cache.dtype": "bfloat16"},
     "learned temperature": {"score.learn_temperature": True, "optimizer.name": "adamw"},
+    "int8": {"cache.dtype": "int8"},
     "sgd": {"optimizer.name": "sgd", "sampler.name": "uniform", "score.learn_temperature": True},
     "scheduled": {
         "schedule.name": "cosine",
@@ -71,6 +72,12 @@ def distinct(tensors) -> int:
     return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors if t.numel()}.values())
 
 
+def held_by(table) -> int:
+    """Bytes of rows and of what is known of them."""
+    kept = (*vars(table).values(), *vars(table.rows).values())
+    return sum(each.nbytes for each in kept if torch.is_tensor(each))
+
+
 def one_step(run):
     """A training step on the first pairs; its reports."""
     parts, batch = run.trainer.parts, run.config.batch_size
@@ -92,8 +99,7 @@ def test_bytes_are_those_of_what_is_built(started, name):
     held = [value for values in state for value in values.values() if torch.is_tensor(value)]
     assert memory.optimizer_bytes(planned) == distinct(held)
     store = parts.loss_fn.store
-    rows = 0 if store is None else store.table.embeddings.nbytes + store.table.written.nbytes
-    assert memory.cache_bytes(planned) == rows
+    assert memory.cache_bytes(planned) == (0 if store is None else held_by(store.table))
     popularity = getattr(parts.loss_fn.sampler, "log_popularity", None)
     table = {part.name: part.bytes for part in memory_parts(planned)}["sampler's item table"]
     assert table == (0 if popularity is None else popularity.nbytes)
@@ -214,7 +220,7 @@ def test_a_byte_too_few_is_refused():
         check_fits(parts, Capacity(None, host - 1, disk))
     assert told.value.expected.endswith(f"{host - 1:,} bytes of memory")
     assert f"{host:,} or more, 264,000,000 of them for cache" in told.value.got
-    assert 'lower cache.dtype="bfloat16"' in told.value.remedy
+    assert 'lower cache.dtype="int8"' in told.value.remedy
     with pytest.raises(InputError, match=r"free disk.*keep_checkpoints"):
         check_fits(parts, Capacity(None, host, disk - 1))
 

@@ -18,6 +18,7 @@ VARIANTS = {
     "in_batch": {"sampler": {"name": "in_batch"}, "optimizer": {"name": "adamw"}},
     "full": {"sampler": {"name": "full"}, "tower": {"dim": 8, "width": 12, "shared": False}},
     "half": {"mixed_precision": "bf16", "cache": {"dtype": "bfloat16", "refresh": 0.05}},
+    "int8": {"cache": {"dtype": "int8", "refresh": 0.05}},
     "accumulated": {"accumulation": 2, "score": {"learn_temperature": True}},
 }
 

@@ -134,15 +134,16 @@ class SamplerConfig(BaseModel):
 class CacheConfig(BaseModel):
     """What remembers embeddings: kind "dense", those of all items; "streaming", of the last ones.
 
-    refresh: share of the rows looked at again each step; refresh_rows: the same as a count.
-    Of kind "streaming": size, items held; row_weight and eviction as ``StreamingCache`` takes them.
+    refresh: share of the rows looked at again each step; refresh_rows: the same as a count; dtype:
+    of the rows, int8 has a scale a row. Of kind "streaming": size, items held; row_weight and
+    eviction as ``StreamingCache`` takes them.
     """
 
     model_config = STRICT
     kind: Literal["dense", "streaming"] = "dense"
     refresh: float = Field(default=0.01, ge=0, le=1)
     refresh_rows: int | None = Field(default=None, ge=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     size: int | None = Field(default=None, ge=2)
     row_weight: Literal["none", "uniform", "popularity", "dedup"] = "none"
     eviction: Literal["fifo", "least_recently_refreshed"] = "fifo"

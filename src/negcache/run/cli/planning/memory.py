@@ -15,7 +15,7 @@ from negcache.ops.shards import part_rows
 from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
-FLOAT, INT = 4, 8
+FLOAT, INT, STEP = 4, 8, 4
 
 ALWAYS, LATER = "always", "later"
 
@@ -90,7 +90,8 @@ def cache_bytes(planned: PlannedRun) -> int:
     if not planned.cost.keeps_cache:
         return 0
     dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
-    return planned.rows * (planned.tower.dim * dtype.itemsize + INT)
+    scale = FLOAT if dtype == torch.int8 else 0
+    return planned.rows * (planned.tower.dim * dtype.itemsize + scale + STEP)
 
 
 def stream_bytes(planned: PlannedRun) -> Slots:
@@ -237,6 +238,6 @@ def _dim(planned: PlannedRun) -> str:
 
 def _smaller_rows(planned: PlannedRun) -> str:
     """The keys that decide the bytes of a cached row."""
-    halved = planned.config.cache.dtype == "bfloat16" or not planned.cost.keeps_cache
+    least = planned.config.cache.dtype == "int8" or not planned.cost.keeps_cache
     dim = f"cache.size, {_dim(planned)}" if planned.is_streaming else _dim(planned)
-    return dim if halved else f'cache.dtype="bfloat16", {dim}'
+    return dim if least else f'cache.dtype="int8", {dim}'

@@ -1,0 +1,155 @@
+"""Rows in a file, and the step that each was last written in: what ``RowTable`` is in memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from negcache.errors import InputError
+from negcache.ops.quantized import QuantizedRows, quantize
+from negcache.ops.shards import Shard
+from negcache.shapes import Float, Int, Tensor
+from negcache.stores.row_file import Column, RowFile, file_of
+from negcache.stores.row_memory import QuantizedChunks
+from negcache.stores.table import check_dim, check_shape
+from negcache.stores.undo_journal import NOTHING, UndoJournal
+from negcache.validation import check_finite
+
+NEVER = -1
+
+
+class FileRows:
+    """Rows of a file, as they are or as int8 numbers; see ``FloatRows`` and ``Int8Rows``.
+
+    Args:
+        file: with the columns of ``FileRows.columns``.
+    """
+
+    def __init__(self, file: RowFile) -> None:
+        self.file = file
+        self.has_codes = "codes" in file.columns
+
+    @staticmethod
+    def columns(dim: int, dtype: torch.dtype) -> dict[str, Column]:
+        if dtype != torch.int8:
+            return {"embeddings": Column(dtype, dim)}
+        return {"codes": Column(dtype, dim), "scales": Column(torch.float32, 1)}
+
+    @property
+    def quantized(self) -> QuantizedChunks | None:
+        return self._quantized if self.has_codes else None
+
+    def _quantized(self, size: int) -> Iterator[tuple[int, QuantizedRows]]:
+        """Blocks whose memory is used again: each is done with before the next is asked for."""
+        for first, (codes, scales) in self.file.chunks(size, "codes", "scales"):
+            yield first, QuantizedRows(codes, scales.squeeze(1))
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        if self.has_codes:
+            return ((first, block.rows()) for first, block in self._quantized(size))
+        blocks = self.file.chunks(size, "embeddings")
+        return ((first, rows.clone()) for first, (rows,) in blocks)  # who asks may keep them
+
+    def read(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        found = self.file.read(slots, *(("codes", "scales") if self.has_codes else ("embeddings",)))
+        if self.has_codes:
+            return QuantizedRows(found["codes"], found["scales"].squeeze(1)).rows()
+        return found["embeddings"]
+
+    def stored(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> dict[str, Tensor]:
+        """Columns of rows that are to be written there."""
+        if not self.has_codes:
+            return {"embeddings": rows}
+        codes, scales = quantize(check_finite(rows.float(), slots))
+        return {"codes": codes, "scales": scales[:, None]}
+
+
+class FileTable:
+    """Rows in a file that outlives the process; its state is a reference to them.
+
+    Rows are those of the state that is loaded, whatever was written after it was saved. Where none
+    is loaded the first write begins anew. What is held in memory is a byte of each row, and an
+    eighth of one.
+
+    Args:
+        shard: which rows are here, S of them.
+        dim: D.
+        dtype: of the rows; int8: with a scale each.
+        path: of the file; where processes share the rows each has one, whose name says which.
+
+    Raises:
+        InputError: another file is there, or there is no room.
+    """
+
+    on_host = ("rows", "file", "journal", "written")
+
+    def __init__(self, shard: Shard, dim: int, dtype: torch.dtype, path: Path | str) -> None:
+        columns = FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
+        self.shard, self.dim = shard, dim
+        self.file = RowFile(file_of(Path(path), shard), shard.size, columns)
+        self.rows, self.journal = FileRows(self.file), UndoJournal(self.file)
+        self.valid = torch.zeros(shard.size, dtype=torch.bool)
+        self.has_begun = False
+
+    def __len__(self) -> int:
+        return self.shard.size
+
+    @property
+    def written(self) -> Int[Tensor, "S"]:
+        """int32 [S], -1 for rows that were never written; mapped: look at some of it alone."""
+        self._begin()
+        return self.file.mapped("written").squeeze(1)
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
+        return self.rows.chunks(size)
+
+    def read(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        return self.rows.read(slots)
+
+    def check(self, rows: Float[Tensor, "M D"]) -> None:
+        """Refuse rows of other dimensions. Raises InputError."""
+        check_dim(rows, self.dim)
+
+    def write(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"], step: int) -> None:
+        self._begin()
+        columns = self.rows.stored(slots, rows.detach())
+        columns["written"] = torch.full((len(slots), 1), step)
+        self.journal.save(slots)
+        self.file.write(slots, columns)
+        self.valid[slots] = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the rows are and from when; what is written later can be undone up to here."""
+        reference = self.journal.begin()
+        return {"table": {"rows": self.shard.total, "dim": self.dim, self.shard.name: reference}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo what was written since the state was saved."""
+        saved = state["table"]
+        check_shape(saved, self.shard.total, self.dim)
+        reference = saved.get(self.shard.name)
+        if reference is None or "generation" not in reference:
+            raise InputError(
+                f"a state that refers to {self.shard.name} in {self.file.path}",
+                f"one with {sorted(set(saved) - {'rows', 'dim'})[0]}",
+                "load what this very store saved, with as many processes",
+            )
+        self.journal.roll_back(reference)
+        self.has_begun = reference["generation"] != NOTHING
+        if not self.has_begun:
+            self.valid.fill_(False)
+            return
+        for first, (written,) in self.file.chunks(1 << 18, "written"):
+            self.valid[first : first + len(written)] = written.squeeze(1) != NEVER
+
+    def _begin(self) -> None:
+        """What an earlier run left in the file is lost, unless its state has been loaded."""
+        if self.has_begun:
+            return
+        self.journal.start()
+        step = 1 << 18
+        for first in range(0, len(self), step):
+            slots = torch.arange(first, min(first + step, len(self)))
+            self.file.write(slots, {"written": torch.full((len(slots), 1), NEVER)})
+        self.has_begun = True

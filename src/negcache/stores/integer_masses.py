@@ -1,0 +1,107 @@
+"""Stage one of the exact draw over int8 rows: integer products, summed up while in the cache."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch.nn import functional as F
+
+from negcache.ops.quantized import QuantizedRows, quantize
+from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.two_stage import BLOCK, LOG2_E
+from negcache.score import DotScore
+from negcache.shapes import Float, Tensor
+from negcache.stores.row_memory import QuantizedChunks
+
+ROWS = 1 << 15
+"""Rows that are read at a time."""
+
+DOTS = 1 << 18
+"""Products held at a time, 4 bytes each: what a core's own cache takes in beside the rows."""
+
+
+@torch.no_grad()
+def integer_masses(chunks: QuantizedChunks, rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
+    """Log-masses of the blocks of rows that ``chunks`` reads.
+
+    Args:
+        chunks: of the same rows as ``rows``.
+        rows: their queries rounded, as ``scored_rows`` has them.
+
+    Returns:
+        None where there is no such product or no compiled pass over it, or where the score is
+        another than a scaled inner product.
+    """
+    score, queries = rows.score, rows.queries
+    linear = isinstance(score, DotScore) and not score.absolute
+    if not (linear and queries.dtype == torch.float32 and has_integer_products(queries.device)):
+        return None
+    found = queries.new_empty(len(queries), -(-rows.num_rows // BLOCK))
+    product = _Product(rows, score.scale * LOG2_E)
+    for first, block in chunks(ROWS):
+        blocks = slice(first // BLOCK, -(-(first + len(block)) // BLOCK))
+        found[:, blocks] = product.sum_up(first, block).T
+    return found.div_(LOG2_E)
+
+
+class _Product:
+    """Sums up the products of some queries with one chunk of rows after the other.
+
+    Args:
+        rows: what is known of them, and the queries.
+        slope: base-2 logits of inner products.
+    """
+
+    def __init__(self, rows: ScoredRows, slope: Float[Tensor, ""]) -> None:
+        from negcache.compiled.block_masses import Masked, masses_of_blocks
+
+        self.rows, self.masked, self.masses_of_blocks = rows, Masked, masses_of_blocks
+        codes, scales = quantize(rows.queries)
+        self.columns, self.slopes = codes.T.contiguous(), (scales * slope).numpy()
+        order = rows.exclude.ids.argsort()
+        self.excluded, self.whose = rows.exclude.ids[order], rows.exclude.rows[order].numpy()
+        self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
+        self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
+
+    def sum_up(self, first: int, block: QuantizedRows) -> Float[Tensor, "blocks B"]:
+        """Base-2 log-masses of the rows from ``first`` on."""
+        size = len(block)
+        bias, short = self._bias(slice(first, first + size)), -size % BLOCK
+        if short:  # the last chunk: whole blocks only
+            bias = F.pad(bias, (0, short), value=-torch.inf)
+            block = QuantizedRows(
+                F.pad(block.codes, (0, 0, 0, short)), F.pad(block.scales, (0, short))
+            )
+        starts = range(0, len(block), self.step)
+        ends = torch.searchsorted(self.excluded, torch.tensor([*starts, size]) + first).tolist()
+        found = torch.empty(len(block) // BLOCK, len(self.slopes))
+        excluded, masses = (self.excluded - first).numpy(), found.numpy()
+        scales, bias = block.scales.numpy(), bias.numpy()
+        for start, lo, hi in zip(starts, ends, ends[1:], strict=False):
+            stop = min(start + self.step, len(block))
+            dots = torch._int_mm(  # type: ignore[attr-defined]
+                block.codes[start:stop], self.columns, out=self.memory[: stop - start]
+            )
+            masked = self.masked(excluded[lo:hi] - start, self.whose[lo:hi])
+            self.masses_of_blocks(
+                dots.numpy(), masked, self.slopes, scales[start:stop], bias[start:stop],
+                masses[start // BLOCK : stop // BLOCK],
+            )  # fmt: skip
+        return found
+
+    def _bias(self, slots: slice) -> Float[Tensor, "c"]:
+        """Base-2 weights of the rows; -inf where none may stand."""
+        valid, weights = self.rows.valid[slots], self.rows.log_weights
+        bias = torch.zeros(len(valid)) if weights is None else weights[slots].float() * LOG2_E
+        return bias.masked_fill(~valid, -torch.inf)
+
+
+@cache
+def has_integer_products(device: torch.device) -> bool:
+    """Whether the processor multiplies int8 numbers by itself, and numba is there for the rest.
+
+    Processors without such instructions may add pairs of products up in 16 bits, and saturate.
+    """
+    able = torch.cpu.get_capabilities()
+    fast = any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return device.type == "cpu" and fast and find_spec("numba") is not None
