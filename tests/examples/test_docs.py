@@ -72,8 +72,9 @@ def test_the_table_of_keys_is_that_of_the_config():
     assert all(defaults[key] in (None, "") for key in set(told) - set(said))
 
 
-def test_the_config_of_the_page_loads(tmp_path):
-    text = (ROOT / "docs" / "command_line.md").read_text()
+@pytest.mark.parametrize(("page", "refreshed"), [("command_line", 128), ("streams", 256)])
+def test_the_config_of_the_page_loads(tmp_path, page, refreshed):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
     (config,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "run.toml").write_text(config)
-    assert load_config(tmp_path / "run.toml").cache.refresh_rows == 128
+    assert load_config(tmp_path / "run.toml").cache.refresh_rows == refreshed
