@@ -9,11 +9,11 @@ is free.
 
 In turn, pages of the file dropped before each: the draw; a plain sequential read of the same bytes;
 and, without the file, integer products of as many rows that stay in the cache with the compiled
-exponentials over them (``bare``). ``ratio_to_floor``: the draw to the larger of the two, on the wall. ``load``: of the machine in the last five
-minutes: where that is more than it has cores, wall seconds are those of others too, and CPU seconds
-say more. Peak
-resident memory is that of a child process that opens the filled file, and draws. Its table keeps a
-byte a row in memory, its draw the masses of 128 rows for each query.
+exponentials over them (``bare``). ``ratio_to_floor``: the draw to the larger of the two, on the
+wall. ``load``: of the machine in the last five minutes; where that is more than it has cores, wall
+seconds are those of others too, and CPU seconds say more. Peak resident memory is that of a child
+process that opens the filled file, and draws. Its table keeps a byte a row in memory, its draw the
+masses of 128 rows for each query.
 """
 
 import argparse

@@ -16,8 +16,8 @@ from negcache.stores.row_memory import QuantizedChunks
 ROWS = 1 << 15
 """Rows that are read at a time."""
 
-DOTS = 1 << 18
-"""Products held at a time, 4 bytes each: what a core's own cache takes in beside the rows."""
+DOTS = 1 << 19
+"""Products held at a time, 4 bytes each: what stays in a cache while it is summed up."""
 
 
 @torch.no_grad()

@@ -173,7 +173,7 @@ def test_the_arithmetic_by_hand():
     assert told["tower parameters"] == 4 * (parameters + 1)
     assert told["gradients"] == 4 * parameters
     assert told["optimizer state"] == 8 * parameters + 4 * 3
-    assert told["cache"] == 1_000_000 * (64 * 4 + 8)
+    assert told["cache"] == 1_000_000 * (64 * 4 + 4)
     assert told["draw: block masses"] == 128 * 7_813 * (3 * 4 + 8)
     assert told["search index"] == 1_000_000 * 64 * 4
     work = work_of(planned())
@@ -322,7 +322,7 @@ def test_each_of_two_processes_is_planned(small, tmp_path, shared):
 def test_processes_share_the_cache_and_the_work():
     one, four = (planned(processes=count) for count in (1, 4))
     told = {part.name: part.bytes for part in memory_parts(four)}
-    assert told["cache"] == 250_432 * (64 * 4 + 8)  # 244 parts of 1,024 rows, and 576
+    assert told["cache"] == 250_432 * (64 * 4 + 4)  # 244 parts of 1,024 rows, and 576
     assert told["gradients of all, as DDP adds them up"] == memory.gradient_bytes(four)
     extra = memory.checkpoint_bytes(four) - memory.checkpoint_bytes(one)
     assert extra == 3 * torch.Generator().get_state().nbytes
