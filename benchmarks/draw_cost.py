@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import append_rows, conclude, hardware, interleaved
+from benchmarks.rows import embeddings as rows_of
 from negcache import CachedSoftmax, DenseCache, DotScore
 from negcache.draws import draw
 from negcache.exclusion import Exclusion
@@ -44,7 +45,7 @@ def problem(num_items: int, dtype: torch.dtype) -> tuple[CachedSoftmax, Request]
 def embeddings(sampler: CachedSoftmax) -> torch.Tensor:
     """The rows of its store, as one tensor."""
     assert isinstance(sampler.store, DenseCache)
-    return sampler.store.table.embeddings
+    return rows_of(sampler.store)
 
 
 def gumbel_pass(queries: torch.Tensor, items: torch.Tensor, generator: torch.Generator) -> None:

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.draw_cost_vs_items import clock, in_turn
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
+from benchmarks.rows import embeddings
 from negcache.draws import draw, propose
 from negcache.exclusion import Exclusion
 from negcache.indexes.clusters import ClusterIndex, KMeansClusters
@@ -106,7 +107,7 @@ def upkeep(index: ClusterIndex, store: nc.DenseCache) -> float:
     random, seconds = torch.Generator().manual_seed(3), []
     for _ in range(3):
         ids = torch.randperm(len(store), generator=random)[:MOVED]
-        moved = store.table.embeddings[ids] + 0.01 * torch.randn(len(ids), D, generator=random)
+        moved = embeddings(store)[ids] + 0.01 * torch.randn(len(ids), D, generator=random)
         seconds.append(timed(lambda i=ids, m=moved: (store.write(i, m), build(index, store))))
     return sorted(seconds)[1]
 
@@ -207,7 +208,7 @@ def quality(scale: float) -> None:
     store, everyone = corpus(QUALITY_ITEMS), torch.arange(QUALITY_ITEMS)
     request, index, random = asked(len(store), scale), KMeansClusters(), torch.Generator()
     few = request.slice(0, QUALITY_QUERIES)
-    scores = request.score(request.queries, store.table.embeddings)
+    scores = request.score(request.queries, embeddings(store))
     scores = scores.masked_fill(request.exclude.mask(everyone), -torch.inf)
     log_z = torch.cat([torch.logsumexp(some.double(), dim=1) for some in scores.split(32)])
     log_p = torch.log_softmax(scores[:QUALITY_QUERIES].double(), dim=1)
@@ -223,7 +224,7 @@ def quality(scale: float) -> None:
     rows = []
     for name, sampler in samplers.items():
         far = distances(log_p, laws[name]) if name in laws else {"kl": "", "effective": ""}
-        found = far | z_error(sampler, request, store.table.embeddings, log_z)
+        found = far | z_error(sampler, request, embeddings(store), log_z)
         rows.append({"scale": scale, "method": name} | found | hardware())
         print(*list(rows[-1].values())[:6], flush=True)
     append_rows(QUALITY, rows)

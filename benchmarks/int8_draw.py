@@ -28,6 +28,7 @@ from benchmarks.draw_cost import problem
 from benchmarks.index_draw_cost import clustered
 from benchmarks.record import append_rows, conclude, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
+from benchmarks.rows import embeddings
 from negcache.draws import draw
 from negcache.ops.quantized import quantize, rounded
 from negcache.shapes import Float, Tensor
@@ -67,7 +68,7 @@ def costs(num_items: int, repeats: int) -> None:
     runs: dict[str, Callable[[], Any]] = {
         name: partial(draw, sampler, request, random) for name, (sampler, _) in made.items()
     }
-    runs["bare"] = partial(bare_products, request.queries, stored.table.embeddings)
+    runs["bare"] = partial(bare_products, request.queries, embeddings(stored))
     seconds = in_turn(runs, repeats)
     figures = {f"{name}_ms": round(1000 * taken, 1) for name, taken in seconds.items()}
     speedup = round(seconds["float32"] / seconds["int8"], 3)

@@ -21,6 +21,7 @@ import negcache as nc
 from benchmarks.gradients import errors
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
 from benchmarks.retrieval import Run, fetched, static
+from benchmarks.rows import embeddings
 from negcache.messages import Request
 from negcache.run.evaluation import encode_all
 
@@ -56,7 +57,7 @@ def gradient_bias(run: Run) -> dict[str, float]:
         nc.SharedDraws(nc.CachedSoftmax(store, 2)), nc.log_q_corrected, request, items, 40
     )
     pinned = errors(nc.CachedSoftmax(store, 8), nc.cached_partition, request, items, 40)
-    distance = (store.table.embeddings - items).norm(dim=1)
+    distance = (embeddings(store) - items).norm(dim=1)
     return {
         "mean_distance": round(float(distance.mean()), 5),
         "largest_distance": round(float(distance.max()), 4),

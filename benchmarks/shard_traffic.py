@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
 from benchmarks.record import append_rows, conclude, hardware, read_rows
+from benchmarks.rows import embeddings
 from negcache.run.cli.planning.traffic import Processes
 
 NAME, D, FEATURES, BATCH, STEPS = "shard_traffic", 64, 8, 128, 3
@@ -64,7 +65,7 @@ def measured(draws: str, items: int, rank: int, world: int) -> dict[str, int]:
         optimizer.step()
         loss_fn.step()
         encoded = loss_fn.report().encoded_grad
-    held = store.table.embeddings.nbytes + store.table.written.nbytes
+    held = embeddings(store).nbytes + store.table.written.nbytes
     return {"sent": store.shard.mesh.sent - before, "encoded": encoded, "held": held}
 
 
