@@ -211,11 +211,7 @@ def use_columns(
     *,
     metrics: dict[str, float] | None = None,
 ) -> Draw:
-    """A draw from each query's own items, repeats allowed; every distinct item is listed once.
-
-    Args:
-        drawn: items; -1 of a row to which none has come yet: it stands for nothing.
-    """
+    """A draw from each query's own items, each listed once; -1, of an empty row, is left out."""
     ids, columns = torch.unique(drawn, return_inverse=True)
     if len(ids) and int(ids[0]) < 0:
         log_weight = log_weight.masked_fill(drawn < 0, -torch.inf)

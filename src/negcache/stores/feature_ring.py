@@ -75,16 +75,16 @@ class FeatureRing:
 
     def where_waiting(self, ids: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
         """The place of each id among those that wait; -1: it does not."""
-        ids = ids.cpu()
         if not len(self.waiting):
             return torch.full_like(ids, -1)
+        device, ids = ids.device, ids.cpu()
         ordered, order = self.waiting.sort()
         place = torch.searchsorted(ordered, ids.contiguous()).clamp_(max=len(ordered) - 1)
-        return order[place].where(ordered[place] == ids, -1)
+        return order[place].where(ordered[place] == ids, -1).to(device)
 
     def again(self, places: Int[Tensor, "M"], when: Int[Tensor, "M"]) -> None:
         """Items that wait have come once more."""
-        self.when[places] = when.cpu()
+        self.when[places.cpu()] = when.cpu()
 
     def arrived(self, places: Int[Tensor, "M"]) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
         """The items that wait there, and when they came."""
@@ -101,7 +101,7 @@ class FeatureRing:
 
     def of(self, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]) -> Rows:
         """Features of items in slots (>= 0), or else of those that wait."""
-        slots, found = slots.cpu(), {}
+        slots, places, found = slots.cpu(), places.cpu(), {}
         held = slots >= 0
         for name, rows in self.rows.items():
             both = rows[slots.clamp_min(0)]

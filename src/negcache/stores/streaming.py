@@ -103,7 +103,7 @@ class StreamingCache:
         if bool(unknown.any()):
             raise InputError(
                 "items that have come and not left",
-                f"{int(unknown.sum())} others, the first of id {int(ids[unknown][0])}",
+                f"{int(unknown.sum())} others, the first of id {int(ids[unknown.cpu()][0])}",
                 "cache.receive(ids, features) of the batch's positives before the loss",
             )
         return from_rows(self.features.of(slots, places), self.features.form)
@@ -256,7 +256,8 @@ class StreamingCache:
 
     def _where(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The slot of each item, and its place among those that wait; -1: it has none."""
-        return self.ring.slots(ids.to(self.device)), self.features.where_waiting(ids)
+        ids = ids.to(self.device)
+        return self.ring.slots(ids), self.features.where_waiting(ids)
 
     def _place(self, places: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
         """Slots of the items that wait there: those of the items that leave."""
@@ -288,8 +289,7 @@ class StreamingCache:
             self.table.write(here[wanted], rows[wanted], self.clock)
 
     def _check_same(self, ids: Tensor, rows: Rows, slots: Tensor, places: Tensor) -> None:
-        known = ((slots >= 0).cpu()) | (places >= 0)
-        if not bool(known.any()):
+        if not bool((known := (slots >= 0) | (places >= 0)).any()):
             return
         differ = self.features.differ(some(rows, known), slots[known], places[known])
         if bool(differ.any()):
