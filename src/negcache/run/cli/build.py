@@ -13,7 +13,7 @@ from negcache.run.cli.sampling import build_sampler
 from negcache.run.cli.sources import Source
 from negcache.run.cli.towers import Towers, make_towers
 from negcache.run.training import Config, Parts
-from negcache.run.training.config_tables import OptimizerConfig
+from negcache.run.training.config_tables import OptimizerConfig, ScoreConfig
 from negcache.run.training.schedule import make_scheduler
 from negcache.score import DotScore
 
@@ -39,11 +39,7 @@ def build(
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     device = accelerator.device
-    score = DotScore(
-        config.score.temperature,
-        learn_temperature=config.score.learn_temperature,
-        normalize=config.score.normalize,
-    ).to(device)
+    score = _score(config.score).to(device)
     towers = make_towers(config, source.tokenizer)
     for tower in (towers.query_tower, towers.item_tower):
         tower.to(device)
@@ -69,6 +65,12 @@ def build(
         evaluate=None if retriever is None else retriever.dev,
     )
     return parts, towers, retriever
+
+
+def _score(keys: ScoreConfig) -> DotScore:
+    return DotScore(
+        keys.temperature, learn_temperature=keys.learn_temperature, normalize=keys.normalize
+    )
 
 
 def _optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Optimizer:

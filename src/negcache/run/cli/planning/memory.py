@@ -139,7 +139,8 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     yield Part("gradients of all, as DDP adds them up", buckets, "device", ALWAYS, False, tower)
     state = f'{tower}, or optimizer.name="sgd"'
     yield Part("optimizer state", optimizer_bytes(planned), "device", ALWAYS, True, state)
-    rows = f'{_smaller_rows(planned)}, or sampler.name="uniform"'
+    other = "in_batch" if planned.is_streaming else "uniform"
+    rows = f'{_smaller_rows(planned)}, or sampler.name="{other}"'
     yield Part("cache", cache_bytes(planned), "device", ALWAYS, True, rows)
     beside, size = stream_bytes(planned), "cache.size"
     places = beside.lookup + beside.slots
@@ -154,10 +155,7 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     yield Part("sums of features", sums_bytes(planned), "device", ALWAYS, True, "sampler.name")
     pairs = planned.facts.judgement_bytes + 3 * INT * planned.facts.num_pairs * has_table
     yield Part("judgements and pairs", pairs, "host", ALWAYS, False, "the data")
-    read, lower = (
-        planned.facts.window_bytes,
-        "data.window, data.workers, or write smaller row groups",
-    )
+    read, lower = planned.facts.window_bytes, "data.window, data.workers, or the row groups"
     yield Part("streams: row groups at hand", read, "host", ALWAYS, False, lower)
 
 
