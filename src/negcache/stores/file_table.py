@@ -101,6 +101,11 @@ class FileTable:
         self._begin()
         return self.file.mapped("written").squeeze(1)
 
+    @property
+    def embeddings(self) -> Tensor:
+        """The numbers that the rows are kept as, [S, D]; mapped: look at some of them alone."""
+        return self.file.mapped("codes" if self.rows.has_codes else "embeddings")
+
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         return self.rows.chunks(size)
 
