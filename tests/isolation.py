@@ -8,6 +8,11 @@ from accelerate.state import AcceleratorState, GradientState
 def clean_process(monkeypatch, tmp_path_factory):
     """Prepared tasks are kept apart; every test has an Accelerate of its own."""
     monkeypatch.setenv("NEGCACHE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    _forget()
     yield
+    _forget()
+
+
+def _forget():
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

@@ -202,6 +202,7 @@ def test_weights_can_be_taken_from_a_linear_layer():
     torch.testing.assert_close(head(hidden, target), truth, atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_training_learns(name):
     head, hidden, target = build(SAMPLERS[name], 16)

@@ -47,6 +47,7 @@ def summed_now(head):
     return fresh.levels[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [None, nc.quadratic, nc.Uniform])
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_adamw_and_clipping_train_a_head(sampler, accumulated):

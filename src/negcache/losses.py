@@ -16,7 +16,6 @@ from negcache.distributed import ALONE, Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Progress
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
-from negcache.exclusion import Exclusion
 from negcache.generators import Generators
 from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
 from negcache.messages import Request, StepReport, gather_columns
@@ -125,8 +124,7 @@ class SoftmaxLoss(nn.Module):
             reduction: "mean", "sum", or "none": one loss a query, [B].
 
         Raises:
-            InputError: ids out of range, also known ones, query_ids missing, other dimensions; with
-                several processes a store or gradients that stay with one, or fewer steps of one.
+            InputError: ids or dimensions that do not fit; a process that has what all should have.
         """
         ids, wanted = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *ids, len(self.corpus), wanted)
@@ -136,8 +134,7 @@ class SoftmaxLoss(nn.Module):
         mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            known = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-            known = known if listed is None else known.and_also(*listed)
+            known = self.known_positives, query_ids, listed
             asked, mine = self._ask(queries.detach(), positives, known, training, mesh)
             negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
@@ -277,9 +274,10 @@ class SoftmaxLoss(nn.Module):
         return shared or (self.gather_across_devices and not self.sampler.has_density)
 
     def _ask(
-        self, queries: Tensor, positives: Tensor, exclude: Exclusion, training: bool, mesh: Mesh
+        self, queries: Tensor, positives: Tensor, known: tuple, training: bool, mesh: Mesh
     ) -> tuple[Request, slice]:
         """What the sampler is asked, and which of the queries are here; each at its place."""
+        exclude = exclusion_of(positives, len(self.corpus), *known)
         place = Mesh.now().place(len(positives), together=training and not self._is_pooled)
         asked = Request(queries, self.score, positives, exclude, *place, len(self.corpus))
         return asked.gathered(mesh)

@@ -50,6 +50,7 @@ class Retriever(nn.Module):
         positives: Int[Tensor, "B *p"] | None = None,
         query_ids: Int[Tensor, "B"] | None = None,
         negatives: Int[Tensor, "B h"] | None = None,
+        *,
         weight: Float[Tensor, "B"] | None = None,
         exclude: Int[Tensor, "B x"] | None = None,
         return_loss: bool = True,  # the name by which Hugging Face's Trainer knows who has a loss

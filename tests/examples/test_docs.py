@@ -44,7 +44,7 @@ def test_files_and_links_are_there(page):
     inside = re.findall(r"`((?:run|ops|stores|samplers|indexes)/[\w/]+\.py)", text)
     files |= {f"src/negcache/{name}" for name in inside}
     assert not [name for name in files if not (ROOT / name).exists()]
-    programs = {f"benchmarks/{name}" for name in re.findall(r"-m benchmarks\.([a-z_]+)", text)}
+    programs = {f"benchmarks/{name}" for name in re.findall(r"-m benchmarks\.([a-z_0-9]+)", text)}
     paths = [(ROOT / name, ROOT / f"{name}.py") for name in programs]
     assert all(folder.is_dir() or file.exists() for folder, file in paths), programs
 

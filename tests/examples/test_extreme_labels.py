@@ -17,6 +17,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from negcache.run.data import write_xc
 from negcache.run.data.wordnet import entries
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extreme_labels.py"
 
 

@@ -17,6 +17,8 @@ from negcache import SoftmaxHead
 from negcache.run.data.tables import stable_split
 from negcache.run.data.wordnet import entries
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "language_model.py"
 
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from benchmarks.datasets.movielens import write_movielens
 from negcache.run.data.wordnet import entries
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "next_item.py"
 FIGURE = re.compile(r"^(.+): Recall@10 ([\d.]+), NDCG@10 ([\d.]+)$", re.MULTILINE)
 

@@ -55,6 +55,7 @@ def test_resumed_at_a_checkpoint_it_is_the_straight_run(accumulation, sampler, t
     assert not difference(straight, resumed)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_straight_run(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, hugging_face.__file__, tmp_path], env=environment)

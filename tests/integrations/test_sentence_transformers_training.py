@@ -127,6 +127,7 @@ trainer_of(static_model(), some_pairs(), Path({out!r})).train()
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(straight, tmp_path):
     path = [str(Path(__file__).parents[1])]
     code = KILLED.format(path=path, out=str(tmp_path))

@@ -172,7 +172,7 @@ SHARES = [
     Mutant(
         "who has less to refresh calls the tower less often",
         "encoder.py",
-        "F.pad(some, (0, short), value=spare)",
+        "torch.cat([some, some.new_full((short,), spare)])",
         "some",
         setting("parts"),
     ),

@@ -246,8 +246,8 @@ KEPT = [
     Mutant(
         "the newest rows are renewed",
         "stores/refresh.py",
-        "seniority = written[slots",
-        "seniority = -written[slots",
+        "seniority = last * len(written) + slots",
+        "seniority = -last * len(written) + slots",
         "tests/stores/test_dense.py::test_laws",
     ),
     Mutant(

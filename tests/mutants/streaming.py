@@ -147,14 +147,14 @@ COUNTED = [
     Mutant(
         "the window of arrivals is one too long",
         "stores/arrivals.py",
-        "min(self.total, len(ring))",
-        "min(self.total, len(ring)) + 1",
+        "min(max(self.total, 1), len(ring))",
+        "min(max(self.total, 1), len(ring)) + 1",
         f"{STREAM}test_weights_are_those_of_the_stream[popularity]",
     ),
     Mutant(
         "a window that is not full counts as one",
         "stores/arrivals.py",
-        "min(self.total, len(ring))",
+        "min(max(self.total, 1), len(ring))",
         "len(ring)",
         f"{STREAM}test_weights_are_those_of_the_stream[popularity]",
     ),

@@ -262,6 +262,7 @@ def test_plain_in_batch_counts_every_occurrence():
     torch.testing.assert_close(draw.log_weight[0].exp().tolist(), [0.0, 3.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [nc.Uniform, nc.CachedSoftmax])
 def test_a_query_without_any_item_left_takes_no_part_in_a_pool(build):
     request, items, store = problem(num_items=40)

@@ -181,6 +181,7 @@ def limit_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(call, trained, tmp_path):
     out = tmp_path / "out"
     assert call("compare", *trained, "--out", out).exit_code == 0

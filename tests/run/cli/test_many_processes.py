@@ -64,6 +64,7 @@ def test_two_processes_train_as_one(runs):
         torch.testing.assert_close(mine[name], its[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_path):
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", runs[1], run], check=True)

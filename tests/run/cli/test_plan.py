@@ -219,7 +219,7 @@ def test_a_byte_too_few_is_refused():
     with pytest.raises(InputError) as told:
         check_fits(parts, Capacity(None, host - 1, disk))
     assert told.value.expected.endswith(f"{host - 1:,} bytes of memory")
-    assert f"{host:,} or more, 264,000,000 of them for cache" in told.value.got
+    assert f"{host:,} or more, 260,000,000 of them for cache" in told.value.got
     assert 'lower cache.dtype="int8"' in told.value.remedy
     with pytest.raises(InputError, match=r"free disk.*keep_checkpoints"):
         check_fits(parts, Capacity(None, host, disk - 1))

@@ -50,6 +50,7 @@ def config(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_it_trains_goes_on_and_is_exported(config, call, tmp_path):
     """With a worker it is the same run: to the last bit also where it goes on."""
     straight, again = tmp_path / "straight", tmp_path / "again"

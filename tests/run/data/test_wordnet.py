@@ -88,6 +88,7 @@ def test_a_reverse_item_does_not_tell_its_definition(entries):
         assert (item, query) == (", ".join(entry.lemmas), entry.definition)
 
 
+@pytest.mark.slow
 def test_the_demo_task_from_asset_to_tokens():
     task = open_task("wordnet-sense")
     assert (len(task.corpus), len(task.queries), task.vocab_size) == (117_659, 48_339, 16_384)

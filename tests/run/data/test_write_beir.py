@@ -9,6 +9,7 @@ from negcache.run.data.beir import beir_tables
 from negcache.run.data.wordnet import wordnet_tables
 
 
+@pytest.mark.slow
 def test_a_task_written_and_read_again(tmp_path):
     folder = write_beir("wordnet-sense", tmp_path / "sense")
     first = (folder / "queries.jsonl").read_text("utf-8").splitlines()[0]

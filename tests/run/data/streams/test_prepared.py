@@ -168,7 +168,7 @@ print("children", len(active_children()))
 
 
 @pytest.mark.parametrize(
-    "how", ["at once", "gently", pytest.param("killed", marks=pytest.mark.slow)]
+    "how", [pytest.param(how, marks=pytest.mark.slow) for how in ("at once", "gently", "killed")]
 )
 def test_no_worker_outlives_its_run(folder, tmp_path, how):
     script = tmp_path / "script.py"
