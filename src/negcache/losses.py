@@ -39,6 +39,8 @@ from negcache.validation import (
     check_weighting,
 )
 
+Ids = Tensor | None
+
 
 class SoftmaxLoss(nn.Module):
     """Softmax cross-entropy over a whole corpus, from a few encoded negatives a step.
@@ -128,14 +130,14 @@ class SoftmaxLoss(nn.Module):
         """
         ids, wanted = (positives, query_ids, negatives), self.known_positives is not None
         positives, query_ids, negatives = admit(queries, *ids, len(self.corpus), wanted)
-        listed = admit_excluded(queries, exclude)
+        exclude = admit_excluded(queries, exclude)
         training = self.training and torch.is_grad_enabled()
         check_weighting(weight, reduction, len(queries), training and Mesh.now().size > 1)
         mesh = self._prepare(queries, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
-            known = self.known_positives, query_ids, listed
-            asked, mine = self._ask(queries.detach(), positives, known, training, mesh)
+            asked = self._ask(queries.detach(), positives, query_ids, exclude, training)
+            asked, mine = asked.gathered(mesh)
             negatives = gather_columns(negatives, mesh)
             generator = self.generators.of(training)
             draws = draw_negatives(self.sampler, self.estimator, asked, generator, negatives)
@@ -274,13 +276,13 @@ class SoftmaxLoss(nn.Module):
         return shared or (self.gather_across_devices and not self.sampler.has_density)
 
     def _ask(
-        self, queries: Tensor, positives: Tensor, known: tuple, training: bool, mesh: Mesh
-    ) -> tuple[Request, slice]:
-        """What the sampler is asked, and which of the queries are here; each at its place."""
-        exclude = exclusion_of(positives, len(self.corpus), *known)
+        self, queries: Tensor, positives: Tensor, query_ids: Ids, exclude: Ids, training: bool
+    ) -> Request:
+        """What the sampler is asked for the queries that are here, each at its place."""
+        known = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
         place = Mesh.now().place(len(positives), together=training and not self._is_pooled)
-        asked = Request(queries, self.score, positives, exclude, *place, len(self.corpus))
-        return asked.gathered(mesh)
+        asked = Request(queries, self.score, positives, known, *place, len(self.corpus))
+        return asked if exclude is None else asked.excluding(exclude)
 
     def _refresh(self, ids: Tensor, most: int, size: int = 1024, progress: Progress = iter) -> None:
         """Encode items anew and tell the store, ``size`` at a time."""

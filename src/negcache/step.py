@@ -53,18 +53,12 @@ def exclusion_of(
     num_items: int,
     known_positives: Known | None = None,
     query_ids: Int[Tensor, "B"] | None = None,
-    listed: tuple[Int[Tensor, "P"], Int[Tensor, "P"]] | None = None,
 ) -> Exclusion:
     """What may not stand for each query: its known positives, and its targets of this batch.
-
-    Args:
-        listed: further (query row, item id) pairs.
 
     Raises:
         InputError: a known positive is no item of the corpus.
     """
-    if listed is not None:
-        return exclusion_of(positives, num_items, known_positives, query_ids).and_also(*listed)
     several = in_rows(positives)
     rows, columns = (several >= 0).nonzero(as_tuple=True)
     if known_positives is None or query_ids is None:

@@ -53,8 +53,8 @@ def admit(
     return _each_once(positives) if positives.ndim == 2 else positives, query_ids, negatives
 
 
-def admit_excluded(queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """(query row, item id) of what may not stand for each query. Raises InputError: no [B, x]."""
+def admit_excluded(queries: Tensor, exclude: Tensor | None) -> Tensor | None:
+    """What may not stand for each query, as int64. Raises InputError: it is no [B, x]."""
     if exclude is None:
         return None
     if exclude.ndim != 2 or len(exclude) != len(queries):
@@ -63,9 +63,7 @@ def admit_excluded(queries: Tensor, exclude: Tensor | None) -> tuple[Tensor, Ten
             f"{tuple(exclude.shape)}",
             "pass one row for each query of the batch",
         )
-    exclude = _whole("exclude", exclude)
-    rows, columns = (exclude >= 0).nonzero(as_tuple=True)
-    return rows, exclude[rows, columns]
+    return _whole("exclude", exclude)
 
 
 def _whole(name: str, ids: Tensor) -> Tensor:
