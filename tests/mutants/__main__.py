@@ -9,36 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
-from tests.mutants import (
-    coordinates,
-    dealt_out,
-    draws,
-    hosts,
-    large_tables,
-    processes,
-    rows,
-    streaming,
-    streams,
-)
-from tests.mutants import sums_and_clusters as sums
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = (
-    coordinates,
-    dealt_out,
-    draws,
-    hosts,
-    large_tables,
-    processes,
-    rows,
-    streaming,
-    streams,
-    sums,
-)
-MUTANTS = [mutant for part in PARTS for mutant in part.MUTANTS]
+PARTS = sorted({file.stem for file in Path(__file__).parent.glob("*.py")} - {"__main__", "mutant"})
+MUTANTS = [mutant for part in PARTS for mutant in import_module(f"tests.mutants.{part}").MUTANTS]
 
 
 def run(source: Path, tests: str) -> int:

@@ -280,6 +280,28 @@ def test_weights_are_those_of_the_stream(weight, steps):
     assert cache.arrivals.position == len(stream)
 
 
+def test_weights_are_worked_out_once_a_change(monkeypatch):
+    """They go over all rows; a state and a removal are changes too."""
+    cache, other = cache_of(row_weight="dedup"), cache_of(row_weight="dedup")
+    counted, before = [], Arrivals.log_weights
+    monkeypatch.setattr(Arrivals, "log_weights", lambda *each: counted.append(1) or before(*each))
+    cache.receive(IDS[[1, 2, 2, 3]], FEATURES[[1, 2, 2, 3]])
+    cache.commit()
+    counted.clear()  # type checks look at every attribute
+    assert cache.log_weights is cache.log_weights
+    assert len(counted) == 1
+    assert not torch.equal(other.log_weights, cache.log_weights)
+    other.load_state_dict(cache.state_dict())
+    assert torch.equal(other.log_weights, cache.log_weights)
+    cache.remove(IDS[[2]])
+    assert not torch.equal(other.log_weights, cache.log_weights)
+
+
+def test_nothing_can_be_looked_up_before_anything_has_come():
+    with pytest.raises(nc.InputError, match="no item has come"):
+        cache_of()[IDS[:0]]
+
+
 def weights_of(kind, stream, held):
     """How many items the row of each stands for, from all that came."""
     chances = [stream.count(item) / len(stream) for item in held]

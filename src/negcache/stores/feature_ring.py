@@ -6,12 +6,13 @@ import torch
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
-from negcache.shapes import Bool, Int, Tensor
+from negcache.shapes import Int, Tensor
 from negcache.stores.feature_rows import (
     Features,
     Rows,
     form_of,
     gathered,
+    some,
     to_rows,
     widened,
     width_of,
@@ -100,7 +101,12 @@ class FeatureRing:
         self.new = {name: rows[left] for name, rows in self.new.items()}
 
     def of(self, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]) -> Rows:
-        """Features of items in slots (>= 0), or else of those that wait."""
+        """Features of items in slots (>= 0), or else of those that wait.
+
+        Raises InputError where nothing has come yet.
+        """
+        if not self.form:
+            raise InputError("features to look up", "no item has come", "cache.receive some first")
         slots, places, found = slots.cpu(), places.cpu(), {}
         held = slots >= 0
         for name, rows in self.rows.items():
@@ -109,14 +115,22 @@ class FeatureRing:
             found[name] = both
         return found
 
-    def differ(
-        self, features: Rows, slots: Int[Tensor, "M"], places: Int[Tensor, "M"]
-    ) -> Bool[Tensor, "M"]:
-        """Which items came with other features before."""
-        found = torch.zeros(len(slots), dtype=torch.bool)
-        for name, rows in self.of(slots, places).items():
-            found |= (rows != features[name]).view(len(rows), -1).any(dim=1)
-        return found
+    def check_same(
+        self, ids: Int[Tensor, "M"], features: Rows, slots: Int[Tensor, "M"], places: Tensor
+    ) -> None:
+        """Refuse other features of an item than it came with before. Raises InputError."""
+        known = (slots >= 0) | (places >= 0)
+        if not bool(known.any()):
+            return
+        features, differ = some(features, known), torch.zeros(int(known.sum()), dtype=torch.bool)
+        for name, rows in self.of(slots[known], places[known]).items():
+            differ |= (rows != features[name]).view(len(rows), -1).any(dim=1)
+        if bool(differ.any()):
+            raise InputError(
+                "the same features each time that an item comes",
+                f"others for item {int(ids[known].cpu()[differ][0])}",
+                "give a changed item an id of its own, or cache.remove(ids) first",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {

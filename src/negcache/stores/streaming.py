@@ -21,7 +21,7 @@ from negcache.stores.arrivals import (
     last_of_each,
 )
 from negcache.stores.feature_ring import FeatureRing
-from negcache.stores.feature_rows import Features, Rows, from_rows, some
+from negcache.stores.feature_rows import Features, from_rows, some
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
 from negcache.stores.ring import Ring
@@ -91,6 +91,7 @@ class StreamingCache:
         self.ring, self.features = Ring(size, device), FeatureRing(size)
         self.arrivals = Arrivals(row_weight, size, device)
         self.clock, self.refreshing = 0, False
+        self._weights: Tensor | None = None
 
     def __len__(self) -> int:
         """Ids are below this."""
@@ -129,7 +130,7 @@ class StreamingCache:
         rows = some(rows, last)
         slots, places = self._where(ids)
         new = (slots < 0) & (places < 0)
-        self._check_same(ids, rows, slots, places)
+        self.features.check_same(ids, rows, slots, places)
         check_room(int(new.sum()) + len(self.features.waiting), len(self.ring))
         self._settle()
         self.arrivals.come(every)
@@ -160,10 +161,13 @@ class StreamingCache:
 
     @property
     def log_weights(self) -> Float[Tensor, "S"] | None:
-        """log of how many items each row stands for; None: as ``coverage`` says."""
-        if not self.arrivals.has_counts:
-            return None
-        return self.arrivals.log_weights(self.ring)[self.shard.bounds]
+        """log of how many items each row stands for; None: as ``coverage`` says.
+
+        Kept until what is in the slots changes, or more is counted.
+        """
+        if self._weights is None and self.arrivals.has_counts:
+            self._weights = self.arrivals.log_weights(self.ring)[self.shard.bounds]
+        return self._weights
 
     @property
     def valid(self) -> Bool[Tensor, "S"]:
@@ -237,6 +241,7 @@ class StreamingCache:
         slots = self.ring.slots(ids)
         self._let_go(slots[slots >= 0])
         self.ring.clear(slots[slots >= 0])
+        self._weights = None
 
     def observe(self, observer: Observer, name: str | None = None) -> None:
         """Tell it of every change, as long as somebody holds it; its state is saved with this."""
@@ -251,6 +256,7 @@ class StreamingCache:
         self.table.load_state_dict(state)
         for name in ("ring", "features", "arrivals"):
             getattr(self, name).load_state_dict(state[name])
+        self._weights = None
         self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
         self.observers.load_state_dict(state, self.shard)
 
@@ -271,6 +277,8 @@ class StreamingCache:
         return slots
 
     def _settle(self) -> None:
+        """Other items are in the slots, or what came has its slots."""
+        self._weights = None
         if not len(self.features.waiting):
             self.arrivals.settle()
 
@@ -287,14 +295,3 @@ class StreamingCache:
         wanted = wanted & (here >= 0)
         with self.observers.change(self, here[wanted]):
             self.table.write(here[wanted], rows[wanted], self.clock)
-
-    def _check_same(self, ids: Tensor, rows: Rows, slots: Tensor, places: Tensor) -> None:
-        if not bool((known := (slots >= 0) | (places >= 0)).any()):
-            return
-        differ = self.features.differ(some(rows, known), slots[known], places[known])
-        if bool(differ.any()):
-            raise InputError(
-                "the same features each time that an item comes",
-                f"others for item {int(ids[known][differ][0])}",
-                "give a changed item an id of its own, or cache.remove(ids) first",
-            )
