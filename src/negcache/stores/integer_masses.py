@@ -62,6 +62,8 @@ class _Product:
         self.excluded, self.whose = rows.exclude.ids[order], rows.exclude.rows[order].numpy()
         self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
         self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
+        self.all_alike = rows.log_weights is None and bool(rows.valid.all())
+        self.nothing = torch.zeros(ROWS)
 
     def sum_up(self, first: int, block: QuantizedRows) -> Float[Tensor, "blocks B"]:
         """Base-2 log-masses of the rows from ``first`` on."""
@@ -91,6 +93,8 @@ class _Product:
 
     def _bias(self, slots: slice) -> Float[Tensor, "c"]:
         """Base-2 weights of the rows; -inf where none may stand."""
+        if self.all_alike:
+            return self.nothing[: slots.stop - slots.start]
         valid, weights = self.rows.valid[slots], self.rows.log_weights
         bias = torch.zeros(len(valid)) if weights is None else weights[slots].float() * LOG2_E
         return bias.masked_fill(~valid, -torch.inf)
