@@ -5,6 +5,7 @@ from negcache.stores.live import LiveTable
 from negcache.stores.low_rank import LowRankCache
 from negcache.stores.reencoders import Corrector, Identity, Ridge
 from negcache.stores.refresh import Oldest, Snapshot
+from negcache.stores.side_by_side import SideBySide
 from negcache.stores.streaming import StreamingCache
 from negcache.stores.subset import SubsetCache
 
@@ -16,6 +17,7 @@ __all__ = [
     "LowRankCache",
     "Oldest",
     "Ridge",
+    "SideBySide",
     "Snapshot",
     "StreamingCache",
     "SubsetCache",

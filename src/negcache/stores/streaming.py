@@ -37,8 +37,8 @@ class StreamingCache:
     at the end of the step. No slot is a negative before it has been written. An item that comes
     again keeps its slot, and counts as new. Source: Lindgren et al., NeurIPS 2021, streaming.
 
-    Among several processes each has the embeddings of its share of the slots; ids and features all
-    of them have, and what one receives all receive.
+    Among several processes each has the embeddings of its share of the slots; all of them have ids
+    and features, and receive what one receives.
 
     Args:
         size: S.
@@ -99,15 +99,14 @@ class StreamingCache:
 
     def __getitem__(self, ids: Int[Tensor, "M"], /) -> Features:
         """Features of items that have a slot, or wait for one."""
-        slots, places = self._where(ids)
-        unknown = (slots < 0) & (places < 0)
+        unknown = ~self.knows(ids)
         if bool(unknown.any()):
             raise InputError(
                 "items that have come and not left",
                 f"{int(unknown.sum())} others, the first of id {int(ids[unknown.cpu()][0])}",
                 "cache.receive(ids, features) of the batch's positives before the loss",
             )
-        return from_rows(self.features.of(slots, places), self.features.form)
+        return from_rows(self.features.of(*self._where(ids)), self.features.form)
 
     @torch.no_grad()
     def receive(self, ids: Int[Tensor, "M"], features: Features) -> None:
@@ -138,9 +137,14 @@ class StreamingCache:
         self.features.again(places[places >= 0], when[places >= 0])
         self.features.wait(ids[new], when[new], some(rows, new))
 
+    def knows(self, ids: Int[Tensor, "M"]) -> Bool[Tensor, "M"]:
+        """Which items have a slot, or wait for one."""
+        slots, places = self._where(ids)
+        return (slots >= 0) | (places >= 0)
+
     @property
     def some_id(self) -> int:
-        """Of an item whose features are here, where any are."""
+        """Its features are here, where any are."""
         return int(self.ring.held.max())
 
     @property
@@ -256,8 +260,7 @@ class StreamingCache:
         self.table.load_state_dict(state)
         for name in ("ring", "features", "arrivals"):
             getattr(self, name).load_state_dict(state[name])
-        self._weights = None
-        self.clock, self.refreshing = int(state["clock"]), bool(state["refreshing"])
+        self.clock, self.refreshing, self._weights = state["clock"], state["refreshing"], None
         self.observers.load_state_dict(state, self.shard)
 
     def _where(self, ids: Tensor) -> tuple[Tensor, Tensor]:
