@@ -13,6 +13,7 @@ from negcache.exclusion import Exclusion
 from negcache.interfaces import DensitySampler, DrawSampler, Noise, Proposal, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.ops.shards import Masses, Turns
+from negcache.pooled import log_expected
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -104,8 +105,10 @@ class ItemProposal:
 
     def log_expected(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
         """log of how often each item is expected in one draw for every query."""
-        found = torch.logsumexp(self._log_prob_here(ids), dim=0)
-        return found if self.masses is None else self.masses.mesh.largest(found)
+        if self.masses is None:
+            return log_expected(self.proposal, self.request, ids)
+        found = log_expected(self.proposal, self.request, ids, self.masses.log_share)
+        return self.masses.mesh.largest(found)
 
     def _log_prob_here(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
         """As ``log_prob``; -inf too where another process holds the row."""
@@ -220,30 +223,6 @@ def use_columns(
             columns, log_weight = columns[:, :0], log_weight[:, :0]
             log_share = None if log_share is None else log_share[:, :0]
     return Draw(ids, columns, log_weight, log_z, log_share, metrics=metrics or {})
-
-
-def share(
-    ids: Int[Tensor, "M"],
-    seen: Int[Tensor, "M"],
-    log_expected: Float[Tensor, "M"] | Float[Tensor, "B M"],
-    request: Request,
-) -> Draw:
-    """Let the draws of all queries stand for every query of the batch.
-
-    The weight of item j is ``log(count seen) - log(count expected)``, -inf where j may not stand
-    for a query, or was not to be expected at all. Unbiased for every Z_b-.
-
-    Args:
-        ids: distinct.
-        seen: how often each was drawn, by any query.
-        log_expected: log of how often each was to be expected; per query where they differ.
-        request: what was asked.
-    """
-    weight = seen.to(log_expected.dtype).log() - log_expected
-    weight = weight.masked_fill_(log_expected == -torch.inf, -torch.inf)
-    weight = weight.expand(len(request.queries), -1).to(request.queries.dtype, copy=True)
-    weight[request.exclude.among(ids)] = -torch.inf
-    return Draw(ids, None, weight)
 
 
 def given(negatives: Int[Tensor, "B h"], exclude: Exclusion, dtype: torch.dtype) -> Draw:

@@ -33,7 +33,7 @@ def log_q_corrected(logits: Float[Tensor, "B k"], draw: Draw) -> Float[Tensor, "
     ``w_j = -log(expected number of times j is drawn)``, and the fresh score replaces the stale one.
     Use it for many draws per query. Source: Bengio & Senecal 2008; Blanc & Rendle 2018, section 2.
     """
-    return logits + draw.log_weight
+    return draw.weighted(logits)
 
 
 def cached_partition(logits: Float[Tensor, "B k"], draw: Draw) -> Float[Tensor, "B k"]:

@@ -222,6 +222,9 @@ class Proposal:
             that scores some of the rows. The law is then itself drawn, without regard to scores.
         is_softmax: whether ``exp(log_mass)`` is the sum of exp(s~) over the rows that it reaches,
             the partition function that the ``cached_partition`` estimator takes.
+        log_expected: slots [M], -1 for none, and log-weights of the queries [B] or None -> log of
+            the sum over the queries of q_b(slot), each times its weight, what is excluded left out;
+            None: it is summed up from ``log_prob``. For laws that know it at less cost.
         spends_last_first: which uniform of a draw picks among consecutive parts of the rows by
             their cumulative mass: the last; False: the first.
     """
@@ -232,6 +235,7 @@ class Proposal:
     store: Store | None = None
     coverage: float = 1.0
     is_softmax: bool = False
+    log_expected: Callable[[Int[Tensor, "M"], Tensor | None], Float[Tensor, "M"]] | None = None
     spends_last_first: bool = False
 
 

@@ -159,46 +159,68 @@ class Rest:
 class Draw:
     """A weighted subset of the items whose weighted exponentials estimate the partition function.
 
-    ``Z_b ~ exp(s_b+) + sum_j exp(s_bj + log_weight_bj)``. Plain detached data: it can be saved,
-    injected in a test, or sent to another process.
+    ``Z_b ~ exp(s_b+) + sum_j exp(s_bj + weight_j)`` over what may stand for the query. Plain
+    detached data: it can be saved, injected in a test, or sent to another process.
 
     Args:
         ids: distinct items; each is encoded once for the whole batch.
         columns: positions in ``ids`` that stand for each query; None: every id stands for every
             query, and the other fields have ``M`` columns instead of ``m``.
-        log_weight: -inf where an item may not stand for the query.
+        weight: log of how many items each stands for; -inf: for none. [k] where that is the same
+            for all queries.
         log_z: the sampler's own estimate of log sum exp over the query's negatives.
         log_share: log of each draw's share of ``log_z``; shares of a row sum to 1.
         rest: what stands for the items that were scored but not drawn; None: nothing does.
+        masked: the columns that do not stand for each query beside; None: ``weight`` says all.
         metrics: what else the sampler says of the draw, means over the queries, for the report.
     """
 
     ids: Int[Tensor, "M"]
     columns: Int[Tensor, "B m"] | None
-    log_weight: Float[Tensor, "B k"]
+    weight: Float[Tensor, "*B k"]
     log_z: Float[Tensor, "B"] | None = None
     log_share: Float[Tensor, "B k"] | None = None
     rest: Rest | None = None
+    masked: Exclusion | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = self.ids.numel() if self.columns is None else self.columns.shape[1]
-        if self.log_weight.shape[1] != columns:
+        if self.weight.shape[-1] != columns:
             raise InputError(
                 f"a log-weight for each of the {columns} columns of the draw",
-                f"log_weight of shape {tuple(self.log_weight.shape)}",
+                f"weights of shape {tuple(self.weight.shape)}",
                 "give one column per id, or one per entry of `columns`",
             )
 
+    @property
+    def log_weight(self) -> Float[Tensor, "B k"]:
+        """The weights as a table, -inf where an item may not stand: to look at, it is large."""
+        rows = len(self.weight) if self.masked is None else self.masked.num_rows
+        return self.weighted(self.weight.new_zeros(rows, self.weight.shape[-1]))
+
+    def weighted(self, logits: Float[Tensor, "B k"]) -> Float[Tensor, "B k"]:
+        """Scores with what each item stands for; -inf where it may not stand."""
+        found = logits + self.weight
+        if self.masked is not None and len(self.masked.ids):
+            found = found.index_put(
+                (self.masked.rows, self.masked.ids), found.new_tensor(-torch.inf)
+            )
+        return found
+
     def of(self, rows: slice) -> "Draw":
         """What stands for some of the queries; all items are still listed."""
+        masked = self.masked
+        if masked is not None:
+            masked = masked.slice(*rows.indices(masked.num_rows)[:2])
         return replace(
             self,
             columns=None if self.columns is None else self.columns[rows],
-            log_weight=self.log_weight[rows],
+            weight=self.weight if self.weight.ndim == 1 else self.weight[rows],
             log_z=None if self.log_z is None else self.log_z[rows],
             log_share=None if self.log_share is None else self.log_share[rows],
             rest=None if self.rest is None else self.rest.of(rows),
+            masked=masked,
         )
 
 

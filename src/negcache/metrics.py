@@ -21,10 +21,9 @@ class Recorder:
 
     def restart(self) -> None:
         self.losses: Tensor | None = None
-        self.terms: Tensor | None = None
+        self.sizes: Tensor | None = None
         self.staleness: Tensor | None = None
-        self.masked: Tensor | None = None
-        self.sampler: dict[str, float] = {}
+        self.draw: Draw | None = None
         self.encoded_grad = self.encoded_nograd = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -35,10 +34,12 @@ class Recorder:
         yield
         self.seconds[name] += time.perf_counter() - start
 
-    def record_step(self, losses: Tensor, terms: Tensor, draw: Draw, encoded: int) -> None:
-        """One forward pass: its losses, its terms, the sampler's draw."""
-        self.losses, self.terms = losses.detach(), terms.detach()
-        self.masked, self.sampler = draw.log_weight == -torch.inf, draw.metrics
+    def record_step(
+        self, losses: Tensor, log_sum: Tensor, log_squares: Tensor, draw: Draw, encoded: int
+    ) -> None:
+        """One forward pass: its losses, sums of its terms and of their squares, the draw."""
+        self.losses, self.draw = losses.detach(), draw
+        self.sizes = effective_sample_size(log_sum, log_squares)
         self.encoded_grad += encoded
 
     def record_staleness(
@@ -58,24 +59,33 @@ class Recorder:
         """The metrics of the last step and the counts since the last report; then start anew."""
         report = StepReport(
             loss=_mean(self.losses),
-            effective_sample_size=_mean(effective_sample_size(self.terms)),
+            effective_sample_size=_mean(self.sizes),
             staleness=_mean(self.staleness),
-            masked_hits=_mean(self.masked),
+            masked_hits=float("nan") if self.draw is None else masked_share(self.draw),
             encoded_grad=self.encoded_grad,
             encoded_nograd=self.encoded_nograd,
             seconds=dict(self.seconds),
-            sampler=self.sampler,
+            sampler={} if self.draw is None else self.draw.metrics,
         )
         self.restart()
         return report
 
 
-def effective_sample_size(log_terms: Float[Tensor, "B k"] | None) -> Float[Tensor, "B"] | None:
+def effective_sample_size(
+    log_sum: Float[Tensor, "B"], log_squares: Float[Tensor, "B"]
+) -> Float[Tensor, "B"]:
     """``(sum v)^2 / sum v^2`` of each query's terms, between 1 and k; 0 for a query without any."""
-    if log_terms is None:
-        return None
-    size = (2 * torch.logsumexp(log_terms, 1) - torch.logsumexp(2 * log_terms, 1)).exp()
-    return size.nan_to_num(nan=0.0)
+    return (2 * log_sum - log_squares).exp().nan_to_num(nan=0.0)
+
+
+def masked_share(draw: Draw) -> float:
+    """The share of the (query, column) pairs of a draw that do not stand; NaN: there are none."""
+    lost = draw.weight == -torch.inf
+    if draw.masked is None or lost.ndim == 2:
+        return _mean(draw.log_weight == -torch.inf)
+    rows, columns = draw.masked.num_rows, draw.masked.ids
+    pairs = rows * int(lost.sum()) + int((~lost[columns]).sum())
+    return pairs / (rows * len(lost)) if rows and len(lost) else float("nan")
 
 
 def _mean(values: Tensor | None) -> float:

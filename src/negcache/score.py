@@ -110,6 +110,11 @@ class DotScore(nn.Module):
         return logits.abs() if self.absolute else logits
 
 
+def is_product(score: Score) -> bool:
+    """Whether logits are ``scale <query, item>``, and nothing else."""
+    return isinstance(score, DotScore) and not score.absolute
+
+
 class Reshaped:
     """A function of another score's logits, as the score that a sampler draws by.
 

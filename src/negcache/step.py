@@ -12,8 +12,9 @@ from negcache.estimators import log_q_corrected, softmax_loss
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Estimator, Known, Sampler
 from negcache.messages import Draw, Request, in_rows
+from negcache.ops.pool_sum import LogSums, log_sums, pool_sums
 from negcache.ops.rest import item_grad_scale, linear_term
-from negcache.score import Score
+from negcache.score import Score, is_product
 from negcache.shapes import Float, Int, Tensor
 from negcache.validation import check_known
 
@@ -42,10 +43,17 @@ class Encoded(NamedTuple):
 
 
 class SampledLoss(NamedTuple):
-    """-log p+ of each query (nats), and the terms of its partition function beside the positive."""
+    """-log p+ of each query (nats), and sums of the terms of its partition function.
+
+    Args:
+        losses: with gradient.
+        log_sum: of the terms beside the positive, detached.
+        log_squares: of their squares.
+    """
 
     losses: Float[Tensor, "B"]
-    log_terms: Float[Tensor, "B k"]
+    log_sum: Float[Tensor, "B"]
+    log_squares: Float[Tensor, "B"]
 
 
 def exclusion_of(
@@ -109,16 +117,30 @@ def sampled_loss(
     score: Score,
 ) -> SampledLoss:
     """Fresh scores of the positives and of what was drawn, and what is left to the store."""
-    terms = []
+    sums = []
     for rows, (drawn, estimator) in zip(items.drawn, draws, strict=True):
         if drawn.rest is not None:
             rows = item_grad_scale(rows, drawn.rest.inclusion)
             rest = drawn.rest.log_mass, drawn.rest.mean
-            terms.append(linear_term(*rest, queries, score.scale))
-        terms.append(estimator(_logits(queries, rows, drawn, score), drawn))
-    log_terms = torch.cat(terms, dim=1)
-    losses = softmax_loss(score.paired(queries, items.targets), log_terms)
-    return SampledLoss(mean_of_positives(losses, positives), log_terms)
+            sums.append(log_sums(linear_term(*rest, queries, score.scale)))
+        sums.append(_sums_of(queries, rows, drawn, estimator, score))
+    parts, squares = (torch.stack(each, dim=1) for each in zip(*sums, strict=True))
+    losses = softmax_loss(score.paired(queries, items.targets), parts)
+    found = (torch.logsumexp(each.detach(), dim=1) for each in (parts, squares))
+    return SampledLoss(mean_of_positives(losses, positives), *found)
+
+
+def _sums_of(
+    queries: Float[Tensor, "B D"],
+    rows: Float[Tensor, "M D"],
+    drawn: Draw,
+    estimator: Estimator,
+    score: Score,
+) -> LogSums:
+    """The terms of one draw, summed up: in one pass where they are scaled products and weights."""
+    if drawn.masked is not None and estimator is log_q_corrected and is_product(score):
+        return pool_sums(queries * score.scale, rows, drawn.weight, drawn.masked)
+    return log_sums(estimator(_logits(queries, rows, drawn, score), drawn))
 
 
 def mean_of_positives(

@@ -10,9 +10,10 @@ from roster import ROSTER, problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.draws import given, share
+from negcache.draws import given
 from negcache.estimators import cached_partition, log_q_corrected, softmax_loss
 from negcache.interfaces import Proposal
+from negcache.pooled import share
 from negcache.testing import reference
 from negcache.testing.conformance import check_estimator, check_sampler
 

@@ -117,11 +117,11 @@ def keep_the_positive(draw, request):
 
 
 def forget_the_number_of_draws(draw, request):
-    return replace(draw, log_weight=draw.log_weight + math.log(6))
+    return replace(draw, weight=draw.log_weight + math.log(6))
 
 
 def weights_with_gradient(draw, request):
-    return replace(draw, log_weight=draw.log_weight.clone().requires_grad_())
+    return replace(draw, weight=draw.log_weight.clone().requires_grad_())
 
 
 @pytest.mark.parametrize(

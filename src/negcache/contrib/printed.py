@@ -38,5 +38,5 @@ class ChainAsPrinted:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         draw = self.sampler.draw(request, generator)
-        weight = draw.log_weight.masked_fill(draw.log_weight > -torch.inf, 0.0)
-        return replace(draw, log_weight=weight, log_z=None, log_share=None)
+        weight = draw.weight.masked_fill(draw.weight > -torch.inf, 0.0)
+        return replace(draw, weight=weight, log_z=None, log_share=None)

@@ -1,21 +1,21 @@
 """Samplers made of samplers, written once over proposals: share, mix, choose again."""
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
 
-from negcache.draws import ItemProposal, draw, propose, share
+from negcache.draws import ItemProposal, draw, propose
 from negcache.errors import InputError
 from negcache.interfaces import DensitySampler, Noise, Proposal, Sampler, Store
 from negcache.messages import Draw, Request
-from negcache.ops.two_stage import invert_cdf
+from negcache.ops.scored_rows import ScoredRows
+from negcache.pooled import alike, log_expected, share
+from negcache.samplers.cached import propose_softmax
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import project_items, project_queries
 from negcache.validation import check_popularity
-
-ROWS = 256
-"""Rows of a pool that are held at a time: a bound on memory."""
 
 
 class SharedDraws:
@@ -79,7 +79,7 @@ class SharedDraws:
 
     def _joined(
         self, proposal: ItemProposal, ids: Int[Tensor, "M"], log_times: float
-    ) -> Float[Tensor, "B M"]:
+    ) -> Float[Tensor, "*B M"]:
         """log of how often each item is expected among the draws and the others' positives."""
         assert self.log_popularity is not None
         by_draws = proposal.log_expected(ids) + log_times
@@ -87,7 +87,7 @@ class SharedDraws:
         # what the batch reaches needs no help of it
         covered = by_draws + proposal.log_coverage(ids)
         by_draws = by_draws.where(log_pi > -torch.inf, covered)
-        by_batch = proposal.request.others.to(by_draws).log() + log_pi
+        by_batch = alike(proposal.request.others).to(by_draws).log() + log_pi
         return torch.logaddexp(by_draws, by_batch)
 
 
@@ -187,26 +187,24 @@ class Resampled:
         pool = draw(self.pool, request, generator)
         if not len(pool.ids):  # nobody may draw anything
             return pool
-        noise = request.uniforms(generator, self.num_negatives)
-        logits = self._scores(request, pool.ids).double() + pool.log_weight
-        log_norm = torch.logsumexp(logits, dim=1, keepdim=True)
-        alive = log_norm.squeeze(1) > -torch.inf  # a query that may draw something of the pool
-        drawn = invert_cdf(logits[alive], noise[alive])
-        places, seen = torch.unique(drawn, return_counts=True)
-        log_chance = (logits - log_norm)[alive][:, places]
-        log_expected = torch.logsumexp(log_chance, dim=0) + math.log(self.num_negatives)
-        weight = pool.log_weight[:, places] + (seen.double().log() - log_expected)
+        assert pool.masked is not None
+        over = replace(request, exclude=pool.masked)  # the pool's columns are its items
+        choice = propose_softmax(self.store, self._rows(over, pool), self.num_negatives, False)
+        choice = replace(choice, store=None, coverage=1.0)
+        places, log_q = choice.draw(over.noise(generator))
+        places, seen = torch.unique(places[log_q > -torch.inf], return_counts=True)
+        expected = log_expected(choice, over, places) + math.log(self.num_negatives)
+        chosen = share(places, seen, expected, over)
+        weight = pool.weight[places] + chosen.weight
         metrics = pool.metrics | {"pool": float(len(pool.ids))}
-        return Draw(pool.ids[places], None, weight.to(request.queries.dtype), metrics=metrics)
+        return replace(chosen, ids=pool.ids[places], weight=weight, metrics=metrics)
 
-    def _scores(self, request: Request, ids: Int[Tensor, "U"]) -> Float[Tensor, "B U"]:
-        """Stored scores of every query against the pool; an item that is not stored scores 0."""
-        slots = self.store.slots(ids)
+    def _rows(self, request: Request, pool: Draw) -> ScoredRows:
+        """Stored rows of the pool, of all processes; an item that is not stored scores 0."""
+        slots = self.store.slots(pool.ids)
         held = (slots >= 0) & self.store.valid[slots.clamp_min(0)]
-        mesh = self.store.shard.mesh
         queries = project_queries(self.store, request.queries)
-        parts = []
-        for some in slots.clamp_min(0).split(ROWS):
-            items = project_items(self.store, self.store.rows(some))
-            parts.append(request.score(queries, items.to(queries.dtype)))
-        return mesh.from_owners(torch.cat(parts, dim=1).where(held, 0.0), held)
+        rows = project_items(self.store, self.store.rows(slots.clamp_min(0))).to(queries.dtype)
+        rows = self.store.shard.mesh.from_owners(rows.where(held[:, None], 0.0), held)
+        found = ScoredRows.of(queries, rows, request.score, request.exclude)
+        return replace(found, log_weights=pool.weight.to(queries.dtype))

@@ -23,7 +23,9 @@ class FullSoftmax:
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)
-        like = request.queries
-        weight = torch.zeros(len(like), self.num_items, dtype=like.dtype, device=like.device)
-        weight[request.exclude.rows, request.exclude.ids] = -torch.inf
-        return Draw(torch.arange(self.num_items, device=like.device), None, weight)
+        weight = torch.zeros(
+            self.num_items, dtype=request.queries.dtype, device=request.queries.device
+        )
+        return Draw(
+            torch.arange(self.num_items, device=weight.device), None, weight, masked=request.exclude
+        )

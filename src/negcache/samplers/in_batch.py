@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from negcache.messages import Draw, Request
+from negcache.pooled import alike, masked_of
 from negcache.shapes import Float, Tensor
 from negcache.validation import check_popularity
 
@@ -35,13 +36,12 @@ class InBatch:
         self._warn_of_one(len(request.queries))
         ids, counts = torch.unique(request.targets, return_counts=True)
         weight = counts.to(request.queries.dtype).log()  # c equal entries are one of weight log c
-        masked = request.exclude.mask(ids)  # the query's own positive is among them
         if self.log_popularity is not None:
             request.over(len(self.log_popularity))
             log_pi = self.log_popularity.to(weight)[ids]
-            weight = weight - log_pi - request.others.clamp_min(1).to(weight).log()
-            masked = masked | (log_pi == -torch.inf)
-        return Draw(ids, None, weight.expand(masked.shape).masked_fill(masked, -torch.inf))
+            others = alike(request.others).clamp_min(1).to(weight).log()
+            weight = (weight - log_pi - others).masked_fill(log_pi == -torch.inf, -torch.inf)
+        return Draw(ids, None, weight, masked=masked_of(request, ids))  # the query's own positive
 
     def _warn_of_one(self, num_queries: int) -> None:
         """Once: a loss of 0 looks like success."""

@@ -8,7 +8,8 @@ from negcache.errors import InputError
 from negcache.interfaces import Noise, Proposal
 from negcache.messages import Request
 from negcache.ops.alias import AliasTable, build_alias, draw_alias
-from negcache.shapes import Float, Int, Tensor
+from negcache.ops.uniform import log_sum_of_allowed
+from negcache.shapes import Float, Float64, Int, Tensor
 from negcache.validation import count_items
 
 
@@ -56,7 +57,11 @@ class Popularity:
         def log_prob(ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
             return log_q[ids].expand(len(request.queries), -1)
 
-        return Proposal(draw, log_prob)
+        def log_expected(ids: Int[Tensor, "M"], _: Tensor | None) -> Float64[Tensor, "M"]:
+            alike = log_q.new_zeros(len(request.queries))
+            return log_sum_of_allowed(alike, request.exclude, ids) + log_q[ids]
+
+        return Proposal(draw, log_prob, log_expected=log_expected)
 
     def _move_to(self, device: torch.device) -> None:
         """The tables move to where the queries are."""

@@ -17,6 +17,7 @@ from negcache.messages import Draw, Request, Rest
 from negcache.ops.rest import inclusion_chances, systematic
 from negcache.ops.shards import Masses
 from negcache.ops.two_stage import masked_chunks, scan
+from negcache.pooled import masked_of
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 from negcache.stores.reading import embeddings, refuse_weights, scored_rows
 
@@ -116,8 +117,8 @@ def draw_with_rest(
         (mean / left.clamp_min(tiny)[:, None]).masked_fill(none[:, None], 0.0),
         inclusion.to(left.dtype),
     )
-    weight = torch.zeros(masked.shape, dtype=left.dtype, device=left.device)
-    return Draw(ids, None, weight.masked_fill(masked, -torch.inf), rest=rest)
+    weight = torch.zeros_like(inclusion, dtype=left.dtype).masked_fill(~valid, -torch.inf)
+    return Draw(ids, None, weight, rest=rest, masked=masked_of(request, ids))
 
 
 def _chosen(

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from negcache.draws import from_weights, plain, share
+from negcache.draws import from_weights, plain
 from negcache.errors import InputError
 from negcache.indexes import top_k
 from negcache.interfaces import Store
@@ -13,6 +13,7 @@ from negcache.messages import Draw, Request
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.shards import Masses, best_of_all
 from negcache.ops.uniform import draw_allowed
+from negcache.pooled import share
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import project_items, scored_rows

@@ -7,8 +7,8 @@ import torch
 from negcache.errors import InputError
 from negcache.interfaces import Noise, Proposal
 from negcache.messages import Request
-from negcache.ops.uniform import draw_allowed
-from negcache.shapes import Float, Int, Tensor
+from negcache.ops.uniform import draw_allowed, log_sum_of_allowed
+from negcache.shapes import Float, Float64, Int, Tensor
 from negcache.validation import count_items
 
 
@@ -44,4 +44,7 @@ class Uniform:
         def log_prob(ids: Int[Tensor, "M"]) -> Float[Tensor, "B M"]:
             return log_q.expand(-1, len(ids))
 
-        return Proposal(draw, log_prob, log_mass)
+        def log_expected(ids: Int[Tensor, "M"], _: Tensor | None) -> Float64[Tensor, "M"]:
+            return log_sum_of_allowed(log_q.squeeze(1), request.exclude, ids)
+
+        return Proposal(draw, log_prob, log_mass, log_expected=log_expected)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from negcache.ops.quantized import QuantizedRows, quantize
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.two_stage import BLOCK, LOG2_E
-from negcache.score import DotScore
+from negcache.score import is_product
 from negcache.shapes import Float, Tensor
 from negcache.stores.row_memory import QuantizedChunks
 
@@ -33,8 +33,11 @@ def integer_masses(chunks: QuantizedChunks, rows: ScoredRows) -> Float[Tensor, "
         another than a scaled inner product.
     """
     score, queries = rows.score, rows.queries
-    linear = isinstance(score, DotScore) and not score.absolute
-    if not (linear and queries.dtype == torch.float32 and has_integer_products(queries.device)):
+    if not (
+        is_product(score)
+        and queries.dtype == torch.float32
+        and has_integer_products(queries.device)
+    ):
         return None
     found = queries.new_empty(len(queries), -(-rows.num_rows // BLOCK))
     product = _Product(rows, score.scale * LOG2_E)
