@@ -17,7 +17,7 @@ from negcache.encoder import ItemEncoder, Progress
 from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.generators import Generators
-from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
+from negcache.interfaces import Corpus, Estimator, Known, Learner, Sampler, Store
 from negcache.messages import Request, StepReport, gather_columns
 from negcache.metrics import Recorder
 from negcache.optimizer_steps import OptimizerSteps
@@ -134,6 +134,7 @@ class SoftmaxLoss(nn.Module):
         training = self.training and torch.is_grad_enabled()
         check_weighting(weight, reduction, len(queries), training and Mesh.now().size > 1)
         mesh = self._prepare(queries, training)
+        self._begin(queries, positives)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
             asked = self._ask(queries.detach(), positives, query_ids, exclude, training)
@@ -150,6 +151,7 @@ class SoftmaxLoss(nn.Module):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
             found = sampled_loss(queries, asked.positives[mine], items.of(mine), draws, self.score)
         if training:
+            self._learn(asked, items)
             self._recorder.record_step(*found, draws[0][0], mesh.parts(len(items.ids))[mesh.rank])
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
@@ -222,6 +224,8 @@ class SoftmaxLoss(nn.Module):
         """What is no weight: store, clock, noise. Those of several processes add up to one's."""
         filled = len(self.corpus) if self._filled is self.store else 0
         state: dict[str, Any] = {"generator": self.generators.get_state(), "filled": filled}
+        if isinstance(self.sampler, Learner):
+            state["sampler"] = self.sampler.state_dict()
         if self.store is not None:
             state["store"] = self.store.state_dict()
         return state
@@ -229,6 +233,8 @@ class SoftmaxLoss(nn.Module):
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Restore what ``own_state`` gave: of this process, or of all together."""
         self.generators.set_state(state["generator"])
+        if isinstance(self.sampler, Learner):
+            self.sampler.load_state_dict(state["sampler"])
         if self.store is not None:
             check_saved_store(state)
             self.store.load_state_dict(state["store"])
@@ -290,6 +296,18 @@ class SoftmaxLoss(nn.Module):
         for some, rows in self.encoder.encode_all(ids, size, progress, most):
             self.store.write(some, rows)
         self._recorder.encoded_nograd += len(ids)
+
+    def _begin(self, queries: Tensor, positives: Tensor) -> None:
+        """Tell a sampler that learns what a step costs, once."""
+        if isinstance(self.sampler, Learner) and not self.sampler.has_begun:
+            some = positives[positives >= 0][:8]
+            trained = sum(each.numel() for each in self.parameters() if each.requires_grad)
+            self.sampler.begin(*queries.shape, self.encoder.flops(some), trained)
+
+    def _learn(self, asked: Request, items: Encoded) -> None:
+        """Tell a sampler that learns what came of its draw."""
+        if isinstance(self.sampler, Learner):
+            self.sampler.learn(asked, items.drawn[0].detach(), items.targets.detach())
 
     def _remember(self, items: Encoded, training: bool) -> None:
         """Write back every row encoded in this step, positives and negatives."""

@@ -48,7 +48,7 @@ def chances(
 def relative_noise(
     found: Chances,
     stands_for: Float[Tensor, "M"],
-    expected: Float64[Tensor, "L M"],
+    rarity: Float64[Tensor, "L M"],
     queries: int,
 ) -> Float64[Tensor, "L"]:
     """Noise of the negatives over the noise of the batch, in the square, under each of L laws.
@@ -58,7 +58,7 @@ def relative_noise(
     Args:
         found: of some of the queries.
         stands_for: how many items each of the pool stands for.
-        expected: how often each item is to be expected under each law.
+        rarity: 1 / e of each item under each law, or what that is to be expected.
         queries: of the whole batch, B.
     """
     p = found.softmax.double()
@@ -66,7 +66,7 @@ def relative_noise(
     squares = p.square().sum(dim=0)
     # of all B queries, from pairs among the b that were looked at
     pairs = (p.sum(dim=0).square() - squares).clamp_min(0) * ((queries - 1) / max(len(p) - 1, 1))
-    per_item = stands_for.double() / expected.clamp_min(1e-30)
+    per_item = stands_for.double() * rarity
     by_query = (per_item * squares).sum(dim=1) / signal
     by_item = (per_item * (squares + pairs)).sum(dim=1) / signal
     return (by_query + by_item) / 2

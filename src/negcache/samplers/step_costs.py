@@ -62,14 +62,14 @@ class StepCosts:
         """Encoding every item once."""
         return self.num_items * self.looking
 
-    def step(self, drawn: int, scans: bool, refreshed: int = 0) -> float:
+    def step(self, drawn: int, scored: float = 0.0, refreshed: int = 0) -> float:
         """A whole step.
 
         Args:
             drawn: negatives beside the batch's positives.
-            scans: whether some are drawn by a pass over the store.
+            scored: share of the store that some are drawn from.
             refreshed: rows encoded anew in it.
         """
         fixed = 2 * self.queries * self.encoding + self.parameters * PARAMETER
         found = fixed + (self.queries + drawn) * self.column + drawn * self.encoding
-        return found + scans * self.scan + refreshed * self.looking
+        return found + scored * self.scan + refreshed * self.looking
