@@ -275,38 +275,6 @@ class DrawSampler(Sampler, Protocol):
     def draw(self, request: Request, generator: torch.Generator) -> Draw: ...
 
 
-@runtime_checkable
-class Learner(Protocol):
-    """A sampler that learns from what came of its draws; its state is saved with the loss'."""
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it knows what a step costs."""
-        ...
-
-    def begin(self, queries: int, dim: int, tower_flops: int, parameters: int) -> None:
-        """Before the first draw.
-
-        Args:
-            queries: of a batch.
-            dim: of embeddings.
-            tower_flops: of one item through the item tower, forward.
-            parameters: numbers that are trained.
-        """
-        ...
-
-    def learn(
-        self, request: Request, rows: Float[Tensor, "M D"], targets: Float[Tensor, "B p D"]
-    ) -> None:
-        """A training step was made with the last draw: fresh rows of what was drawn, and of the
-        queries' positives."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 Estimator = Callable[[Float[Tensor, "B k"], Draw], Float[Tensor, "B k"]]
 """(fresh scores of the draw, the draw) -> log-terms whose logsumexp estimates log Z_b-."""
 

@@ -10,10 +10,12 @@ import torch
 from negcache.distributed import Mesh
 from negcache.draws import ItemProposal, propose
 from negcache.errors import InputError
+from negcache.interfaces import Corpus, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.pooled import alike, share
 from negcache.samplers.budget import Budget, Choice
 from negcache.samplers.cached import CachedSoftmax
+from negcache.samplers.combinators import SharedDraws
 from negcache.samplers.seen_positives import SeenPositives
 from negcache.samplers.step_costs import StepCosts
 from negcache.samplers.uniform import Uniform
@@ -74,7 +76,7 @@ class Auto:
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)
         if self.budget is None:
-            self.begin(*request.queries.shape, 0, 0)
+            self.begin(len(request.queries), request.queries.shape[1], 0, 0)
         drawn, laws = [request.targets], []
         for proposal, count in self._proposals(request, generator):
             ids, log_q = (each.flatten() for each in proposal.draw(request.noise(generator)))
@@ -187,3 +189,18 @@ class Auto:
             device=device,
             mesh=Mesh.now(),
         )
+
+
+def sampler_for(sampler: Sampler | str, corpus: Corpus) -> Sampler:
+    """A sampler itself, or what "auto" stands for: over a cache that is the corpus, its draws.
+
+    Raises:
+        InputError: another word.
+    """
+    if not isinstance(sampler, str):
+        return sampler
+    if sampler != "auto":
+        raise InputError('a sampler, or "auto"', repr(sampler), "pass for example nc.InBatch()")
+    if isinstance(corpus, Store):
+        return SharedDraws(CachedSoftmax(corpus, 1))
+    return Auto(corpus)

@@ -122,8 +122,8 @@ class Budget:
         rarity = [each.rarity(batch, softmax, self.costs.num_items) for each in self.choices]
         noise = relative_noise(found, weight.exp(), torch.stack(rarity), total).tolist()
         for choice, value in zip(self.choices, noise, strict=True):
-            before = self.noise.get(choice, value)
-            self.noise[choice] = KEPT * before + (1 - KEPT) * value
+            before = self.noise.get(choice)
+            self.noise[choice] = value if before is None else KEPT * before + (1 - KEPT) * value
 
     def spend(self, choice: Choice) -> None:
         """A step has been made with it."""

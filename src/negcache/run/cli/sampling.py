@@ -11,6 +11,7 @@ from negcache.interfaces import Sampler
 from negcache.run.training import Config
 from negcache.run.training.config_tables import CacheConfig, SamplerConfig
 from negcache.samplers import (
+    Auto,
     CachedDistinct,
     CachedRest,
     CachedSoftmax,
@@ -201,7 +202,27 @@ def _rf_softmax(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
     return _pooled(rf_softmax(inputs.cache(), keys.num_negatives, nu=NU), keys)
 
 
+def _auto(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    """Of a corpus whose positives are counted; over a stream, shared draws from its cache."""
+    if (keys.num_negatives, keys.shared) != (1, True):
+        raise InputError(
+            'no number of negatives with sampler.name "auto", which chooses it',
+            f"num_negatives {keys.num_negatives}, shared {keys.shared}".lower(),
+            'leave them out, or name a sampler, such as "cached"',
+        )
+    if inputs.num_items is None:
+        return SharedDraws(_cached(inputs, keys))
+    cache, counts = inputs.config.cache, inputs.counts
+    refreshed = cache.refresh_rows
+    if refreshed is None and cache.refresh != type(cache).model_fields["refresh"].default:
+        refreshed = round(cache.refresh * inputs.num_items)
+    shares = None if counts is None else (counts() / counts().sum()).log()
+    dtype: torch.dtype = getattr(torch, cache.dtype)
+    return Auto(inputs.corpus, log_popularity=shares, refreshed=refreshed, dtype=dtype)
+
+
 SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
+    "auto": _auto,
     "cached": lambda inputs, keys: _pooled(_cached(inputs, keys), keys),
     "uniform": _uniform,
     "in_batch": _in_batch,
@@ -216,7 +237,7 @@ SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
 }
 """The words of ``sampler.name``; a new sampler adds one."""
 
-OF_ROWS = ("cached", "distinct", "head_tail", "quadratic", "rf_softmax")
+OF_ROWS = ("auto", "cached", "distinct", "head_tail", "quadratic", "rf_softmax")
 """Samplers that draw from the rows there are."""
 
 CORPUS_FREE = ("in_batch",)
