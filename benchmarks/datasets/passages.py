@@ -71,8 +71,9 @@ def passages(documents: Iterable[Document], words: int) -> Iterator[Passage]:
 
 def _write(folder: Path, found: Iterable[Passage]) -> None:
     """Row by row, into files that are written a block at a time."""
-    corpus, queries = _Rows(folder / "corpus.parquet", QUERIES), _Rows(
-        folder / "queries.parquet", QUERIES
+    corpus, queries = (
+        _Rows(folder / "corpus.parquet", QUERIES),
+        _Rows(folder / "queries.parquet", QUERIES),
     )
     judged = {split: _Rows(folder / "qrels" / f"{split}.parquet", JUDGED) for split in SPLITS}
     before = ""

@@ -82,7 +82,7 @@ class RowFile:
         weakref.finalize(self, os.close, self.handle)
 
     def read(self, slots: Int[Tensor, "M"], *names: str) -> dict[str, Tensor]:
-        """These columns of some rows, [M, width] each; no name: all. A repeated row is read once."""
+        """These columns of some rows, [M, width] each; no name: all. Repeats are read once."""
         distinct, place = torch.unique(slots, return_inverse=True)
         found = {}
         for name in names or self.columns:
