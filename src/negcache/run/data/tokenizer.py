@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from negcache.run.data.tables import BATCH_ROWS
 from negcache.run.data.texts import TextTable
 
 UNKNOWN = "[UNK]"
@@ -51,7 +52,7 @@ def training_texts(
     yield from _every(corpus, 1 + (len(corpus) - 1) // MOST_TEXTS)
     rows = np.unique(train_queries)
     rows = rows[:: 1 + max(len(rows) - 1, 0) // MOST_TEXTS]
-    for block in np.array_split(rows, 1 + len(rows) // 8192):
+    for block in np.array_split(rows, 1 + len(rows) // BATCH_ROWS):
         yield queries.texts(block.tolist())
 
 

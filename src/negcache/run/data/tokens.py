@@ -15,6 +15,9 @@ from negcache.run.atomic import atomic_write
 from negcache.shapes import Int, Tensor
 from negcache.towers import Bags
 
+CHECKPOINT = 65_536
+"""Texts after which it is made sure that they are on the disk: what an interruption may cost."""
+
 
 class TokenFile:
     """Token ids of many texts, read from disk as they are asked for; an `interfaces.Corpus`.
@@ -74,18 +77,17 @@ def continue_tokens(
     batches: Callable[[int], Iterable[list[list[int]]]],
     *,
     vocab_size: int,
-    every: int = 65_536,
 ) -> None:
     """As `write_tokens`, in place: what an interrupted call has written is gone on from.
 
-    ``written.json`` says how many texts and tokens are on the disk for certain; what stands behind
-    them is cut off. In the end the files are those of a call that was never interrupted.
+    ``written.json`` says, every `CHECKPOINT` texts, how many texts and tokens are on the disk for
+    certain; what stands behind them is cut off. In the end the files are those of a call that was
+    never interrupted.
 
     Args:
         path: the folder.
         batches: from the number of the first text to the token ids of each text from there on.
         vocab_size: every token is below it; decides the type on disk.
-        every: it is said after so many texts, and at the end.
     """
     path.mkdir(exist_ok=True)
     written = path / "written.json"
@@ -100,7 +102,7 @@ def continue_tokens(
             counts = np.array([len(text) for text in texts], np.int64)
             offsets.append(tokens.length + np.cumsum(counts) - counts)
             tokens.append(np.array([token for text in texts for token in text], kind))
-            if offsets.length - told["texts"] >= every:
+            if offsets.length - told["texts"] >= CHECKPOINT:
                 told = {"texts": offsets.length, "tokens": tokens.length}
                 _say(written, told, tokens, offsets)
         told = {"texts": offsets.length, "tokens": tokens.length}
