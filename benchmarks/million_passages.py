@@ -74,6 +74,7 @@ def _on_disk(each: int, scored: int) -> Build:
 
     def build(task: Task, log_popularity: torch.Tensor) -> Sampler:
         size = len(task.corpus)
+        ROWS.unlink(missing_ok=True)  # of an earlier run
         cache = nc.DenseCache(size, DIM, path=ROWS, refresh=InOrder(256))
         drawn = nc.CachedSoftmax(cache, each, scored=scored / size)
         return nc.SharedDraws(drawn, log_popularity=log_popularity)
