@@ -1,7 +1,7 @@
 """Folders of generated passages, and a process that prepares one and may be killed on its way.
 
 python many_passages.py FOLDER WHERE COUNT: prepares with small blocks, and is killed at the
-COUNT-th call of WHERE, a function of ``texts`` or ``tokens``.
+COUNT-th call of WHERE, a function of ``texts``, ``tokens`` or ``prepare``.
 python many_passages.py FOLDER: prepares, and prints by how many bytes its own memory grew.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from negcache.run.data import id_index, open_task, texts, tokenizer, tokens
+from negcache.run.data import id_index, open_task, prepare, texts, tokenizer, tokens
 from negcache.run.data.tables import JUDGED, QUERIES
 
 
@@ -48,7 +48,7 @@ SMALL |= {(tokens, "CHECKPOINT"): 128, (tokenizer, "BATCH_ROWS"): 64, (tokenizer
 
 def kill_at(where: str, count: int) -> None:
     """This process kills itself instead of the ``count``-th call of a function."""
-    home = texts if hasattr(texts, where) else tokens
+    home = next(one for one in (texts, tokens, prepare) if hasattr(one, where))
     real, calls = getattr(home, where), []
 
     def counted(*arguments):

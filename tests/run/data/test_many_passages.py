@@ -84,6 +84,7 @@ def test_a_killed_preparation_goes_on_and_ends_in_the_same_bytes(
     [
         [("_write_part", 3)],  # between two parts
         [("_with_title", 4)],  # within a part
+        [("_write_tokens", 1), ("_fingerprint", 1)],  # after the judgements, and at the end
         [("_with_title", 19), ("_with_title", 3), ("_say", 5), ("_say", 4)],
     ],
 )

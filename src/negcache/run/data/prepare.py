@@ -78,12 +78,14 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
 
 
 def _begin(tables: Tables, folder: Path) -> None:
-    """What was written for files of another content goes."""
+    """What was written for files of another content goes, and what was not written to its end."""
     sources = json.dumps({str(path): sha256_of(path) for path in tables.files}, indent=2)
     told = folder / SOURCES
     if told.exists() and told.read_text("utf-8") != sources:
-        for other in folder.iterdir():
+        for other in list(folder.iterdir()):
             remove(other)
+    for unfinished in [*folder.rglob(".*.part-*"), folder / "splits"]:
+        remove(unfinished)
     if not told.exists():
         with atomic_write(told) as part:
             part.write_text(sources, "utf-8")
@@ -119,7 +121,7 @@ def _write_tokens(
 def _write_judgements(folder: Path, splits: Mapping[str, Judgements], num_queries: int) -> None:
     for split, judged in splits.items():
         home = folder / "splits" / split
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True)
         np.save(home / "judgements.npy", np.stack([judged.queries, judged.items, judged.grades]))
         positives = judged.positives()
         known = KnownPositives.from_pairs(positives.queries, positives.items, num_queries)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from negcache.ragged import check_rows
-from negcache.run.atomic import atomic_write, remove
+from negcache.run.atomic import atomic_write
 from negcache.run.data.arrow_rows import ChunkedRows, regrouped
 from negcache.run.data.id_index import IdIndex
 from negcache.run.data.tables import BATCH_ROWS, QUERIES
@@ -94,8 +94,6 @@ def write_texts(path: Path, batches: Iterable[pa.RecordBatch]) -> TextTable:
         batches: all rows, from the first on.
     """
     path.mkdir(parents=True, exist_ok=True)
-    for interrupted in path.glob(".*.part-*"):
-        remove(interrupted)
     done = len(_parts(path))
     blocks = islice(regrouped(batches, BATCH_ROWS), done * PART_BLOCKS, None)
     for number, first in enumerate(blocks, start=done):
