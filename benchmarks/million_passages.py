@@ -13,8 +13,8 @@ Adam, equal CPU seconds on one thread; the first fill of a cache is on the clock
 with the log-q correction; uniform ones beside the batch's positives; and, beside these too, draws
 from a `DenseCache` in a file, of which a step scores a few thousand rows. Training rows are not
 written back, which a file takes one by one: a policy of ten lines looks at all rows again in their
-order, a stretch each step. The learning rate is the best of two on dev, for each method, with seed 0.
-R@100 of 3,000 test queries over all passages, by exact rank.
+order, a stretch each step. The learning rate is the best of three on dev, for each method, with
+seed 0. R@100 of 3,000 test queries over all passages, by exact rank.
 
 Preparing and each run are processes of their own, and tell their peak resident memory (VmHWM).
 Resumable per (method, rate, seed, seconds).
@@ -45,7 +45,7 @@ from negcache.towers import StaticTower
 NAME = "million_passages"
 FOLDER, ROWS = DATA / "passages", DATA / "million_passages.rows"
 DIM, SCORE, CHUNK = 64, 0.05, 4096
-RATES, QUERIES = (3e-3, 1e-2), {"dev": 2000, "test": 3000}
+RATES, QUERIES = (1e-3, 3e-3, 1e-2), {"dev": 2000, "test": 3000}
 
 Build = Callable[[Task, torch.Tensor], Sampler]
 
