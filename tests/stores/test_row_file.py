@@ -71,6 +71,23 @@ def test_rows_are_those_of_a_table_in_memory(tmp_path, monkeypatch, dtype, windo
             assert torch.equal(block, wanted)
 
 
+def test_rows_that_stand_together_are_read_at_once_however_often_they_are_asked_for(
+    tmp_path, monkeypatch
+):
+    store = cache(tmp_path / "rows")
+    written(store, 0, 300)
+    calls, read = [], os.preadv
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    found = store.rows(torch.tensor([8, 7, 9, 7, 200, 8, 8]))
+    assert len(calls) == 2
+    assert torch.equal(found[[1, 3]], store.rows(torch.tensor([7, 7])))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_draws_are_those_of_a_table_in_memory(tmp_path, dtype):
     stores = cache(tmp_path / "rows", dtype), nc.DenseCache(300, 3, dtype=dtype)

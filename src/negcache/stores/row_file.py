@@ -82,15 +82,16 @@ class RowFile:
         weakref.finalize(self, os.close, self.handle)
 
     def read(self, slots: Int[Tensor, "M"], *names: str) -> dict[str, Tensor]:
-        """These columns of some rows, [M, width] each; no name: all."""
-        ordered, order = slots.sort()
+        """These columns of some rows, [M, width] each; no name: all. Repeats are read once."""
+        distinct, place = torch.unique(slots, return_inverse=True)
         found = {}
         for name in names or self.columns:
             column = self.columns[name]
-            rows = torch.empty(len(slots), column.width, dtype=column.dtype)
-            for start, stop, first in _runs(ordered):
-                self._fill(name, first, rows[start:stop])
-            found[name] = torch.empty_like(rows).index_copy_(0, order, rows)
+            rows = torch.empty(len(distinct), column.width, dtype=column.dtype)
+            view, stride = _bytes(rows), column.stride
+            for start, stop, first in _runs(distinct):
+                self._fill(name, first, view[start * stride : stop * stride])
+            found[name] = rows[place]
         return found
 
     def write(self, slots: Int[Tensor, "M"], columns: dict[str, Tensor]) -> None:
@@ -98,8 +99,9 @@ class RowFile:
         ordered, order = slots.sort()
         for name, values in columns.items():
             rows = values.to(self.columns[name].dtype)[order].contiguous()
+            view, stride = _bytes(rows), self.columns[name].stride
             for start, stop, first in _runs(ordered):
-                self._put(name, first, rows[start:stop])
+                self._put(name, first, view[start * stride : stop * stride])
 
     def chunks(self, size: int, *names: str) -> Iterator[tuple[int, list[Tensor]]]:
         """Consecutive blocks of rows with the number of their first.
@@ -141,12 +143,11 @@ class RowFile:
     def _window(self, handles: dict[str, int], first: int, memory: list[Tensor]) -> list[Tensor]:
         blocks = [each[: self.rows - first] for each in memory]
         for (name, handle), block in zip(handles.items(), blocks, strict=True):
-            self._fill(name, first, block, handle)
+            self._fill(name, first, _bytes(block), handle)
         return blocks
 
-    def _fill(self, name: str, first: int, rows: Tensor, handle: int | None = None) -> None:
+    def _fill(self, name: str, first: int, view: memoryview, handle: int | None = None) -> None:
         """Read consecutive rows into memory."""
-        view = _bytes(rows)
         place = self.starts[name] + first * self.columns[name].stride
         while len(view):
             count = os.preadv(self.handle if handle is None else handle, [view], place)
@@ -158,8 +159,7 @@ class RowFile:
                 )
             view, place = view[count:], place + count
 
-    def _put(self, name: str, first: int, rows: Tensor) -> None:
-        view = _bytes(rows)
+    def _put(self, name: str, first: int, view: memoryview) -> None:
         place = self.starts[name] + first * self.columns[name].stride
         while len(view):
             count = os.pwritev(self.handle, [view], place)
@@ -180,7 +180,7 @@ def _reading(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
 
 def _bytes(rows: Tensor) -> memoryview:
     """The memory of contiguous rows."""
-    return memoryview(rows.view(torch.uint8).numpy().data).cast("B")
+    return memoryview(rows.flatten().view(torch.uint8).numpy().data)
 
 
 def file_of(path: Path, shard: Shard) -> Path:
