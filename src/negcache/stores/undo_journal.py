@@ -35,7 +35,7 @@ NOTHING = -1
 """The generation before anything has been written."""
 
 Reference = dict[str, str | int]
-"""The start of a generation, as a checkpoint remembers it."""
+"""The start of a generation, as a checkpoint remembers it; true wherever the files are moved to."""
 
 
 class UndoJournal:
@@ -66,7 +66,7 @@ class UndoJournal:
             self._open(self.generation + 1)
             for number in self._kept()[:-KEPT]:
                 self._path(number).unlink()
-        return {"path": str(self.file.path), "run": self.run, "generation": self.generation}
+        return {"file": self.file.path.name, "run": self.run, "generation": self.generation}
 
     def save(self, slots: Int[Tensor, "M"]) -> None:
         """Keep what these rows hold, where that is not done; they may be written then."""
@@ -103,7 +103,7 @@ class UndoJournal:
         runs = {self._run_of(number) for number in kept}
         if runs != {to["run"]} or not kept[0] <= wanted <= kept[-1]:
             raise InputError(
-                f"the file of rows that the state speaks of ({to['path']}, generation {wanted})",
+                f"the file of rows that the state speaks of ({to['file']}, generation {wanted})",
                 f"{self.file.path} with generations {kept}"
                 + " of another run" * (runs != {to["run"]}),
                 f"go on from one of the {KEPT} newest checkpoints, with the files beside the rows",
