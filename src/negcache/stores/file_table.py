@@ -88,12 +88,16 @@ class FileTable:
     on_host = ("rows", "file", "journal", "written")
 
     def __init__(self, shard: Shard, dim: int, dtype: torch.dtype, path: Path | str) -> None:
-        columns = FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
         self.shard, self.dim = shard, dim
-        self.file = RowFile(file_of(Path(path), shard), shard.size, columns)
+        self.file = RowFile(file_of(Path(path), shard), shard.size, self.columns(dim, dtype))
         self.rows, self.journal = FileRows(self.file), UndoJournal(self.file)
         self.valid = torch.zeros(shard.size, dtype=torch.bool)
         self.has_begun = False
+
+    @staticmethod
+    def columns(dim: int, dtype: torch.dtype) -> dict[str, Column]:
+        """What the file has of each row."""
+        return FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
 
     @property
     def written(self) -> Int[Tensor, "S"]:

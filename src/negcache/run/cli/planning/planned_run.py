@@ -106,12 +106,22 @@ class PlannedRun:
     @property
     def refreshed(self) -> int:
         """Rows that one process encodes without gradient a step, on average, rounded up."""
-        cache, data = self.config.cache, self.config.data
+        data = self.config.data
         if not self.cost.keeps_cache:
             return 0
-        rows = cache.refresh * self.all_rows if cache.refresh_rows is None else cache.refresh_rows
         come = data.items_per_step if data.items is not None else 0
-        return math.ceil((rows + come) / self.processes)
+        return math.ceil((self.looked_at + come) / self.processes)
+
+    @property
+    def looked_at(self) -> float | int:
+        """Rows that are looked at again a step, on average, of all processes."""
+        cache = self.config.cache
+        return cache.refresh * self.all_rows if cache.refresh_rows is None else cache.refresh_rows
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows of a cache are in files."""
+        return self.cost.keeps_cache and self.config.cache.on_disk
 
     @property
     def is_pooled(self) -> bool:
