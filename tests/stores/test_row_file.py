@@ -225,6 +225,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing(tmp_path):
             store.write(torch.arange(2000), torch.ones(2000, 3))
         assert_same(contents(store), before)
         written(store, 1, 1500)  # what is kept already needs no room
+    written(store, 2, 2000)
     store.load_state_dict(state)
     assert_same(contents(store), wanted)
 

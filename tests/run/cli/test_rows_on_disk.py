@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import soak_streaming
 from negcache.run.cli import runs
 from negcache.run.cli.plan import plan
 from negcache.run.cli.planning import memory
@@ -123,3 +124,12 @@ def test_the_plan_names_files(small, call, tmp_path, capsys):
     with pytest.raises(Exception, match="bytes of memory"):
         plan(config, tmp_path / "run", 1, scarce)
     assert "Store: dense with cache.on_disk, as its 240 rows take" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_processes_over_a_stream_that_are_killed_end_as_if_nobody_had(monkeypatch):
+    """As they start, inside a checkpoint, in the middle of a step; each with a file of rows."""
+    monkeypatch.setenv("NEGCACHE_CACHE", "")  # its own, put back afterwards
+    figures = soak_streaming.main(kills=3, steps=400, dtype="int8")
+    assert figures["kills"] == 3
+    assert figures["equal"]
