@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from negcache.errors import InputError
 from negcache.ops.shards import rows_of_each
 from negcache.run.cli.planning.facts import Facts
 from negcache.run.cli.planning.samplers import SamplerCost, sampler_cost
@@ -143,7 +144,17 @@ class PlannedRun:
 def planned_run(
     config: Config, facts: Facts, device: torch.device, processes: int = 1
 ) -> PlannedRun:
-    """All that the arithmetic needs; nothing is allocated."""
+    """All that the arithmetic needs; nothing is allocated.
+
+    Raises:
+        InputError: rows in files are asked for, and the others of a step would be on a GPU.
+    """
+    if config.cache.on_disk and device.type != "cpu":
+        raise InputError(
+            "a run on the CPU with cache.on_disk",
+            f"device {device}",
+            'set device = "cpu", or leave cache.on_disk out',
+        )
     size = tower_size(config, facts.vocab_size)
     return PlannedRun(config, facts, size, device.type == "cuda", processes)
 
