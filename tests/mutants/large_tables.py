@@ -97,7 +97,7 @@ MUTANTS = [
         "stores/file_table.py",
         "        self.valid[slots] = False\n",
         "",
-        f"{MOVING}test_a_file_is_a_table_in_memory_and_resumes_bit_for_bit",
+        f"{MOVING}test_a_removed_item_is_undone_too",
     ),
     Mutant(
         "large: who looks at a table begins it anew",
