@@ -66,10 +66,7 @@ class RowFile:
         self, path: Path, rows: int, columns: dict[str, Column], *, anew: bool = False
     ) -> None:
         self.path, self.rows, self.columns = path, rows, columns
-        self.starts, end = {}, PAGE
-        for name, column in columns.items():
-            self.starts[name] = end
-            end += -(-rows * column.stride // PAGE) * PAGE
+        self.starts, end = layout(rows, columns)
         kept = {name: [str(each.dtype), each.width] for name, each in columns.items()}
         header = json.dumps({"format": FORMAT, "rows": rows, "columns": kept, "bytes": end})
         if anew and path.exists():
@@ -164,6 +161,15 @@ class RowFile:
         while len(view):
             count = os.pwritev(self.handle, [view], place)
             view, place = view[count:], place + count
+
+
+def layout(rows: int, columns: dict[str, Column]) -> tuple[dict[str, int], int]:
+    """Where each column begins, and the bytes of the whole file."""
+    starts, end = {}, PAGE
+    for name, column in columns.items():
+        starts[name] = end
+        end += -(-rows * column.stride // PAGE) * PAGE
+    return starts, end
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from negcache.errors import InputError
 from negcache.interfaces import Sampler
+from negcache.run.cli.planning.samplers import sampler_cost
 from negcache.run.training import Config
 from negcache.run.training.config_tables import CacheConfig, SamplerConfig
 from negcache.samplers import (
@@ -42,6 +44,7 @@ class SamplerInputs(NamedTuple):
         num_items: of the corpus; None: items come by in a stream, and there is no corpus.
         counts: training positives of each of them.
         come: items that come in a stream of their own; None: there is no such stream.
+        rows: file of a cache's rows; None: they are in memory.
     """
 
     config: Config
@@ -50,6 +53,7 @@ class SamplerInputs(NamedTuple):
     num_items: int | None = None
     counts: Callable[[], Tensor] | None = None
     come: int | None = None
+    rows: Path | None = None
 
     @property
     def corpus(self) -> range:
@@ -68,6 +72,7 @@ class SamplerInputs(NamedTuple):
                 refresh=_refresh(keys, len(self.corpus)),
                 dtype=dtype,
                 device=self.device,
+                path=self.rows,
             )
         assert keys.size is not None
         return StreamingCache(
@@ -79,6 +84,7 @@ class SamplerInputs(NamedTuple):
             num_items=self.come if keys.row_weight == "uniform" else None,
             dtype=dtype,
             device=self.device,
+            path=self.rows,
         )
 
 
@@ -116,6 +122,17 @@ def check_word(word: str) -> None:
             f"config key sampler.name to be {', '.join(others)} or {last}",
             repr(word),
             f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
+        )
+
+
+def check_on_disk(config: Config) -> None:
+    """Refuse rows in files, where no sampler has any."""
+    word = config.sampler.name
+    if config.cache.on_disk and not sampler_cost(word).keeps_cache:
+        raise InputError(
+            "cache.on_disk with a sampler that draws from cached rows",
+            f'sampler.name "{word}"',
+            'leave cache.on_disk out, or take sampler.name "cached"',
         )
 
 
