@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
 from negcache.distributed import Mesh
+from negcache.samplers.budget import Choice
 
 STEPS, GLOBAL = 3, 8
 APART = {"gather_across_devices": False}
@@ -61,7 +62,18 @@ class TiedClassifier(Classifier):
         self.head = nc.SoftmaxHead.tied(self.words, num_samples=5)
 
 
+def caches_at_once(corpus):
+    """The automatic choice, once it has taken cached draws."""
+    sampler = nc.samplers.Auto(corpus)
+    sampler.begin(GLOBAL, D, 10**7, 0)
+    sampler.budget.choice = Choice(4, 6)
+    sampler._make_store(torch.device("cpu"))
+    return sampler
+
+
 DDP = {
+    "auto": lambda: towers(lambda corpus: "auto"),
+    "auto_cached": lambda: towers(caches_at_once),
     "uniform": lambda: towers(lambda corpus: nc.Uniform(corpus, 5)),
     "cached": lambda: table(lambda rows: nc.CachedSoftmax(rows, 5)),
     "scored": lambda: table(lambda rows: nc.CachedSoftmax(rows, 5, scored=0.5)),
@@ -85,7 +97,10 @@ POOLED = ["rest_apart", "shared_apart"]
 LAGGING = ["kernel_head"]
 """Sums that hear of the other process' rows when they start anew."""
 
-RESUMED = [name for name in DDP if name not in LAGGING]
+STORING = ["auto_cached"]
+"""Each process has rows of its own, and their state."""
+
+RESUMED = [name for name in DDP if name not in LAGGING + STORING]
 """The state of one process is that of all."""
 
 FSDP = {
