@@ -205,6 +205,7 @@ class Resampled:
         held = (slots >= 0) & self.store.valid[slots.clamp_min(0)]
         queries = project_queries(self.store, request.queries)
         rows = project_items(self.store, self.store.rows(slots.clamp_min(0))).to(queries.dtype)
-        rows = self.store.shard.mesh.from_owners(rows.where(held[:, None], 0.0), held)
+        held = held[:, None]
+        rows = self.store.shard.mesh.from_owners(rows.where(held, 0.0), held)
         found = ScoredRows.of(queries, rows, request.score, request.exclude)
         return replace(found, log_weights=pool.weight.to(queries.dtype))
