@@ -19,6 +19,7 @@ RECORD, MENDED = (Path(__file__).with_name(f"{name}.npz") for name in ("draws", 
 
 EXCLUDES = "known positives are left out of the clusters, where hits were masked after the draw"
 FIRST = "a query that may draw nothing ends at the first row instead of an index that may not be"
+STAGES = "the choice from its pool is made in the two stages of the exact draw, by two uniforms"
 SHARES = "the roster's log_popularity is that of shares, which the constructor now checks"
 DIFFERS = {
     "joined": SHARES,
@@ -32,7 +33,8 @@ DIFFERS = {
     "index_miner": EXCLUDES,
     "index_rejection": EXCLUDES,
     "index_tree": EXCLUDES,
-    "resampled": EXCLUDES,
+    "resampled": STAGES,
+    "resampled_uniform": STAGES,
 }
 """Case -> why it draws otherwise than version 0.1 did."""
 

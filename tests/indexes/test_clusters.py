@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import negcache as nc
+from negcache.draws import draw
 from negcache.indexes.clusters import ClusterIndex, ClusterTable, KMeansClusters
 from negcache.indexes.nested import group, nest
 from negcache.messages import RowChange
@@ -94,7 +95,7 @@ def test_items_that_move_come_or_go_change_clusters():
     rows = vectors(N)
     source, clusters = build(rows, written=torch.arange(N), num_clusters=20)
     clusters.update(source)
-    before = clusters.table
+    before, labels = clusters.table, clusters.table.labels
     moved = torch.tensor([3, 500, 77])
     rows[moved] = before.centres[torch.tensor([1, 2, 5])] + 0.01
     source.write(moved, rows[moved])
@@ -102,7 +103,9 @@ def test_items_that_move_come_or_go_change_clusters():
     assert torch.equal(clusters.table.labels[moved], torch.tensor([1, 2, 5]))
     assert clusters.table.centres is before.centres
     stayed = torch.ones(N, dtype=torch.bool).index_fill(0, moved, False)
-    assert torch.equal(clusters.table.labels[stayed], before.labels[stayed])
+    assert torch.equal(clusters.table.labels[stayed], labels[stayed])
+    with pytest.raises(nc.InputError, match="take `index.table` anew"):
+        before.slots(moved)
     check(clusters.table, rows, torch.ones(N, dtype=torch.bool))
 
 
@@ -191,12 +194,21 @@ def test_items_never_written_are_in_no_cluster():
     check(clusters.table, rows, store.valid)
 
 
-def test_a_store_without_items_is_refused():
+def test_a_store_without_items_has_no_clusters_and_its_law_is_empty():
     store, clusters = nc.DenseCache(N, D), KMeansClusters()
     store.observe(clusters)
-    with pytest.raises(nc.InputError, match="holds items"):
-        clusters.update(store)
+    clusters.update(store)
     assert clusters.table.num_clusters == 0
+    none = torch.empty(0, dtype=torch.long)
+    exclude = nc.exclusion.Exclusion.from_pairs(torch.arange(3), torch.arange(3), 3)
+    request = nc.messages.Request(vectors(3), nc.DotScore(), torch.arange(3), exclude)
+    for expand in (0, 3):
+        sampler = nc.DynamicIndex(store, 4, index=clusters, expand=expand)
+        drawn = draw(sampler, request, torch.Generator().manual_seed(0))
+        assert (drawn.log_weight == -torch.inf).all()
+        shared = draw(nc.SharedDraws(sampler), request, torch.Generator().manual_seed(0))
+        assert torch.equal(shared.ids, none)
+        assert len(draw(nc.Resampled(sampler), request, torch.Generator()).ids) == 0
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -256,7 +268,7 @@ def test_clusters_are_built_anew_after_a_full_pass():
         store.commit()
         store.write(planned, fresh[planned])
         store.step()
-    assert clusters.labels is None
+    assert clusters.cells is None
     clusters.update(store)
     assert clusters.table.centres is not centres
     check(clusters.table, store.rows(torch.arange(N)), store.valid)
@@ -308,8 +320,8 @@ def test_clusters_that_everyone_has_left_are_forgotten():
     store.commit()
     assert not store.valid.any()
     assert clusters.table.num_clusters == 0
-    with pytest.raises(nc.InputError, match="holds items"):
-        clusters.update(store)
+    clusters.update(store)
+    assert clusters.table.num_clusters == 0
     store.write(new, rows[8:] + 100)
     clusters.update(store)
     assert torch.cdist(clusters.table.centres, old).min() > 100
