@@ -8,9 +8,9 @@ exclusions and weights. CPU seconds of one thread: the draw, then the product, o
 of the commit before in turn, each in a process of its own; medians, after two rounds of warm-up.
 
 ``exact``: ``CachedSoftmax`` over ``DenseCache``; the product of the queries with all items.
-``index``: ``DynamicIndex``; with its centres. ``pool_uniform``, ``pool_index``: ``Resampled`` over 8
-draws a query of ``Uniform``, of ``DynamicIndex``; with the rows of the pool. ``uniform``: the draw
-and the loss over what is drawn, forward and backward, over that loss alone.
+``index``: ``DynamicIndex``; with its centres. ``pool_uniform``, ``pool_index``: ``Resampled`` over
+8 draws a query of ``Uniform``, of ``DynamicIndex``; with the rows of the pool. ``uniform``: the
+draw and the loss over what is drawn, forward and backward, over that loss alone.
 
 ``over_product`` of the last line: the largest ratio of each, over N and B; and of the commit
 before.

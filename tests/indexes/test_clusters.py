@@ -104,7 +104,7 @@ def test_items_that_move_come_or_go_change_clusters():
     assert clusters.table.centres is before.centres
     stayed = torch.ones(N, dtype=torch.bool).index_fill(0, moved, False)
     assert torch.equal(clusters.table.labels[stayed], labels[stayed])
-    with pytest.raises(nc.InputError, match="take `index.table` anew"):
+    with pytest.raises(nc.InputError, match="before rows of the store changed"):
         before.slots(moved)
     check(clusters.table, rows, torch.ones(N, dtype=torch.bool))
 

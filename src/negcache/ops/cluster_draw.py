@@ -147,12 +147,13 @@ class ClusterLaw:
         width, parts = values.shape[1], []
         masses = values.new_empty(len(values), whole_blocks(width))
         left = values[less.where] + less.left.to(values.dtype).log()
+        starts = torch.arange(len(values) + 1, device=values.device) * width
+        ends = torch.searchsorted(less.keys, starts).tolist()
         for some in parts_of(*masses.shape, masses.device):
             part = masses[some]
             torch.add(values[some], sizes if len(sizes) == 1 else sizes[some], out=part[:, :width])
             part[:, width:] = -torch.inf
-            ends = torch.tensor([some.start * width, some.stop * width], device=values.device)
-            lo, hi = torch.searchsorted(less.keys, ends).tolist()
+            lo, hi = ends[some.start], ends[some.stop]
             part[less.rows[lo:hi] - some.start, less.columns[lo:hi]] = left[lo:hi]
             parts.append(masses_(part))
         return joined(masses, parts)
