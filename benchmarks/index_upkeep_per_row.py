@@ -1,4 +1,4 @@
-"""What does a written row cost the clusters of an index, and does that depend on how many there are?
+"""What does a written row cost the clusters of an index, and does it depend on their number?
 
     python -m benchmarks.index_upkeep_per_row [--items 100000 1000000] [--steps 40]
 
@@ -60,9 +60,9 @@ class Scene:
         return lambda: (self.index.rows_changed(change), self.ask())
 
     def refit(self) -> Callable[[], Any]:
-        """As many rows have moved as there are."""
-        self.index.moved = self.num_items
-        return self.ask
+        """As many rows have moved as there are; then a step, which may have to prepare itself."""
+        self.index.moved, step = self.num_items, self.moves()
+        return lambda: (self.ask(), step())
 
 
 def serve(source: str) -> None:
