@@ -149,7 +149,7 @@ class ClusterLaw:
         left = values[less.where] + less.left.to(values.dtype).log()
         starts = torch.arange(len(values) + 1, device=values.device) * width
         ends = torch.searchsorted(less.keys, starts).tolist()
-        for some in parts_of(*masses.shape, masses.device):
+        for some in parts_of(len(masses), masses.shape[1], masses.device):
             part = masses[some]
             torch.add(values[some], sizes if len(sizes) == 1 else sizes[some], out=part[:, :width])
             part[:, width:] = -torch.inf

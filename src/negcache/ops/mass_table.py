@@ -70,7 +70,7 @@ class MassTable(NamedTuple):
         """Sum over the queries of each column's chance, times the weight of the query."""
         scales = (weights / self.total).nan_to_num(posinf=0.0).to(self.masses.dtype)
         found = self.sums.new_zeros(self.masses.shape[1])
-        for some in parts_of(*self.masses.shape, self.masses.device):
+        for some in parts_of(len(scales), len(found), found.device):
             found += scales[some] @ self.masses[some]
         return found
 

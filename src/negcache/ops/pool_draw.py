@@ -58,7 +58,7 @@ def draw_from_pool(
         if is_product(score):
             torch.addmm(weight, scaled[some], columns, out=terms)
         else:
-            score(queries[some], columns.T, out=terms).add_(weight)
+            terms.copy_(score(queries[some], columns.T, out=terms)).add_(weight)
         lo, hi = ends[some.start], ends[some.stop]
         terms[whose[lo:hi] - some.start, exclude.ids[lo:hi]] = -torch.inf
         table = masses_(terms)

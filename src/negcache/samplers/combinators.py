@@ -196,7 +196,7 @@ class Resampled:
         expected = found.expected[places].log() + math.log(self.num_negatives)
         chosen = share(places, seen, expected.to(request.queries.dtype), over)
         weight = pool.weight[places] + chosen.weight
-        metrics = pool.metrics | {"pool": float(len(pool.ids))}
+        metrics = {**pool.metrics, "pool": float(len(pool.ids))}
         return replace(chosen, ids=pool.ids[places], weight=weight, metrics=metrics)
 
     def _scored_alike(
