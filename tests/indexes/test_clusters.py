@@ -342,3 +342,45 @@ def test_coarse_clusters_hold_their_fine_clusters():
         inside = nested.fine.labels[nested.coarse.labels == cluster].unique()
         assert torch.equal(inside, torch.arange(*nested.offsets[cluster : cluster + 2].tolist()))
     assert torch.equal(group(clusters.table.centres), parents)
+
+
+def test_a_stream_begins_with_no_clusters_and_they_grow_with_it():
+    """Found again each time that as many rows were written as there were then."""
+    store = nc.StreamingCache(1024, D)
+    tower = torch.nn.Linear(D, D)
+    sampler = nc.SharedDraws(nc.DynamicIndex(store, 2))
+    loss_fn = nc.SoftmaxLoss(tower, store, sampler, nc.DotScore())
+    clusters, rows, found = sampler.sampler.clusters.index, vectors(640), []
+    for ids in torch.arange(640).split(64):
+        store.receive(ids, rows[ids])
+        loss = loss_fn(tower(rows[ids]), ids)
+        assert loss.isfinite()
+        found.append(clusters.built)
+        loss_fn.step()
+    assert found[0] == 0, "the first batch found nobody"
+    assert found[1] == 64, "the second the first"
+    assert len(set(found)) < len(found), "not in every step"
+    assert found[-1] > 320, "never of less than half"
+    assert clusters.table.num_clusters > 60
+
+
+def test_centres_that_are_found_again_begin_where_they_are(monkeypatch):
+    """No sample is clustered from nothing; clusters keep their numbers, and are as good as new."""
+    rows = vectors(N)
+    source, clusters = build(rows, num_clusters=20)
+    clusters.update(source)
+    before = clusters.table.centres
+    monkeypatch.setattr("negcache.indexes.clusters.lloyd", None)
+    source.write(torch.arange(N), rows + 0.02 * vectors(N, seed=7))
+    clusters.update(source)
+    now = clusters.table
+    assert now.centres is not before
+    assert clusters.moved == 0
+    assert clusters.built == N
+    assert (now.centres - before).norm(dim=1).max() < 0.5
+    moved = source.rows(torch.arange(N))
+    fresh = KMeansClusters(num_clusters=20)
+    monkeypatch.undo()
+    fresh.update(source)
+    ours, anew = ((moved - t.centres[t.labels]).square().sum() for t in (now, fresh.table))
+    assert ours < 1.3 * anew

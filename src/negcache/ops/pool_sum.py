@@ -50,6 +50,8 @@ def pool_sums(
         weight: of each item, or of each item for each query; -inf: it does not count.
         masked: the columns that do not stand for each query.
     """
+    if not len(items):  # nobody could draw anything
+        return log_sums(weight.expand(len(queries), -1))
     return LogSums(*_PoolSums.apply(queries, items, weight, masked))
 
 
