@@ -9,6 +9,7 @@ import negcache as nc
 from negcache.draws import draw
 from negcache.indexes.clusters import ClusterIndex, ClusterTable, KMeansClusters
 from negcache.indexes.nested import group, nest
+from negcache.indexes.sg_tree import TreeClusters
 from negcache.messages import RowChange
 from negcache.stores import LowRankCache
 
@@ -194,8 +195,9 @@ def test_items_never_written_are_in_no_cluster():
     check(clusters.table, rows, store.valid)
 
 
-def test_a_store_without_items_has_no_clusters_and_its_law_is_empty():
-    store, clusters = nc.DenseCache(N, D), KMeansClusters()
+@pytest.mark.parametrize("kind", [KMeansClusters, TreeClusters])
+def test_a_store_without_items_has_no_clusters_and_its_law_is_empty(kind):
+    store, clusters = nc.DenseCache(N, D), kind()
     store.observe(clusters)
     clusters.update(store)
     assert clusters.table.num_clusters == 0
@@ -346,7 +348,7 @@ def test_coarse_clusters_hold_their_fine_clusters():
 
 def test_a_stream_begins_with_no_clusters_and_they_grow_with_it():
     """Found again each time that as many rows were written as there were then."""
-    store = nc.StreamingCache(1024, D)
+    store = nc.StreamingCache(8192, D)
     tower = torch.nn.Linear(D, D)
     sampler = nc.SharedDraws(nc.DynamicIndex(store, 2))
     loss_fn = nc.SoftmaxLoss(tower, store, sampler, nc.DotScore())
