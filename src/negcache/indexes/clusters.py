@@ -136,7 +136,7 @@ class KMeansClusters:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Clusters made by other settings are dropped: the next ``update`` builds anew."""
         self.invalidate()
-        if state.get("settings") != self._settings:
+        if state.get("settings") != self._settings or "cells" not in state:
             return
         self.generator.set_state(state["generator"].cpu())
         if state["cells"] is not None:
