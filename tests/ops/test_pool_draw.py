@@ -16,6 +16,7 @@ F64 = torch.float64
 @pytest.mark.parametrize("absolute", [False, True], ids=["product", "other"])
 def test_draws_are_those_of_two_stages_and_chances_add_up(absolute, monkeypatch):
     monkeypatch.setattr(mass_table, "HELD", {"cpu": 900})
+    monkeypatch.setattr(mass_table, "AT_LEAST", 1)
     noise = torch.Generator().manual_seed(0)
     queries, rows = (torch.randn(count, 5, generator=noise, dtype=F64) for count in (6, 300))
     weight = torch.randn(300, generator=noise, dtype=F64)

@@ -13,8 +13,11 @@ import torch
 from negcache.ops.two_stage import BLOCK, LOG2_E, invert
 from negcache.shapes import Float, Float64, Int, Tensor
 
-HELD = {"cpu": 1 << 18, "cuda": 1 << 27}
+HELD = {"cpu": 1 << 19, "cuda": 1 << 27}
 """Masses worked on at a time: what a core's own cache takes in, or a GPU is busy with."""
+
+AT_LEAST = 64
+"""Queries worked on at a time: the product of fewer is made at half the rate."""
 
 GATHER = 1 << 12
 """Drawn blocks looked at at a time: a bound on memory."""
@@ -82,7 +85,7 @@ def whole_blocks(width: int) -> int:
 
 def parts_of(num_queries: int, width: int, device: torch.device) -> Iterator[slice]:
     """Queries to work on at a time; one part at least."""
-    step = max(1, HELD.get(device.type, HELD["cpu"]) // width)
+    step = max(AT_LEAST, HELD.get(device.type, HELD["cpu"]) // width)
     for first in range(0, max(num_queries, 1), step):
         yield slice(first, min(first + step, num_queries))
 
