@@ -61,8 +61,16 @@ def test_a_move_touches_those_that_move_and_as_many_again(count):
 
 
 def test_room_doubles_and_idle_room_is_bounded():
-    cells = Cells(torch.arange(100) % 10, 10)
-    for step in range(200):
-        cells.move(torch.arange(100), torch.full((100,), step % 10))
-        assert cells._end <= 4 * 110
-    assert cells.touched < 200 * 500
+    """Most go to one cluster and some to all the others, while members are laid out anew."""
+    labels = torch.arange(100) % 10
+    cells, laid_out = Cells(labels, 10), 0
+    for step in range(60):
+        there = torch.full((100,), step % 10)
+        there[step % 7 :: 7] = torch.arange(len(there[step % 7 :: 7])) % 10
+        before = cells._end
+        cells.move(torch.arange(100), there)
+        laid_out += cells._end < before
+        check(cells, there)
+        assert cells._end <= 4 * 110 + 2 * 100
+    assert laid_out > 2
+    assert cells.touched < 60 * 500

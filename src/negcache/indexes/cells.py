@@ -15,6 +15,9 @@ from negcache.shapes import Int, Tensor
 ROOM = 4
 """Members for which there is room for one more, at first."""
 
+IDLE = 4
+"""All is laid out anew where runs take so many times what members and clusters would."""
+
 
 class Cells:
     """Slots in clusters, in an order within each; all in ordinary memory.
@@ -117,10 +120,9 @@ class Cells:
         order = clusters.argsort(stable=True)
         slots, clusters = slots[order], clusters[order]
         groups, counts = clusters.unique_consecutive(return_counts=True)
-        before, self.sizes[groups] = self.sizes[groups], self.sizes[groups] + counts
-        full = groups[self.sizes[groups] > self._room[groups]]
-        if len(full):
-            self._move_to_the_end(full, self.sizes[full] - counts[torch.isin(groups, full)])
+        before, wanted = self.sizes[groups], self.sizes[groups] + counts
+        self._make_room(groups, wanted)
+        self.sizes[groups] = wanted
         self._write(slots, clusters, before.repeat_interleave(counts) + _count_up(counts))
 
     def _write(
@@ -131,35 +133,34 @@ class Cells:
         self._array[self._starts[clusters] + inside] = slots.to(self._array.dtype)
         self.touched += len(slots)
 
-    def _move_to_the_end(self, clusters: Int[Tensor, "f"], held: Int[Tensor, "f"]) -> None:
-        """With twice the room; what lies idle is never more than all that is held, twice over."""
+    def _make_room(self, groups: Int[Tensor, "g"], wanted: Int[Tensor, "g"]) -> None:
+        """For so many members in some clusters; those that are short of it move to the end."""
+        if self._end > IDLE * (self.num_members + len(self.sizes)):
+            self._lay_out(self.members)
+        full = wanted > self._room[groups]
+        if bool(full.any()):
+            self._move_to_the_end(groups[full], 2 * wanted[full])
+
+    def _move_to_the_end(self, clusters: Int[Tensor, "f"], room: Int[Tensor, "f"]) -> None:
+        held = self.sizes[clusters]
         which, inside = clusters.repeat_interleave(held), _count_up(held)
-        slots = self.at(which, inside)
-        self._room[clusters] = 2 * self.sizes[clusters]
-        ends = self._room[clusters].cumsum(0)
-        self._starts[clusters] = self._end + ends - self._room[clusters]
+        slots, ends = self.at(which, inside), room.cumsum(0)
+        self._room[clusters], self._starts[clusters] = room, self._end + ends - room
         self._end += int(ends[-1])
         if self._end > len(self._array):
             self._array = torch.cat([self._array, self._array.new_empty(self._end)])
         self._array[self._starts[which] + inside] = slots.to(self._array.dtype)
         self.touched += len(slots)
-        if self._end > 4 * (int(self.sizes.sum()) + len(self.sizes)):
-            kept = self.sizes.clone()
-            self.sizes[clusters] = held  # the newcomers have no place yet
-            members, sizes = self.members, self.sizes
-            self.sizes = kept
-            self._lay_out(members, sizes)
 
-    def _lay_out(self, members: Int[Tensor, "n"], held: Int[Tensor, "G"] | None = None) -> None:
+    def _lay_out(self, members: Int[Tensor, "n"]) -> None:
         """All anew, with some room in each cluster."""
-        held = self.sizes if held is None else held
         self._room = self.sizes + self.sizes // ROOM + ROOM
         ends = self._room.cumsum(0)
         self._starts = ends - self._room
         self._end = int(ends[-1]) if len(ends) else 0
         self._array = torch.zeros(self._end, dtype=self.labels.dtype)
-        which = torch.arange(len(held)).repeat_interleave(held)
-        self._array[self._starts[which] + _count_up(held)] = members.to(self._array.dtype)
+        which = torch.arange(len(self.sizes)).repeat_interleave(self.sizes)
+        self._array[self._starts[which] + self._every()] = members.to(self._array.dtype)
         self.touched += len(members)
 
     def _every(self) -> Int[Tensor, "n"]:
