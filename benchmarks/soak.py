@@ -8,6 +8,7 @@ uninterrupted run. The last line, also in ``benchmarks/results/soak.json``, is
 With ``--processes 2`` one of two processes that ``torchrun`` started is killed, and torchrun starts
 both anew, which go on from the newest checkpoint. Then one is stopped (SIGSTOP): the other must end
 with an error that names it. The figures are in ``soak_processes.json``.
+``benchmarks.soak_streaming`` is of a stream whose cache is in files.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def finish(process: "Popen[str]") -> CompletedProcess[str]:
 def result(run: Path) -> dict[str, str]:
     """Hashes of the final and best parameters (with optimizer, cache, generators), and metrics."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
-    metrics = _sha256((run / "metrics.jsonl").read_bytes())
+    metrics = hash_of_bytes((run / "metrics.jsonl").read_bytes())
     hashes = {"tensors": hash_of_tensors(last), "metrics": metrics}
     best = json.loads((last / "manifest.json").read_text())["best"]
     if best is not None:
@@ -103,21 +104,23 @@ def hash_of_tensors(checkpoint: Path) -> str:
         tensors |= load_file(path)
     named = sorted(tensors.items())
     parts = ((name, one.flatten().view(torch.uint8).numpy().tobytes()) for name, one in named)
-    each = (f"{name} {_sha256(content)}" for name, content in parts)
-    return _sha256("\n".join(each).encode())
+    each = (f"{name} {hash_of_bytes(content)}" for name, content in parts)
+    return hash_of_bytes("\n".join(each).encode())
 
 
-def _sha256(content: bytes) -> str:
+def hash_of_bytes(content: bytes) -> str:
+    """Its sha256."""
     return hashlib.sha256(content).hexdigest()
 
 
-def torchrun(processes: int, *words: object) -> "Popen[str]":
+def torchrun(processes: int, *words: object, restarts: int = 3, **popen: object) -> "Popen[str]":
     """Start the command line as several processes that are started anew when one dies."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts)]
     each = ["--nproc-per-node", str(processes), "-m", "negcache"]
     told = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [sys.executable, *start, *each, *map(str, words)]
-    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=told)
+    options = {"stdout": PIPE, "stderr": PIPE} | popen
+    return Popen(command, text=True, env=told, **options)  # type: ignore[call-overload]
 
 
 def worker(launcher: "Popen[str]", rank: int) -> int | None:

@@ -1,8 +1,11 @@
 """Training over rows in a file, killed again and again: ``python FILE FOLDER KILLS SEED DTYPE``.
 
-Each run is a fork of this process, so that it begins at once. Prints how many runs were killed.
+Each run is a fork of this process, so that it begins at once, and tells the steps that it has made:
+moments are steps and some milliseconds of chance, so that a slow machine does not change how many
+runs are killed. Prints that number.
 """
 
+import mmap
 import os
 import random
 import signal
@@ -17,6 +20,16 @@ import negcache as nc
 from negcache.run.training.checkpoint import Checkpoints
 
 N, D, B, STEPS, EVERY = 600, 8, 16, 150, 7
+MADE = mmap.mmap(-1, 2)
+"""Steps that a fork has made, those of its checkpoint too, plus 1; 0: it has not begun."""
+
+
+def made():
+    return int.from_bytes(MADE[:], "little") - 1
+
+
+def tell(step):
+    MADE[:] = (step + 1).to_bytes(2, "little")
 
 
 def train(folder, dtype):
@@ -33,6 +46,7 @@ def train(folder, dtype):
         optimizer.load_state_dict(state["optimizer"])
         loss_fn.load_own_state(state["own"])
         step = state["step"]
+    tell(step)
     while step < STEPS:
         random_of_step = torch.Generator().manual_seed(step)
         positives = torch.randint(N, (B,), generator=random_of_step)
@@ -46,6 +60,7 @@ def train(folder, dtype):
         if step % EVERY == 0:
             state = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict()}
             kept.save(step, state | {"own": loss_fn.own_state(), "step": step})
+        tell(step)
     rows = store.rows(torch.arange(N)), store.table.written.clone(), tower.weight.detach()
     torch.save(rows, folder / "part")
     os.replace(folder / "part", folder / "learned")
@@ -53,6 +68,7 @@ def train(folder, dtype):
 
 def forked(folder, dtype):
     """Number of a process that trains."""
+    tell(-1)
     child = os.fork()
     if child:
         return child
@@ -66,19 +82,29 @@ def forked(folder, dtype):
         os._exit(status)
 
 
+def wait(moments):
+    """Until some steps have been made since it began, or none, and a little longer."""
+    steps, longer = moments.randrange(-1, 10), moments.uniform(0, 0.02)
+    if steps >= 0:
+        while (begun := made()) < 0:
+            time.sleep(0.0005)
+        while made() < min(begun + steps, STEPS):
+            time.sleep(0.0005)
+    time.sleep(longer)
+
+
 def main(folder, kills, seed, dtype):
     folder, dtype, moments = Path(folder), getattr(torch, dtype), random.Random(int(seed))
     torch.set_num_threads(1)
     for name in ("straight", "killed"):
         (folder / name).mkdir()
-    start = time.perf_counter()
     _, status = os.waitpid(forked(folder / "straight", dtype), 0)
     assert status == 0
-    whole, killed = time.perf_counter() - start, 0
+    killed = 0
     while not (folder / "killed" / "learned").exists():
         child = forked(folder / "killed", dtype)
         if killed < int(kills):
-            time.sleep(moments.uniform(0.05, 1.0) * whole / 3)
+            wait(moments)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert status in (0, signal.SIGKILL)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from roster import NUM_ITEMS, problem
-from test_readme import SNIPPET, loss_in, run
+from test_readme import EXPLAINED, SNIPPET, loss_in, run
 
 import negcache as nc
 from negcache.testing import check_sampler
@@ -38,9 +38,9 @@ def test_it_obeys_every_law(tmp_path):
 
 def test_it_trains_in_the_snippet_of_the_readme(tmp_path):
     favourites(tmp_path)
-    old = "sampler = nc.SharedDraws(nc.CachedSoftmax(cache, 1))"
-    new = "sampler = nc.SharedDraws(Favourites(len(task.corpus), torch.arange(1000), 1))"
-    assert old in SNIPPET
-    done = run("from favourites import Favourites\n" + SNIPPET.replace(old, new, 1), tmp_path)
+    new = "nc.SharedDraws(Favourites(len(task.corpus), torch.arange(1000), 1))"
+    assert '"auto"' in SNIPPET
+    changed = SNIPPET.replace('"auto"', new, 1).replace(EXPLAINED, "")
+    done = run("from favourites import Favourites\n" + changed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert loss_in(done.stdout) < 10

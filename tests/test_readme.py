@@ -11,6 +11,9 @@ ROOT = Path(__file__).parent.parent
 SNIPPET, STREAM = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+EXPLAINED = "print(loss_fn.sampler.explain())"
+
+
 def run(code, folder):
     script = folder / "snippet.py"
     script.write_text(code)
@@ -42,13 +45,14 @@ def test_the_snippet_of_a_stream_runs_as_it_stands_and_learns(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("CachedSoftmax(cache, 1)", "Uniform(cache, 1)"),
-        ("nc.SharedDraws(nc.CachedSoftmax(cache, 1))", "nc.InBatch()"),
+        ('"auto"', "nc.SharedDraws(nc.Uniform(task.corpus, 1))"),
+        ('"auto"', "nc.SharedDraws(nc.CachedSoftmax(nc.DenseCache(len(task.corpus), 64), 1))"),
     ],
 )
 def test_one_word_changes_the_sampler(tmp_path, old, new):
-    changed = SNIPPET.replace(old, new, 1)
-    assert changed != SNIPPET
+    changed = SNIPPET.replace(old, new, 1).replace(EXPLAINED, "")
+    assert EXPLAINED in SNIPPET
+    assert new in changed
     done = run(changed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert loss_in(done.stdout) < 10

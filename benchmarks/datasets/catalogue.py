@@ -10,6 +10,7 @@ from benchmarks.datasets.genes import write_genes
 from benchmarks.datasets.go import write_go
 from benchmarks.datasets.movielens import write_movielens
 from benchmarks.datasets.next_word import write_brown, write_mix
+from benchmarks.datasets.passages import write_passages
 
 WRITERS: dict[str, Callable[..., Path]] = {
     "brown": write_brown,
@@ -20,5 +21,6 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "go": write_go,
     "mix": write_mix,
     "movielens": write_movielens,
+    "passages": write_passages,
 }
 """(folder to write) -> the folder, written."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from negcache.distributed import Mesh
 from negcache.interfaces import Corpus
@@ -64,6 +65,13 @@ class ItemEncoder:
         mine, shares = ids[mesh.part(len(ids))], mesh.parts(len(ids))
         rows = self.encode(torch.cat([mine, ids[:1]])[: max(shares)])
         return mesh.gather(rows[: len(mine)], shares)
+
+    @torch.no_grad()
+    def flops(self, ids: Int[Tensor, "M"]) -> int:
+        """Multiplications and additions of one item through the tower, counted over these."""
+        with without_dropout(self.tower), FlopCounterMode(display=False) as counted:
+            self.encode(ids)
+        return counted.get_total_flops() // max(len(ids), 1)
 
     def encode_all(
         self,

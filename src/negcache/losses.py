@@ -18,19 +18,19 @@ from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.generators import Generators
 from negcache.interfaces import Corpus, Estimator, Known, Sampler, Store
+from negcache.learning import admit_sampler, begin, learn, learnt, load_learnt
 from negcache.messages import Request, StepReport, gather_columns
 from negcache.metrics import Recorder
 from negcache.optimizer_steps import OptimizerSteps
 from negcache.packing import from_bytes, to_bytes
-from negcache.score import Score
+from negcache.score import DotScore, Score
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
-from negcache.stores.among_processes import check_pool, check_processes, check_refresh, most_of_all
+from negcache.stores.among_processes import check_processes, check_refresh, most_of_all
 from negcache.validation import (
     admit,
     admit_excluded,
     check_dimensions,
-    check_items,
     check_mini_batches,
     check_no_replica,
     check_own_state,
@@ -53,13 +53,13 @@ class SoftmaxLoss(nn.Module):
         item_tower: maps ``corpus[ids]`` to embeddings [M, D].
         corpus: features of every item by id; a tensor will do.
         sampler: proposes negatives; the store it reads, if any, is filled before the first step
-            and kept up to date.
-        score: the one score; its parameters train with the loss.
+            and kept up to date. "auto": ``samplers.Auto`` over a corpus, and over a cache that is
+            the corpus shared draws from it.
+        score: the one score; its parameters train with the loss. None: ``DotScore()``.
         estimator: ``log_q_corrected`` or ``cached_partition``.
         known_positives: never drawn for their query; ``query_ids`` are its rows.
         mini_batch_size: encode at most so many items at a time, and once more in the backward
-            pass, so that memory does not grow with the number of drawn items; None: all at once.
-            Not for towers with batch normalisation, whose items depend on each other.
+            pass; None: all at once. Not for batch normalisation, where items depend on each other.
         gather_across_devices: among several processes, what queries share they share with those of
             all; False: with those of their own process. A store shared by processes wants True.
         seed: of the generator behind all draws.
@@ -69,8 +69,8 @@ class SoftmaxLoss(nn.Module):
         self,
         item_tower: nn.Module,
         corpus: Corpus,
-        sampler: Sampler,
-        score: Score,
+        sampler: Sampler | str = "auto",
+        score: Score | None = None,
         *,
         estimator: Estimator = log_q_corrected,
         known_positives: Known | None = None,
@@ -80,10 +80,9 @@ class SoftmaxLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_mini_batches(mini_batch_size, item_tower)
-        check_pool(sampler.store, gather_across_devices)
-        check_items(len(corpus), None if sampler.store is None else sampler.store.num_items)
+        sampler = admit_sampler(sampler, corpus, gather_across_devices)
         self.item_tower, self.corpus = item_tower, corpus
-        self.score: Score = score
+        self.score: Score = DotScore() if score is None else score
         self.sampler, self.estimator, self.known_positives = sampler, estimator, known_positives
         self.mini_batch_size, self.gather_across_devices = mini_batch_size, gather_across_devices
         self.generators = Generators(seed)
@@ -119,8 +118,7 @@ class SoftmaxLoss(nn.Module):
             positives: the target item of each query; or several, [B, p], padded with -1: then the
                 mean over them is its loss, none competing with another, a repeated one once.
             query_ids: rows of ``known_positives``; needed when that was given.
-            negatives: your own negatives beside the sampled ones, padded with -1; they count with
-                weight 1 and are left out of the sampler's draw.
+            negatives: your own beside the sampled ones, padded with -1; not drawn, of weight 1.
             exclude: more that may not stand for each query, such as known positives of a stream.
             weight: of each query; the mean is then ``sum(w l) / sum(w)``.
             reduction: "mean", "sum", or "none": one loss a query, [B].
@@ -133,7 +131,7 @@ class SoftmaxLoss(nn.Module):
         exclude = admit_excluded(queries, exclude)
         training = self.training and torch.is_grad_enabled()
         check_weighting(weight, reduction, len(queries), training and Mesh.now().size > 1)
-        mesh = self._prepare(queries, training)
+        mesh = self._prepare(queries, positives, training)
         queries = self.score.embed(queries)
         with self._recorder.stage("draw"):
             asked = self._ask(queries.detach(), positives, query_ids, exclude, training)
@@ -150,6 +148,7 @@ class SoftmaxLoss(nn.Module):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
             found = sampled_loss(queries, asked.positives[mine], items.of(mine), draws, self.score)
         if training:
+            learn(self.sampler, asked, items)
             self._recorder.record_step(*found, draws[0][0], mesh.parts(len(items.ids))[mesh.rank])
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 
@@ -193,9 +192,7 @@ class SoftmaxLoss(nn.Module):
     @torch.no_grad()
     def fill_cache(self, batch_size: int = 1024, progress: Progress = iter) -> None:
         """Encode every item that has no stored row yet; the first step does it if you do not.
-
-        ``progress`` wraps the iterable of batch starts, as ``tqdm`` does.
-        """
+        ``progress`` wraps the iterable of batch starts, as ``tqdm`` does."""
         if self.store is not None:
             missing = self.store.missing()
             most = most_of_all(self.store, len(missing))
@@ -222,6 +219,7 @@ class SoftmaxLoss(nn.Module):
         """What is no weight: store, clock, noise. Those of several processes add up to one's."""
         filled = len(self.corpus) if self._filled is self.store else 0
         state: dict[str, Any] = {"generator": self.generators.get_state(), "filled": filled}
+        state |= learnt(self.sampler)
         if self.store is not None:
             state["store"] = self.store.state_dict()
         return state
@@ -229,6 +227,7 @@ class SoftmaxLoss(nn.Module):
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Restore what ``own_state`` gave: of this process, or of all together."""
         self.generators.set_state(state["generator"])
+        load_learnt(self.sampler, state)
         if self.store is not None:
             check_saved_store(state)
             self.store.load_state_dict(state["store"])
@@ -248,13 +247,14 @@ class SoftmaxLoss(nn.Module):
             return self.store.valid.device
         return next((one.device for one in self.parameters()), torch.device("cpu"))
 
-    def _prepare(self, queries: Tensor, training: bool) -> Mesh:
+    def _prepare(self, queries: Tensor, positives: Tensor, training: bool) -> Mesh:
         """Refuse what can be, and fill the store; the processes whose queries share draws."""
         mesh = Mesh.now()
+        begin(self.sampler, queries, positives, self.encoder, self.parameters())
         check_no_replica(self)
         if training and mesh.size > 1:
-            whole = "negcache.Retriever(loss_fn, query_tower)"
-            check_shared_gradients(mesh.size, shares_gradients(self), whole)
+            shared = shares_gradients(self)
+            check_shared_gradients(mesh.size, shared, "negcache.Retriever(loss_fn, query_tower)")
             check_refresh(self.store, self.item_tower)
         if self.store is not None:
             check_processes(self.store, self.parameters(), mesh.size)

@@ -4,6 +4,8 @@ from tests.mutants.mutant import Mutant
 
 INT8 = "tests/stores/test_int8.py::"
 FILE = "tests/stores/test_row_file.py::"
+MOVING = "tests/stores/test_stores_in_files.py::"
+RUNS = "tests/run/cli/test_rows_on_disk.py::"
 
 MUTANTS = [
     Mutant(
@@ -82,5 +84,68 @@ MUTANTS = [
         "os.posix_fallocate(handle, 0, size)",
         "os.ftruncate(handle, size)",
         f"{FILE}test_space_is_taken_at_once",
+    ),
+    Mutant(
+        "large: rows are let go before they are kept",
+        "stores/file_table.py",
+        "        self.journal.save(slots)\n        self.file.write(slots, {",
+        "        self.file.write(slots, {",
+        f"{MOVING}test_a_file_is_a_table_in_memory_and_resumes_bit_for_bit",
+    ),
+    Mutant(
+        "large: rows that were let go are valid",
+        "stores/file_table.py",
+        "        self.valid[slots] = False\n",
+        "",
+        f"{MOVING}test_a_removed_item_is_undone_too",
+    ),
+    Mutant(
+        "large: who looks at a table begins it anew",
+        "stores/file_table.py",
+        "        if not self.has_begun:\n            return torch.full((1,)",
+        "        self._begin()\n        if False:\n            return torch.full((1,)",
+        f"{MOVING}test_looking_at_an_empty_table_loses_nothing_of_what_is_in_the_file",
+    ),
+    Mutant(
+        "large: a state names the folder that its file was in",
+        "stores/undo_journal.py",
+        '{"file": self.file.path.name',
+        '{"file": str(self.file.path)',
+        f"{MOVING}test_a_state_is_true_wherever_the_files_are_moved_to",
+    ),
+    Mutant(
+        "large: the first generation keeps nothing, though a state refers to it",
+        "stores/undo_journal.py",
+        "        self.leads_back = True\n        return",
+        "        return",
+        f"{FILE}test_a_table_that_is_filled_is_written_once",
+    ),
+    Mutant(
+        "large: what a full disk took of a record stays",
+        "stores/undo_journal.py",
+        "os.ftruncate(self.handle, self.length)",
+        "pass",
+        f"{FILE}test_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing",
+    ),
+    Mutant(
+        "large: a plan counts rows on disk as memory",
+        "run/cli/planning/memory.py",
+        "planned.cost.keeps_cache and not planned.on_disk",
+        "planned.cost.keeps_cache",
+        f"{RUNS}test_a_plan_is_what_lies_there",
+    ),
+    Mutant(
+        "large: a run that cannot begin leaves its folder",
+        "run/cli/runs.py",
+        "shutil.rmtree(folder, ignore_errors=True)",
+        "pass",
+        f"{RUNS}test_a_run_that_cannot_begin_leaves_no_folder",
+    ),
+    Mutant(
+        "large: more checkpoints are kept than lead back",
+        "run/training/config.py",
+        "self.cache.on_disk and self.keep_checkpoints > KEPT",
+        "self.cache.on_disk and self.keep_checkpoints > 9",
+        f"{RUNS}test_what_cannot_be_is_refused",
     ),
 ]

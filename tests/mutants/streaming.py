@@ -10,7 +10,7 @@ HELD = [
     Mutant(
         "rows of zeros are negatives from the start",
         "stores/table.py",
-        "torch.full((shard.size,), -1, dtype",
+        "torch.full((shard.size,), NEVER, dtype",
         "torch.full((shard.size,), 0, dtype",
         f"{STREAM}test_the_first_step_has_no_negatives_and_moves_nothing",
     ),

@@ -167,7 +167,7 @@ def test_a_process_takes_its_rows_of_the_state_of_all():
     whole.write(torch.arange(300), torch.randn(300, 3), 4)
     part = RowTable(replace(Shard.whole(300), first=128, size=172), 3, torch.int8, "cpu")
     part.load_state_dict(whole.state_dict())
-    assert torch.equal(part.read(torch.arange(172)), whole.read(torch.arange(128, 300)))
+    assert torch.equal(part.rows.read(torch.arange(172)), whole.rows.read(torch.arange(128, 300)))
 
 
 def test_a_scored_share_is_that_of_its_rows():

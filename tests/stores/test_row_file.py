@@ -3,8 +3,10 @@
 import copy
 import errno
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,23 @@ def test_rows_are_those_of_a_table_in_memory(tmp_path, monkeypatch, dtype, windo
         ):
             assert first == other
             assert torch.equal(block, wanted)
+
+
+def test_rows_that_stand_together_are_read_at_once_however_often_they_are_asked_for(
+    tmp_path, monkeypatch
+):
+    store = cache(tmp_path / "rows")
+    written(store, 0, 300)
+    calls, read = [], os.preadv
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    found = store.rows(torch.tensor([8, 7, 9, 7, 200, 8, 8]))
+    assert len(calls) == 2
+    assert torch.equal(found[[1, 3]], store.rows(torch.tensor([7, 7])))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
@@ -199,23 +218,62 @@ def test_a_record_that_is_not_whole_is_passed_over(tmp_path):
     assert_same(contents(store), wanted)
 
 
-def test_a_journal_without_room_leaves_rows_and_records_as_they_were(tmp_path, monkeypatch):
+@contextmanager
+def no_file_larger_than(size):
+    """What a full disk is to a file that grows; one that has its room is as before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing(tmp_path):
+    store = cache(tmp_path / "rows", num_items=2000)
+    written(store, 0, 2000)
+    state, wanted = store.state_dict(), contents(store)
+    with no_file_larger_than((tmp_path / "rows").stat().st_size):
+        written(store, 1, 1500)
+        before = contents(store)
+        with pytest.raises(
+            nc.InputError, match=r"room for \d+ bytes at .*File too large.*go on from"
+        ):
+            store.write(torch.arange(2000), torch.ones(2000, 3))
+        assert_same(contents(store), before)
+        written(store, 1, 1500)  # what is kept already needs no room
+    written(store, 2, 2000)
+    store.load_state_dict(state)
+    assert_same(contents(store), wanted)
+
+
+def test_a_generation_without_room_is_an_error_of_that_checkpoint(tmp_path):
     store = cache(tmp_path / "rows")
     written(store, 0)
-    state, wanted, whole = store.state_dict(), contents(store), os.write
-
-    def half(handle, data):
-        whole(handle, bytes(data)[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", half)
-    with pytest.raises(nc.InputError, match="No space left"):
-        written(store, 1)
-    monkeypatch.undo()
-    assert_same(contents(store)[:1], wanted[:1])
+    state, wanted = store.state_dict(), contents(store)
+    written(store, 1)
+    with (
+        no_file_larger_than(20),
+        pytest.raises(nc.InputError, match=r"bytes at .*rows\.undo-2; got"),
+    ):
+        store.state_dict()
     written(store, 2)
     store.load_state_dict(state)
     assert_same(contents(store), wanted)
+
+
+def test_a_table_that_is_filled_is_written_once(tmp_path):
+    """Nobody goes back to before there were rows; where somebody may, that is kept."""
+    store = cache(tmp_path / "rows")
+    written(store, 0, 300)
+    assert (tmp_path / "rows.undo-0").stat().st_size < 100
+    again = cache(tmp_path / "again")
+    again.write(torch.empty(0, dtype=torch.long), torch.empty(0, 3))
+    state = again.state_dict()
+    written(again, 0, 300)
+    assert again.state_dict() != state
+    again.load_state_dict(state)
+    assert not again.valid.any()
 
 
 def test_each_process_has_a_file_of_its_share(tmp_path):

@@ -1,5 +1,5 @@
 """Structures over vectors that move, and the exact one they are measured against."""
 
-from negcache.indexes.exact import top_k
+from negcache.indexes.exact import better, nothing_yet, top_k
 
-__all__ = ["top_k"]
+__all__ = ["better", "nothing_yet", "top_k"]

@@ -1,6 +1,7 @@
 """Exact search by brute force, a chunk of items at a time: the yardstick of every index."""
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import torch
 
@@ -28,19 +29,41 @@ def top_k(
     """
     if k < 1:
         raise InputError("k >= 1 items per query", f"k = {k}", "ask for at least one item")
-    scores = queries.new_empty((len(queries), 0))
-    ids = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for first, rows in chunks:
-        fresh, places = _best(score(queries, rows), k)
-        scores = torch.cat([scores, fresh.to(scores.dtype)], dim=1)
-        ids = torch.cat([ids, places + first], dim=1)
-        scores, order = _best(scores, k)  # kept ids come first, so ties stay with the smaller id
-        ids = ids.gather(1, order)
+    best = nothing_yet(queries)
+    for chunk in chunks:
+        best = better(best, queries, chunk, score, k)
+    scores, ids = best
     if ids.shape[1] < k:
         raise InputError(
             f"k of at most the {ids.shape[1]} items searched", f"k = {k}", "ask for fewer items"
         )
     return scores, ids
+
+
+Best: TypeAlias = tuple[Float[Tensor, "B _"], Int[Tensor, "B _"]]
+"""Scores, falling, and ids of the best items that were seen so far."""
+
+
+def nothing_yet(queries: Float[Tensor, "B D"]) -> Best:
+    """The best of no items."""
+    none = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    return queries.new_empty(none.shape), none
+
+
+def better(
+    best: Best,
+    queries: Float[Tensor, "B D"],
+    chunk: tuple[int, Float[Tensor, "_ D"]],
+    score: Score,
+    k: int,
+) -> Best:
+    """The best k after one more block of items, whose ids are above those before."""
+    first, rows = chunk
+    fresh, places = _best(score(queries, rows), k)
+    scores = torch.cat([best[0], fresh.to(best[0].dtype)], dim=1)
+    ids = torch.cat([best[1], places + first], dim=1)
+    scores, order = _best(scores, k)  # kept ids come first, so ties stay with the smaller id
+    return scores, ids.gather(1, order)
 
 
 def _best(scores: Float[Tensor, "B c"], k: int) -> tuple[Float[Tensor, "B _"], Int[Tensor, "B _"]]:

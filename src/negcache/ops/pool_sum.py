@@ -50,8 +50,9 @@ def pool_sums(
         weight: of each item, or of each item for each query; -inf: it does not count.
         masked: the columns that do not stand for each query.
     """
-    if not len(items):  # nobody could draw anything
-        return log_sums(weight.expand(len(queries), -1))
+    if not len(items):
+        nothing = queries.new_full((len(queries),), -torch.inf)
+        return LogSums(nothing, nothing)
     return LogSums(*_PoolSums.apply(queries, items, weight, masked))
 
 
@@ -75,8 +76,9 @@ class _PoolSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
         queries, items, weight, log_sum = ctx.saved_tensors
+        grad = grads[0]
         scores = _Scores(queries, items, weight, ctx.masked)
         of_queries, of_items, *_ = ctx.needs_input_grad
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0.0)

@@ -1,5 +1,6 @@
 """Rules that propose negatives. ``uniform.py`` is the one to copy."""
 
+from negcache.samplers.auto import Auto
 from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.chain import DynamicIndexChain
 from negcache.samplers.combinators import Mixture, Resampled, SharedDraws
@@ -17,6 +18,7 @@ from negcache.samplers.stale_ann import StaleTopK
 from negcache.samplers.uniform import Uniform
 
 __all__ = [
+    "Auto",
     "CachedDistinct",
     "CachedRest",
     "CachedSoftmax",

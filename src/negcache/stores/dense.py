@@ -11,10 +11,10 @@ from negcache.errors import InputError
 from negcache.interfaces import Observer, RefreshPolicy
 from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
-from negcache.stores.file_table import FileTable
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
-from negcache.stores.table import QuantizedChunks, RowTable
+from negcache.stores.row_memory import QuantizedChunks
+from negcache.stores.tables import check_dim, make_table
 
 
 class DenseCache:
@@ -58,12 +58,7 @@ class DenseCache:
         self.refresh = Oldest(refresh) if isinstance(refresh, float | int) else refresh
         self.shard = Shard.of(Mesh.now() if mesh is None else mesh, num_items)
         self.observers = Observers()
-        if path is None:
-            self.table = RowTable(self.shard, dim, dtype, device)
-        elif torch.device(device).type != "cpu":
-            raise InputError("rows in a file on the host", f"{device}", 'leave device="cpu"')
-        else:
-            self.table = FileTable(self.shard, dim, dtype, path)
+        self.table = make_table(self.shard, dim, dtype, device, path)
         self.clock, self.refreshing = 0, False
 
     def __len__(self) -> int:
@@ -75,7 +70,7 @@ class DenseCache:
 
     @property
     def num_rows(self) -> int:
-        return len(self.table)
+        return self.shard.size
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return self.shard.local(ids)
@@ -93,7 +88,7 @@ class DenseCache:
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
         """Consecutive blocks of rows, each with the slot of its first row."""
-        return self.table.chunks(size)
+        return self.table.rows.chunks(size)
 
     @property
     def quantized(self) -> QuantizedChunks | None:
@@ -101,7 +96,7 @@ class DenseCache:
         return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.table.read(slots)
+        return self.table.rows.read(slots)
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
@@ -109,7 +104,7 @@ class DenseCache:
 
         Those that other processes hold are passed over.
         """
-        self.table.check(rows)
+        check_dim(rows, self.table.dim)
         slots = self.slots(ids)
         if slots is not ids:
             slots, rows = slots[slots >= 0], rows[slots >= 0]

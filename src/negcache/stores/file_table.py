@@ -12,11 +12,9 @@ from negcache.ops.shards import Shard
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.row_file import Column, RowFile, file_of
 from negcache.stores.row_memory import QuantizedChunks
-from negcache.stores.table import check_dim, check_shape
+from negcache.stores.table import NEVER, check_shape
 from negcache.stores.undo_journal import NOTHING, UndoJournal
 from negcache.validation import check_finite
-
-NEVER = -1
 
 
 class FileRows:
@@ -40,6 +38,11 @@ class FileRows:
     def quantized(self) -> QuantizedChunks | None:
         return self._quantized if self.has_codes else None
 
+    @property
+    def stored(self) -> Tensor:
+        """[S, D]; mapped: look at some of them alone."""
+        return self.file.mapped("codes" if self.has_codes else "embeddings")
+
     def _quantized(self, size: int) -> Iterator[tuple[int, QuantizedRows]]:
         """Blocks whose memory is used again: each is done with before the next is asked for."""
         for first, (codes, scales) in self.file.chunks(size, "codes", "scales"):
@@ -57,7 +60,7 @@ class FileRows:
             return QuantizedRows(found["codes"], found["scales"].squeeze(1)).rows()
         return found["embeddings"]
 
-    def stored(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> dict[str, Tensor]:
+    def as_columns(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> dict[str, Tensor]:
         """Columns of rows that are to be written there."""
         if not self.has_codes:
             return {"embeddings": rows}
@@ -85,44 +88,46 @@ class FileTable:
     on_host = ("rows", "file", "journal", "written")
 
     def __init__(self, shard: Shard, dim: int, dtype: torch.dtype, path: Path | str) -> None:
-        columns = FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
         self.shard, self.dim = shard, dim
-        self.file = RowFile(file_of(Path(path), shard), shard.size, columns)
+        self.file = RowFile(file_of(Path(path), shard), shard.size, self.columns(dim, dtype))
         self.rows, self.journal = FileRows(self.file), UndoJournal(self.file)
         self.valid = torch.zeros(shard.size, dtype=torch.bool)
         self.has_begun = False
 
-    def __len__(self) -> int:
-        return self.shard.size
+    @staticmethod
+    def columns(dim: int, dtype: torch.dtype) -> dict[str, Column]:
+        """What the file has of each row."""
+        return FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
 
     @property
     def written(self) -> Int[Tensor, "S"]:
-        """int32 [S], -1 for rows that were never written; mapped: look at some of it alone."""
-        self._begin()
+        """int32 [S], -1 for rows that were never written, or were let go.
+
+        Mapped: look at some of it alone.
+        """
+        if not self.has_begun:
+            return torch.full((1,), NEVER, dtype=torch.int32).expand(self.shard.size)
         return self.file.mapped("written").squeeze(1)
 
     @property
     def embeddings(self) -> Tensor:
         """The numbers that the rows are kept as, [S, D]; mapped: look at some of them alone."""
-        return self.file.mapped("codes" if self.rows.has_codes else "embeddings")
-
-    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        return self.rows.chunks(size)
-
-    def read(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.rows.read(slots)
-
-    def check(self, rows: Float[Tensor, "M D"]) -> None:
-        """Refuse rows of other dimensions. Raises InputError."""
-        check_dim(rows, self.dim)
+        return self.rows.stored
 
     def write(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"], step: int) -> None:
         self._begin()
-        columns = self.rows.stored(slots, rows.detach())
+        columns = self.rows.as_columns(slots, rows.detach())
         columns["written"] = torch.full((len(slots), 1), step)
         self.journal.save(slots)
         self.file.write(slots, columns)
         self.valid[slots] = True
+
+    def let_go(self, slots: Int[Tensor, "M"]) -> None:
+        """These rows are valid no more, until they are written."""
+        slots = slots[self.valid[slots]]
+        self.journal.save(slots)
+        self.file.write(slots, {"written": torch.full((len(slots), 1), NEVER)})
+        self.valid[slots] = False
 
     def state_dict(self) -> dict[str, Any]:
         """Where the rows are and from when; what is written later can be undone up to here."""
@@ -154,7 +159,7 @@ class FileTable:
             return
         self.journal.start()
         step = 1 << 18
-        for first in range(0, len(self), step):
-            slots = torch.arange(first, min(first + step, len(self)))
+        for first in range(0, self.shard.size, step):
+            slots = torch.arange(first, min(first + step, self.shard.size))
             self.file.write(slots, {"written": torch.full((len(slots), 1), NEVER)})
         self.has_begun = True

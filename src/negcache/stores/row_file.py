@@ -66,10 +66,7 @@ class RowFile:
         self, path: Path, rows: int, columns: dict[str, Column], *, anew: bool = False
     ) -> None:
         self.path, self.rows, self.columns = path, rows, columns
-        self.starts, end = {}, PAGE
-        for name, column in columns.items():
-            self.starts[name] = end
-            end += -(-rows * column.stride // PAGE) * PAGE
+        self.starts, end = layout(rows, columns)
         kept = {name: [str(each.dtype), each.width] for name, each in columns.items()}
         header = json.dumps({"format": FORMAT, "rows": rows, "columns": kept, "bytes": end})
         if anew and path.exists():
@@ -82,15 +79,16 @@ class RowFile:
         weakref.finalize(self, os.close, self.handle)
 
     def read(self, slots: Int[Tensor, "M"], *names: str) -> dict[str, Tensor]:
-        """These columns of some rows, [M, width] each; no name: all."""
-        ordered, order = slots.sort()
+        """These columns of some rows, [M, width] each; no name: all. Repeats are read once."""
+        distinct, place = torch.unique(slots, return_inverse=True)
         found = {}
         for name in names or self.columns:
             column = self.columns[name]
-            rows = torch.empty(len(slots), column.width, dtype=column.dtype)
-            for start, stop, first in _runs(ordered):
-                self._fill(name, first, rows[start:stop])
-            found[name] = torch.empty_like(rows).index_copy_(0, order, rows)
+            rows = torch.empty(len(distinct), column.width, dtype=column.dtype)
+            view, stride = _bytes(rows), column.stride
+            for start, stop, first in _runs(distinct):
+                self._fill(name, first, view[start * stride : stop * stride])
+            found[name] = rows[place]
         return found
 
     def write(self, slots: Int[Tensor, "M"], columns: dict[str, Tensor]) -> None:
@@ -98,8 +96,9 @@ class RowFile:
         ordered, order = slots.sort()
         for name, values in columns.items():
             rows = values.to(self.columns[name].dtype)[order].contiguous()
+            view, stride = _bytes(rows), self.columns[name].stride
             for start, stop, first in _runs(ordered):
-                self._put(name, first, rows[start:stop])
+                self._put(name, first, view[start * stride : stop * stride])
 
     def chunks(self, size: int, *names: str) -> Iterator[tuple[int, list[Tensor]]]:
         """Consecutive blocks of rows with the number of their first.
@@ -141,12 +140,11 @@ class RowFile:
     def _window(self, handles: dict[str, int], first: int, memory: list[Tensor]) -> list[Tensor]:
         blocks = [each[: self.rows - first] for each in memory]
         for (name, handle), block in zip(handles.items(), blocks, strict=True):
-            self._fill(name, first, block, handle)
+            self._fill(name, first, _bytes(block), handle)
         return blocks
 
-    def _fill(self, name: str, first: int, rows: Tensor, handle: int | None = None) -> None:
+    def _fill(self, name: str, first: int, view: memoryview, handle: int | None = None) -> None:
         """Read consecutive rows into memory."""
-        view = _bytes(rows)
         place = self.starts[name] + first * self.columns[name].stride
         while len(view):
             count = os.preadv(self.handle if handle is None else handle, [view], place)
@@ -158,12 +156,20 @@ class RowFile:
                 )
             view, place = view[count:], place + count
 
-    def _put(self, name: str, first: int, rows: Tensor) -> None:
-        view = _bytes(rows)
+    def _put(self, name: str, first: int, view: memoryview) -> None:
         place = self.starts[name] + first * self.columns[name].stride
         while len(view):
             count = os.pwritev(self.handle, [view], place)
             view, place = view[count:], place + count
+
+
+def layout(rows: int, columns: dict[str, Column]) -> tuple[dict[str, int], int]:
+    """Where each column begins, and the bytes of the whole file."""
+    starts, end = {}, PAGE
+    for name, column in columns.items():
+        starts[name] = end
+        end += -(-rows * column.stride // PAGE) * PAGE
+    return starts, end
 
 
 @contextmanager
@@ -180,7 +186,7 @@ def _reading(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
 
 def _bytes(rows: Tensor) -> memoryview:
     """The memory of contiguous rows."""
-    return memoryview(rows.view(torch.uint8).numpy().data).cast("B")
+    return memoryview(rows.flatten().view(torch.uint8).numpy().data)
 
 
 def file_of(path: Path, shard: Shard) -> Path:

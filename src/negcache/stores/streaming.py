@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from negcache.stores.feature_rows import Features, from_rows, some
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
 from negcache.stores.ring import Ring
-from negcache.stores.table import QuantizedChunks, RowTable
+from negcache.stores.row_memory import QuantizedChunks
+from negcache.stores.tables import check_dim, make_table
 
 
 class StreamingCache:
@@ -55,6 +57,7 @@ class StreamingCache:
         num_items: how many there are, for "uniform".
         dtype: of the embeddings.
         device: where they live; features stay on the host.
+        path: of a file to keep the embeddings in, on the host; see ``docs/large_tables.md``.
         mesh: the processes that hold the rows; None: those that train together now.
 
     Example:
@@ -79,6 +82,7 @@ class StreamingCache:
         num_items: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        path: Path | str | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         check_settings(size, eviction)
@@ -87,10 +91,10 @@ class StreamingCache:
         self.eviction, self.row_weight = eviction, row_weight
         self.population = num_items or sys.maxsize
         self.shard = Shard.of(Mesh.now() if mesh is None else mesh, size)
-        self.table, self.observers = RowTable(self.shard, dim, dtype, device), Observers()
+        self.table = make_table(self.shard, dim, dtype, device, path)
         self.ring, self.features = Ring(size, device), FeatureRing(size)
         self.arrivals = Arrivals(row_weight, size, device)
-        self.clock, self.refreshing = 0, False
+        self.observers, self.clock, self.refreshing = Observers(), 0, False
         self._weights: Tensor | None = None
 
     def __len__(self) -> int:
@@ -154,7 +158,7 @@ class StreamingCache:
 
     @property
     def num_rows(self) -> int:
-        return len(self.table)
+        return self.shard.size
 
     @property
     def coverage(self) -> float:
@@ -190,37 +194,34 @@ class StreamingCache:
         return held[(held >= 0) & ~self.valid]
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        return self.table.chunks(size)
+        return self.table.rows.chunks(size)
 
     @property
     def quantized(self) -> QuantizedChunks | None:
         return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.table.read(slots)
+        return self.table.rows.read(slots)
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember fresh rows of distinct items; those that wait get their slots."""
-        self.table.check(rows)
+        check_dim(rows, self.table.dim)
         slots, waits = self._where(ids)
-        fresh = torch.ones_like(slots, dtype=torch.bool)
+        fresh = slots >= 0
         if not (self.refresh.takes_training_rows or self.refreshing):
-            fresh = ~self.table.valid[self.shard.local(slots).clamp_min(0)]
+            fresh &= ~self.table.valid[self.shard.local(slots).clamp_min(0)]
         if self.eviction != "fifo" and not self.refreshing:
             self.ring.touch(slots[slots >= 0], self.arrivals.position)
-        self._store(slots, rows, fresh & (slots >= 0))
+        self._store(slots, rows, fresh)
         new = (waits >= 0).nonzero().squeeze(1)
         new = new[waits[new].argsort()]
         if len(new):
-            self._store(self._place(waits[new]), rows[new], torch.ones_like(new, dtype=torch.bool))
+            self._store(self._place(waits[new]), rows[new], waits[new] >= 0)
 
     @torch.no_grad()
     def plan(self) -> Int[Tensor, "R"]:
-        """Items that came without a query, then those written longest ago; of slots that are here.
-
-        Asking changes nothing.
-        """
+        """Items that came without a query, then those written longest ago, of slots here."""
         waiting = self.features.waiting.to(self.device)
         leaving = self.ring.leaving(len(waiting))
         arriving = waiting[self.shard.local(leaving) >= 0]
@@ -265,8 +266,7 @@ class StreamingCache:
 
     def _where(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The slot of each item, and its place among those that wait; -1: it has none."""
-        ids = ids.to(self.device)
-        return self.ring.slots(ids), self.features.where_waiting(ids)
+        return self.ring.slots(ids := ids.to(self.device)), self.features.where_waiting(ids)
 
     def _place(self, places: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
         """Slots of the items that wait there: those of the items that leave."""
@@ -290,7 +290,7 @@ class StreamingCache:
         here = self.shard.local(slots)
         here = here[here >= 0]
         with self.observers.change(self, here):
-            self.table.written[here] = -1
+            self.table.let_go(here)
 
     def _store(self, slots: Tensor, rows: Tensor, wanted: Tensor) -> None:
         """Write those that are wanted, of slots that are here."""

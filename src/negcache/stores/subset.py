@@ -1,6 +1,7 @@
 """Rows of some of the items only: a uniform subset that moves on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.observers import Observers
 from negcache.stores.refresh import Oldest
-from negcache.stores.table import QuantizedChunks, RowTable
+from negcache.stores.row_memory import QuantizedChunks
+from negcache.stores.tables import check_dim, make_table
 
 
 class SubsetCache:
@@ -33,6 +35,7 @@ class SubsetCache:
             ``stores.Snapshot(every)`` takes a new pool as a whole.
         dtype: of the rows.
         device: where everything lives.
+        path: of a file to keep the rows in, on the host; see ``docs/large_tables.md``.
         seed: of the subset; the same on all processes.
         mesh: the processes that hold the rows, each its share; None: those that train together
             now, ``Mesh.now()``.
@@ -51,6 +54,7 @@ class SubsetCache:
         refresh: float | RefreshPolicy = 0.01,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        path: Path | str | None = None,
         seed: int = 0,
         mesh: Mesh | None = None,
     ) -> None:
@@ -65,13 +69,13 @@ class SubsetCache:
         self.place = torch.full((num_items,), -1, dtype=torch.int64, device=device)
         self.place[self.held] = torch.arange(size, device=device)
         self.shard = Shard.of(Mesh.now() if mesh is None else mesh, size)
-        self.table = RowTable(self.shard, dim, dtype, device)
+        self.table = make_table(self.shard, dim, dtype, device, path)
         self.entered = torch.zeros(size, dtype=torch.int64, device=device)
         self._planned: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def num_rows(self) -> int:
-        return len(self.table)
+        return self.shard.size
 
     @property
     def coverage(self) -> float:
@@ -85,7 +89,7 @@ class SubsetCache:
         return self.held[self.shard.bounds][~self.valid]
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        return self.table.chunks(size)
+        return self.table.rows.chunks(size)
 
     @property
     def quantized(self) -> QuantizedChunks | None:
@@ -93,7 +97,7 @@ class SubsetCache:
         return self.table.rows.quantized
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.table.read(slots)
+        return self.table.rows.read(slots)
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return self.shard.local(self.place[ids])
@@ -104,7 +108,7 @@ class SubsetCache:
     @torch.no_grad()
     def write(self, ids: Int[Tensor, "M"], rows: Float[Tensor, "M D"]) -> None:
         """Remember fresh rows of distinct items; items outside the subset are passed over."""
-        self.table.check(rows)
+        check_dim(rows, self.table.dim)
         slots = self.slots(ids)
         kept = slots >= 0
         if not (self.refresh.takes_training_rows or self.refreshing):
@@ -127,7 +131,8 @@ class SubsetCache:
         with self.observers.change(self, here):
             self.place[self.held[slots]] = -1
             self.held[slots], self.place[new] = new, slots
-            self.table.written[here], self.entered[slots] = -1, self.clock + 1
+            self.table.let_go(here)
+            self.entered[slots] = self.clock + 1
 
     def step(self) -> None:
         """One optimizer step has passed."""

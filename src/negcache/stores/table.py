@@ -1,6 +1,5 @@
-"""Rows in numbered slots, and the step that each was last written in."""
+"""Rows in numbered slots, in memory, and the step that each was last written in."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,13 +7,14 @@ import torch
 from negcache.errors import InputError
 from negcache.ops.shards import Shard
 from negcache.shapes import Bool, Float, Int, Tensor
-from negcache.stores.row_memory import FloatRows, Int8Rows, QuantizedChunks
+from negcache.stores.row_memory import FloatRows, Int8Rows
 
-__all__ = ["QuantizedChunks", "RowTable"]
+NEVER = -1
+"""When a row was written that never was, or was let go."""
 
 
 class RowTable:
-    """What ``DenseCache`` and ``SubsetCache`` keep their embeddings in.
+    """What stores keep their embeddings in; ``FileTable`` is the same in a file.
 
     Args:
         shard: which rows are here, S of them.
@@ -23,7 +23,7 @@ class RowTable:
         device: where they live.
 
     Attributes:
-        rows: how they are kept.
+        rows: how they are kept, and read.
         written: int32 [S], -1 for a row that was never written, or was let go.
     """
 
@@ -33,10 +33,7 @@ class RowTable:
         self.shard = shard
         self.dim = dim
         self.rows = (Int8Rows if dtype == torch.int8 else FloatRows)(shard.size, dim, dtype, device)
-        self.written = torch.full((shard.size,), -1, dtype=torch.int32, device=device)
-
-    def __len__(self) -> int:
-        return self.shard.size
+        self.written = torch.full((shard.size,), NEVER, dtype=torch.int32, device=device)
 
     @property
     def embeddings(self) -> Tensor:
@@ -47,19 +44,13 @@ class RowTable:
     def valid(self) -> Bool[Tensor, "S"]:
         return self.written >= 0
 
-    def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        return self.rows.chunks(size)
-
-    def read(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        return self.rows.read(slots)
-
-    def check(self, rows: Float[Tensor, "M D"]) -> None:
-        """Refuse rows of other dimensions. Raises InputError."""
-        check_dim(rows, self.dim)
-
     def write(self, slots: Int[Tensor, "M"], rows: Float[Tensor, "M D"], step: int) -> None:
         self.rows.write(slots, rows.detach())
         self.written[slots] = step
+
+    def let_go(self, slots: Int[Tensor, "M"]) -> None:
+        """These rows are valid no more, until they are written."""
+        self.written[slots] = NEVER
 
     def state_dict(self) -> dict[str, Any]:
         """The rows here, part by part: states of several processes add up to that of one."""
@@ -88,16 +79,6 @@ class RowTable:
                 )
             self.rows.load_part(rows, saved[name])
             self.written[rows] = saved[name]["written"]
-
-
-def check_dim(rows: Tensor, dim: int) -> None:
-    """Refuse rows of other dimensions. Raises InputError."""
-    if rows.shape[1] != dim:
-        raise InputError(
-            f"rows of the store's {dim} dimensions",
-            f"{rows.shape[1]}",
-            "give the store the output dimensions of the item tower",
-        )
 
 
 def check_shape(saved: dict[str, Any], rows: int, dim: int) -> None:

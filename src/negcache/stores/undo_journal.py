@@ -2,7 +2,8 @@
 
 Each checkpoint begins a *generation*, a file of its own beside the rows. Before a row is written
 for the first time in a generation, what it held is appended there; so the generations from the
-newest down lead back to the start of any of them that is kept.
+newest down lead back to the start of any of them that is kept. The first keeps nothing: nobody goes
+back to before the rows were there, unless a state was made of that.
 
 A process may be killed at any moment: what it gave to the operating system stays. A record is whole
 before its rows are touched, and one that is not whole is passed over. ``begin`` has what is
@@ -35,7 +36,7 @@ NOTHING = -1
 """The generation before anything has been written."""
 
 Reference = dict[str, str | int]
-"""The start of a generation, as a checkpoint remembers it."""
+"""The start of a generation, as a checkpoint remembers it; true wherever the files are moved to."""
 
 
 class UndoJournal:
@@ -49,7 +50,7 @@ class UndoJournal:
         self.file, self.run, self.generation, self.handle = file, "", NOTHING, -1
         self.close = lambda: None
         self.saved = torch.zeros(0, dtype=torch.uint8)
-        self.length = self.empty = 0
+        self.length, self.touched, self.leads_back = 0, False, False
 
     def start(self) -> None:
         """The rows begin anew: no way leads back to what they held."""
@@ -57,19 +58,24 @@ class UndoJournal:
             self._path(number).unlink()
         self.run = uuid4().hex
         self._open(0)
+        self.leads_back = False
 
     def begin(self) -> Reference:
         """Begin a generation; the start of this one, where nothing has been written since."""
         self.file.sync()
-        if self.generation != NOTHING and self.length > self.empty:
+        if self.generation != NOTHING and self.touched:
             os.fsync(self.handle)
             self._open(self.generation + 1)
             for number in self._kept()[:-KEPT]:
                 self._path(number).unlink()
-        return {"path": str(self.file.path), "run": self.run, "generation": self.generation}
+        self.leads_back = True
+        return {"file": self.file.path.name, "run": self.run, "generation": self.generation}
 
     def save(self, slots: Int[Tensor, "M"]) -> None:
         """Keep what these rows hold, where that is not done; they may be written then."""
+        self.touched |= len(slots) > 0
+        if not self.leads_back:
+            return
         slots = slots[~self._has(slots)].unique()
         if not len(slots):
             return
@@ -83,11 +89,7 @@ class UndoJournal:
                 left = left[os.write(self.handle, left) :]
         except OSError as error:
             os.ftruncate(self.handle, self.length)
-            raise InputError(
-                f"room for {len(record)} bytes at {self._path(self.generation)}",
-                str(error),
-                "make room on the disk, then go on from the last checkpoint",
-            ) from error
+            raise self._full(self.generation, len(record), error) from error
         self.length += len(record)
         self._mark(slots)
 
@@ -103,7 +105,7 @@ class UndoJournal:
         runs = {self._run_of(number) for number in kept}
         if runs != {to["run"]} or not kept[0] <= wanted <= kept[-1]:
             raise InputError(
-                f"the file of rows that the state speaks of ({to['path']}, generation {wanted})",
+                f"the file of rows that the state speaks of ({to['file']}, generation {wanted})",
                 f"{self.file.path} with generations {kept}"
                 + " of another run" * (runs != {to["run"]}),
                 f"go on from one of the {KEPT} newest checkpoints, with the files beside the rows",
@@ -141,13 +143,25 @@ class UndoJournal:
         """An empty journal, which the rows that are written from now on go to."""
         header = json.dumps({"run": self.run, "generation": number}).encode() + b"\n"
         part = self._path(number).with_suffix(".part")
-        part.write_bytes(header)
+        try:
+            part.write_bytes(header)
+        except OSError as error:
+            raise self._full(number, len(header), error) from error
         os.replace(part, self._path(number))
         self.close()
         self.handle = os.open(self._path(number), os.O_WRONLY | os.O_APPEND)
         self.close = weakref.finalize(self, os.close, self.handle)
-        self.generation, self.length, self.empty = number, len(header), len(header)
+        self.generation, self.length = number, len(header)
+        self.touched, self.leads_back = False, True
         self.saved = torch.zeros(-(-self.file.rows // 8), dtype=torch.uint8)
+
+    def _full(self, number: int, size: int, error: OSError) -> InputError:
+        """Rows and journals are as they were."""
+        return InputError(
+            f"room for {size} bytes at {self._path(number)}",
+            str(error),
+            "make room on the disk, then go on from the last checkpoint",
+        )
 
     def _has(self, slots: Int[Tensor, "M"]) -> Bool[Tensor, "M"]:
         return (self.saved[slots // 8] >> (slots % 8)) & 1 > 0

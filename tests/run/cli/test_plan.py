@@ -292,6 +292,13 @@ def test_the_command(call, refused, small):
     assert "'nosuch'" in refused("plan", small / "small.toml", "--set", "sampler.name=nosuch")
 
 
+def test_rows_in_files_are_for_the_cpu():
+    facts = Facts(240, 192, 400, 6.0, 4.0)
+    config = parse_config({"data": {"source": "x"}, "cache": {"on_disk": True}})
+    with pytest.raises(InputError, match=r"on the CPU with cache.on_disk; got device cuda"):
+        planned_run(config, facts, torch.device("cuda"))
+
+
 def test_the_room_of_this_machine(tmp_path):
     capacity = capacity_here(CPU, tmp_path / "not" / "yet" / "there")
     assert capacity.device is None

@@ -1,6 +1,9 @@
 """A BEIR folder, from files to batches."""
 
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -115,35 +118,59 @@ def test_verify_finds_a_change_that_size_and_time_hide(folder):
         open_task(folder, verify=True)
 
 
-def test_an_interrupted_preparation_leaves_nothing(folder, cache_of_this_test, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(preparation, "train_tokenizer", stop)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_refused_preparation_leaves_nothing(tmp_path, cache_of_this_test):
+    folder = write_folder(tmp_path / "twice", corpus=[*CORPUS, CORPUS[0]])
+    with pytest.raises(InputError, match="distinct ids"):
         open_task(folder)
     assert list((cache_of_this_test / "tasks").iterdir()) == []
 
 
-def test_a_killed_preparation_is_cleaned_up_by_the_next(folder, cache_of_this_test, tmp_path):
-    open_task(folder)
+def test_an_interrupted_preparation_is_gone_on_with(folder, cache_of_this_test, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "train_tokenizer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_task(folder)
+    [parts] = (cache_of_this_test / "tasks").iterdir()
+    text = parts / "corpus" / "000000.arrow"
+    written = text.stat().st_mtime_ns
+    task = open_task(folder)
     [done] = (cache_of_this_test / "tasks").iterdir()
-    done.rename(done.with_name(f".{done.name}.part-0123abcd-{2**22 + 1}"))  # no process has this id
-    open_task(folder)
-    assert [entry.name for entry in (cache_of_this_test / "tasks").iterdir()] == [done.name]
+    assert (done / "corpus" / "000000.arrow").stat().st_mtime_ns == written
+    assert task.corpus_text.texts([0, 1, 2]) == TEXTS
 
 
-def test_of_two_preparations_at_once_the_first_stays(folder, cache_of_this_test, monkeypatch):
-    def overtaken(tables, aside, settings, *, strict):
-        monkeypatch.setattr("negcache.run.data.open.prepare", preparation.prepare)
-        first.append(open_task(folder))
+def test_parts_of_other_content_are_not_gone_on_from(folder, monkeypatch):
+    """Of the same size and time, so that the folder is the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "train_tokenizer", None)
+        with pytest.raises(TypeError):
+            open_task(folder)
+    path = folder / "corpus.jsonl"
+    before = path.stat()
+    path.write_text(path.read_text().replace("moon", "mood"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_task(folder).corpus_text.texts([1]) == ["dogs bark at the mood"]
+
+
+def test_of_two_at_once_one_prepares_and_the_other_waits(folder, cache_of_this_test, monkeypatch):
+    begun, calls = threading.Event(), []
+
+    def slowly(tables, aside, settings, *, strict):
+        calls.append(aside)
+        begun.set()
+        time.sleep(0.2)  # the other has come to wait
         preparation.prepare(tables, aside, settings, strict=strict)
 
-    first = []
-    monkeypatch.setattr("negcache.run.data.open.prepare", overtaken)
-    assert open_task(folder).fingerprint == first[0].fingerprint
-    assert first[0].corpus_text.texts([0, 1, 2]) == TEXTS
-    assert len(list((cache_of_this_test / "tasks").iterdir())) == 1
+    monkeypatch.setattr("negcache.run.data.open.prepare", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(open_task, folder)
+        begun.wait(10)
+        second = threads.submit(open_task, folder)
+        assert first.result().fingerprint == second.result().fingerprint
+    assert len(calls) == len(list((cache_of_this_test / "tasks").iterdir())) == 1
 
 
 def test_texts_and_items_without_tokens_are_not_learnt_from(tmp_path):

@@ -1,5 +1,7 @@
 """Rankings, measures and run files of a task small enough to know the answers."""
 
+import weakref
+
 import ir_measures
 import pytest
 import torch
@@ -96,3 +98,26 @@ def test_nan_embeddings_are_named():
     features[[31, 44]] = float("nan")
     with pytest.raises(InputError, match=r"NaN or inf.*\[31, 44\]"):
         encode_all(Dropping(), features, score)
+
+
+class Watched(DotScore):
+    """A score that knows how many embedded tensors are alive."""
+
+    def __init__(self):
+        super().__init__(1.0)
+        self.made, self.most = [], 0
+
+    def embed(self, rows):
+        self.made = [one for one in self.made if one() is not None]
+        self.most = max(self.most, len(self.made))
+        found = super().embed(rows)
+        self.made.append(weakref.ref(found))
+        return found
+
+
+def test_a_search_keeps_no_item():
+    """The queries, a chunk, and the one that is made next."""
+    score = Watched()
+    queries, items = (Side(Dropping(), circle(20_000), Names(letter)) for letter in "qd")
+    evaluate(queries, items, score, judged((0, 0, 1), (3, 2, 1)))
+    assert score.most <= 3

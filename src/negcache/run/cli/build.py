@@ -1,6 +1,7 @@
 """From a config and its data to everything a run trains."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build(
-    config: Config, source: Source, accelerator: Accelerator
+    config: Config, source: Source, accelerator: Accelerator, rows: Path | None = None
 ) -> tuple[Parts, Towers, Retriever | None]:
     """Everything a run trains, and its towers over the task that measures it, if there is one.
 
@@ -34,6 +35,7 @@ def build(
         config: of the run.
         source: its data, open.
         accelerator: says where the parts live.
+        rows: file of the cache's rows; None: they are in memory.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -43,7 +45,7 @@ def build(
     towers = make_towers(config, source.tokenizer)
     for tower in (towers.query_tower, towers.item_tower):
         tower.to(device)
-    sampler = build_sampler(source.sampler_inputs(towers.dim, device))
+    sampler = build_sampler(source.sampler_inputs(towers.dim, device)._replace(rows=rows))
     loss_fn = SoftmaxLoss(
         towers.item_tower,
         source.corpus(towers, sampler),

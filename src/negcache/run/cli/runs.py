@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,14 @@ from negcache.run.together import check_alike, on_first
 from negcache.run.training import Checkpoints, Config, Trainer
 from negcache.run.training.checkpoint import writing
 from negcache.run.training.config import parse_config
+from negcache.run.training.config_tables import SamplerConfig
 from negcache.run.training.trainer import make_accelerator
+
+ROWS = Path("cache") / "rows"
+"""In the folder of a run with ``cache.on_disk``; what can be undone is beside it."""
+
+WITHOUT_CACHE = {"sampler": SamplerConfig(name="in_batch")}
+"""Keys of a run whose towers alone are wanted."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,12 @@ def start(
     source = _source(config, folder)
     planned = planned_run(config, source.facts(), accelerator.device, mesh.size)
     check_fits(memory_parts(planned), capacity(accelerator.device, folder))
-    run = _open(config, folder, accelerator, source)
     on_first(mesh, partial(_make, folder, config, source))
-    return run
+    try:
+        return _open(config, folder, accelerator, source)
+    except BaseException:  # what has not begun leaves nothing behind
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def start_or_go_on(config: Config, folder: Path) -> Run:
@@ -99,6 +110,8 @@ def _check_new(folder: Path) -> None:
 def _make(folder: Path, config: Config, source: Source) -> None:
     with writing(folder), atomic_write(folder) as part:
         part.mkdir()
+        if config.cache.on_disk:
+            (part / ROWS).parent.mkdir()
         text = json.dumps(config.model_dump(), indent=2)
         (part / "config.json").write_text(text + "\n", encoding="utf-8")
         source.save(part)
@@ -131,7 +144,7 @@ def read_config(folder: Path) -> Config:
 
 
 def trained(folder: Path, checkpoint: str | None = None) -> Run:
-    """A run as one of its checkpoints has it, to be used.
+    """The towers of a run as one of its checkpoints has them, to be used; it has no cache.
 
     Args:
         folder: of the run.
@@ -140,7 +153,7 @@ def trained(folder: Path, checkpoint: str | None = None) -> Run:
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
     step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-    run = _open(config, folder, accelerator, _source(config, folder))
+    run = _open(config, folder, accelerator, _source(config, folder), goes_on=False)
     run.trainer.restore_step(step)
     return run
 
@@ -200,7 +213,21 @@ def _source(config: Config, folder: Path) -> Source:
     return source
 
 
-def _open(config: Config, folder: Path, accelerator: Accelerator, source: Source) -> Run:
-    parts, towers, retriever = build(config, source, accelerator)
+def _open(
+    config: Config, folder: Path, accelerator: Accelerator, source: Source, *, goes_on: bool = True
+) -> Run:
+    """Everything of a run; of one that does not go on no cache, which takes room and is not asked.
+
+    Rows in files, moreover, are those of one checkpoint at a time.
+    """
+    rows = folder / ROWS if goes_on and config.cache.on_disk else None
+    if rows is not None and not rows.parent.is_dir():
+        raise InputError(
+            f"the rows of the run in {rows.parent}",
+            "no such folder",
+            "copy the whole folder of a run: with cache.on_disk its checkpoints have no rows",
+        )
+    built = config if goes_on else config.model_copy(update=WITHOUT_CACHE)
+    parts, towers, retriever = build(built, source, accelerator, rows)
     trainer = Trainer(config, parts, folder, accelerator)
     return Run(folder, config, source, trainer, towers, retriever)

@@ -2,15 +2,18 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from negcache.errors import InputError
 from negcache.interfaces import Sampler
+from negcache.run.cli.planning.samplers import sampler_cost
 from negcache.run.training import Config
 from negcache.run.training.config_tables import CacheConfig, SamplerConfig
 from negcache.samplers import (
+    Auto,
     CachedDistinct,
     CachedRest,
     CachedSoftmax,
@@ -41,6 +44,7 @@ class SamplerInputs(NamedTuple):
         num_items: of the corpus; None: items come by in a stream, and there is no corpus.
         counts: training positives of each of them.
         come: items that come in a stream of their own; None: there is no such stream.
+        rows: file of a cache's rows; None: they are in memory.
     """
 
     config: Config
@@ -49,6 +53,7 @@ class SamplerInputs(NamedTuple):
     num_items: int | None = None
     counts: Callable[[], Tensor] | None = None
     come: int | None = None
+    rows: Path | None = None
 
     @property
     def corpus(self) -> range:
@@ -67,6 +72,7 @@ class SamplerInputs(NamedTuple):
                 refresh=_refresh(keys, len(self.corpus)),
                 dtype=dtype,
                 device=self.device,
+                path=self.rows,
             )
         assert keys.size is not None
         return StreamingCache(
@@ -78,6 +84,7 @@ class SamplerInputs(NamedTuple):
             num_items=self.come if keys.row_weight == "uniform" else None,
             dtype=dtype,
             device=self.device,
+            path=self.rows,
         )
 
 
@@ -115,6 +122,17 @@ def check_word(word: str) -> None:
             f"config key sampler.name to be {', '.join(others)} or {last}",
             repr(word),
             f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
+        )
+
+
+def check_on_disk(config: Config) -> None:
+    """Refuse rows in files, where no sampler has any."""
+    word = config.sampler.name
+    if config.cache.on_disk and not sampler_cost(word).keeps_cache:
+        raise InputError(
+            "cache.on_disk with a sampler that draws from cached rows",
+            f'sampler.name "{word}"',
+            'leave cache.on_disk out, or take sampler.name "cached"',
         )
 
 
@@ -201,7 +219,27 @@ def _rf_softmax(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
     return _pooled(rf_softmax(inputs.cache(), keys.num_negatives, nu=NU), keys)
 
 
+def _auto(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    """Of a corpus whose positives are counted; over a stream, shared draws from its cache."""
+    if (keys.num_negatives, keys.shared) != (1, True):
+        raise InputError(
+            'no number of negatives with sampler.name "auto", which chooses it',
+            f"num_negatives {keys.num_negatives}, shared {keys.shared}".lower(),
+            'leave them out, or name a sampler, such as "cached"',
+        )
+    if inputs.num_items is None:
+        return SharedDraws(_cached(inputs, keys))
+    cache, counts = inputs.config.cache, inputs.counts
+    refreshed = cache.refresh_rows
+    if refreshed is None and cache.refresh != type(cache).model_fields["refresh"].default:
+        refreshed = round(cache.refresh * inputs.num_items)
+    shares = None if counts is None else (counts() / counts().sum()).log()
+    dtype: torch.dtype = getattr(torch, cache.dtype)
+    return Auto(inputs.corpus, log_popularity=shares, refreshed=refreshed, dtype=dtype)
+
+
 SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
+    "auto": _auto,
     "cached": lambda inputs, keys: _pooled(_cached(inputs, keys), keys),
     "uniform": _uniform,
     "in_batch": _in_batch,
@@ -216,7 +254,7 @@ SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
 }
 """The words of ``sampler.name``; a new sampler adds one."""
 
-OF_ROWS = ("cached", "distinct", "head_tail", "quadratic", "rf_softmax")
+OF_ROWS = ("auto", "cached", "distinct", "head_tail", "quadratic", "rf_softmax")
 """Samplers that draw from the rows there are."""
 
 CORPUS_FREE = ("in_batch",)

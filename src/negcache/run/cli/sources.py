@@ -14,7 +14,13 @@ from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler
 from negcache.known_positives import KnownPositives
 from negcache.run.cli.planning.facts import Facts, facts_of, facts_of_streams
-from negcache.run.cli.sampling import CORPUS_FREE, SamplerInputs, check_stream, check_word
+from negcache.run.cli.sampling import (
+    CORPUS_FREE,
+    SamplerInputs,
+    check_on_disk,
+    check_stream,
+    check_word,
+)
 from negcache.run.cli.stream_checks import check_pairs_of_task, check_sizes
 from negcache.run.cli.towers import Towers, check_tower
 from negcache.run.data import Task, open_task
@@ -91,6 +97,7 @@ def open_source(config: Config, folder: Path) -> Source:
         folder: of the run; it need not exist.
     """
     check_tower(config)
+    check_on_disk(config)
     if config.data.pairs is not None:
         return StreamSource.open(config, folder)
     task = open_evaluation(config)

@@ -15,8 +15,8 @@ from negcache.run.data.texts import TextTable
 
 def check_ids(name: str, table: TextTable) -> None:
     """Refuse a table in which an id names two texts."""
-    if repeated := table.repeated():
-        shown = ", ".join(repeated[:3]) + (", ..." if len(repeated) > 3 else "")
+    if len(repeated := table.repeated()):
+        shown = ", ".join(repeated[:3].to_pylist()) + (", ..." if len(repeated) > 3 else "")
         raise InputError(
             f"distinct ids in the {name}",
             f"{len(repeated)} ids that occur more than once ({shown})",
@@ -46,8 +46,8 @@ def judge(
         faults["judgements of a pair judged before (left out)"] += int(known.sum()) - len(kept[0])
         splits[split] = Judgements(*(torch.from_numpy(column) for column in kept))
         judged[kept[0]] = True
-    faults["items without text (kept)"] = int(corpus.empty().sum())
-    faults["queries without text (kept)"] = int(queries.empty().sum())
+    faults["items without text (kept)"] = corpus.num_empty()
+    faults["queries without text (kept)"] = queries.num_empty()
     faults["queries without judgements (kept)"] = int((~judged).sum())
     return splits, +faults
 

@@ -10,13 +10,13 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.atomic import atomic_write, forget_interrupted
 from negcache.run.checksum import sha256_of
 from negcache.run.data.beir import beir_tables
+from negcache.run.data.built_once import built_once
 from negcache.run.data.data_report import report_faults
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
-from negcache.run.data.prepare import FORMAT, MANIFEST, Settings, prepare
+from negcache.run.data.prepare import FORMAT, MANIFEST, SOURCES, TOKENIZER, Settings, prepare
 from negcache.run.data.tables import Tables
 from negcache.run.data.task import Task
 from negcache.run.data.texts import TextTable
@@ -35,6 +35,9 @@ def open_task(
 ) -> Task:
     """A task, tokenized once into memory-mapped files.
 
+    A preparation that is interrupted is gone on with by the next call; of several processes one
+    prepares, and the others wait for it.
+
     Args:
         source: ``wordnet-sense``, ``wordnet-reverse``, or a BEIR folder (JSON lines or Parquet).
         max_tokens: texts are cut to so many tokens.
@@ -46,14 +49,12 @@ def open_task(
     settings = Settings(max_tokens, vocab_size)
     tables = _tables(source)
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
-    if not (folder / MANIFEST).exists():
-        forget_interrupted(folder)
-        with atomic_write(folder, keep_first=True) as part:
-            part.mkdir()
-            prepare(tables, part, settings, strict=strict)
+    with built_once(folder, MANIFEST) as parts:
+        if parts is not None:
+            prepare(tables, parts, settings, strict=strict)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     if verify:
-        _verify(manifest["sources"], folder)
+        _verify(json.loads((folder / SOURCES).read_text("utf-8")), folder)
     report_faults(tables.name, manifest["untidy"], strict=strict)
     return _load(folder, tables.name, manifest["fingerprint"])
 
@@ -87,10 +88,10 @@ def _load(folder: Path, name: str, fingerprint: str) -> Task:
         name=name,
         corpus=TokenFile.open(folder / "corpus.tokens"),
         queries=TokenFile.open(folder / "queries.tokens"),
-        corpus_text=TextTable.open(folder / "corpus.arrow"),
-        query_text=TextTable.open(folder / "queries.arrow"),
+        corpus_text=TextTable.open(folder / "corpus"),
+        query_text=TextTable.open(folder / "queries"),
         splits={split: _judgements(home) for split, home in homes.items()},
-        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
         fingerprint=fingerprint,
         known={split: KnownPositives.open(home / "known") for split, home in homes.items()},
     )

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
+from negcache.run.atomic import atomic_write, remove
 from negcache.run.checksum import sha256_of
 from negcache.run.data import data_report
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.tables import Tables
 from negcache.run.data.texts import TextTable, write_texts
 from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
-from negcache.run.data.tokens import write_tokens
+from negcache.run.data.tokens import continue_tokens
 from negcache.run.progress import track
 
-FORMAT = 1  # of the prepared folder; raise it when what is written here changes
-MANIFEST = "manifest.json"
+FORMAT = 2  # of the prepared folder; raise it when what is written here changes
+MANIFEST, SOURCES, TOKENIZER = "manifest.json", "sources.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class Settings:
 
 
 def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -> None:
-    """Write everything a task needs into ``folder``; the manifest comes last."""
-    sources = {str(path): sha256_of(path) for path in tables.files}
-    corpus = write_texts(folder / "corpus.arrow", _blocks("reading corpus")(tables.corpus()))
-    queries = write_texts(folder / "queries.arrow", _blocks("reading queries")(tables.queries()))
+    """Write everything a task needs into ``folder``; the manifest comes last.
+
+    Texts, tokenizer and tokens that an earlier call left there are gone on from, unless the content
+    of a source has changed. The files are those of a call that was never interrupted.
+    """
+    _begin(tables, folder)
+    corpus = write_texts(folder / "corpus", _blocks("reading corpus")(tables.corpus()))
+    queries = write_texts(folder / "queries", _blocks("reading queries")(tables.queries()))
     data_report.check_ids("corpus", corpus)
     data_report.check_ids("queries", queries)
     if len(corpus) < 2:
@@ -65,11 +71,24 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
         "format": FORMAT,
         "name": tables.name,
         "settings": asdict(settings),
-        "sources": sources,
         "untidy": dict(faults),
         "fingerprint": _fingerprint(folder, settings),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+
+
+def _begin(tables: Tables, folder: Path) -> None:
+    """What was written for files of another content goes, and what was not written to its end."""
+    sources = json.dumps({str(path): sha256_of(path) for path in tables.files}, indent=2)
+    told = folder / SOURCES
+    if told.exists() and told.read_text("utf-8") != sources:
+        for other in list(folder.iterdir()):
+            remove(other)
+    for unfinished in [*folder.rglob(".*.part-*"), folder / "splits"]:
+        remove(unfinished)
+    if not told.exists():
+        with atomic_write(told) as part:
+            part.write_text(sources, "utf-8")
 
 
 def _blocks(what: str, total: int | None = None) -> Callable[[Iterable[Any]], Iterable[Any]]:
@@ -80,15 +99,23 @@ def _blocks(what: str, total: int | None = None) -> Callable[[Iterable[Any]], It
 def _write_tokens(
     folder: Path, corpus: TextTable, queries: TextTable, train: Judgements, settings: Settings
 ) -> None:
-    texts = training_texts(corpus, queries, train.queries.numpy())
-    tokenizer = train_tokenizer(
-        _blocks("training the tokenizer")(texts), settings.vocab_size, settings.max_tokens
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
+    path = folder / TOKENIZER
+    if not path.exists():
+        texts = _blocks("training the tokenizer")(
+            training_texts(corpus, queries, train.queries.numpy())
+        )
+        trained = train_tokenizer(texts, settings.vocab_size, settings.max_tokens)
+        with atomic_write(path) as part:
+            trained.save(str(part))
+    tokenizer = Tokenizer.from_file(str(path))
     for name, table in (("corpus", corpus), ("queries", queries)):
-        blocks = _blocks(f"tokenizing {name}", len(table))(table.batches())
-        path = folder / f"{name}.tokens"
-        write_tokens(path, encode(tokenizer, blocks), vocab_size=tokenizer.get_vocab_size())
+
+        def encoded(first: int, name: str = name, table: TextTable = table) -> Iterable[list]:
+            bar = _blocks(f"tokenizing {name}", len(table) - first)
+            return bar(encode(tokenizer, table.batches(first)))
+
+        size = tokenizer.get_vocab_size()
+        continue_tokens(folder / f"{name}.tokens", encoded, vocab_size=size)
 
 
 def _write_judgements(folder: Path, splits: Mapping[str, Judgements], num_queries: int) -> None:
@@ -105,7 +132,7 @@ def _fingerprint(folder: Path, settings: Settings) -> str:
     """A name for the prepared data itself: wherever it came from, equal data has equal names."""
     identity = {
         path.relative_to(folder).as_posix(): sha256_of(path)
-        for pattern in ("**/*.npy", "tokenizer.json")
+        for pattern in ("**/*.npy", TOKENIZER)
         for path in sorted(folder.glob(pattern))
     }
     told = json.dumps([FORMAT, asdict(settings), identity])

@@ -4,6 +4,7 @@
 # (pyarrow.compute makes most of its functions at import, where a type checker sees none.)
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,24 +14,35 @@ import pyarrow.compute as pc
 
 from negcache.ragged import check_rows
 from negcache.run.atomic import atomic_write
-from negcache.run.data.tables import QUERIES
+from negcache.run.data.arrow_rows import ChunkedRows, regrouped
+from negcache.run.data.id_index import IdIndex
+from negcache.run.data.tables import BATCH_ROWS, QUERIES
 from negcache.shapes import Int, Tensor
 
 Places: TypeAlias = Int[Tensor, "_"] | np.ndarray | Sequence[int]
 """Rows of a table, int64 [M]."""
 
+PART_BLOCKS = 8
+"""Blocks of `BATCH_ROWS` rows in a part, a file: what an interruption may cost."""
+
 
 class TextTable:
-    """(id, text) rows of an Arrow IPC file; text is read from disk when it is asked for."""
+    """(id, text) rows of Arrow files; a text is read from disk when it is asked for.
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+    Args:
+        table: mapped.
+        index: from ids to rows.
+    """
+
+    def __init__(self, table: pa.Table, index: IdIndex) -> None:
+        self.table, self.index = table, index
+        self._rows = {name: ChunkedRows(table[name]) for name in table.column_names}
 
     @staticmethod
     def open(path: Path | str) -> "TextTable":
-        """Map the file."""
-        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
-            return TextTable(reader.read_all())
+        """Map the files of a folder."""
+        table = _mapped(Path(path))
+        return TextTable(table, IdIndex.open(Path(path), ChunkedRows(table["_id"])))
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -45,43 +57,72 @@ class TextTable:
 
     def find(self, ids: pa.Array | pa.ChunkedArray | list[str]) -> np.ndarray:
         """The row of each id, int64; -1 where the id is unknown."""
-        wanted = pa.array(ids, pa.string()) if isinstance(ids, list) else ids
-        rows = pc.index_in(wanted, value_set=self.table["_id"])
-        return pc.fill_null(rows, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return self.index.find(pa.array(ids, pa.string()) if isinstance(ids, list) else ids)
 
-    def batches(self) -> Iterator[list[str]]:
-        """All texts in order, a block at a time."""
-        for block in self.table["text"].iterchunks():
+    def batches(self, first: int = 0) -> Iterator[list[str]]:
+        """The texts from the row ``first`` on, a block at a time."""
+        for block in self._rows["text"].after(first):
             yield block.to_pylist()
 
-    def repeated(self) -> list[str]:
-        """The ids that stand in more than one row."""
-        counts = pc.value_counts(self.table["_id"])
-        twice = pc.greater(counts.field("counts"), 1)
-        return counts.field("values").filter(twice).to_pylist()
+    def repeated(self) -> pa.Array:
+        """The ids that stand in more than one row, by their first row."""
+        return self.index.repeated()
 
-    def empty(self) -> np.ndarray:
-        """Bool [rows]: whether the text holds nothing but white space."""
-        blank = pc.equal(pc.utf8_trim_whitespace(self.table["text"]), "")
-        return blank.to_numpy(zero_copy_only=False)
+    def num_empty(self) -> int:
+        """How many texts hold nothing but white space."""
+        blank = (
+            pc.sum(pc.equal(pc.utf8_trim_whitespace(block), "")).as_py()
+            for block in self.table["text"].iterchunks()
+        )
+        return sum(count or 0 for count in blank)
 
     def _take(self, column: str, rows: Places) -> list[str]:
         places = np.asarray(rows, np.int64)
         check_rows(places, len(self))
-        values = self.table[column]
-        return [values[place].as_py() for place in places.tolist()]
+        return self._rows[column].take(places).to_pylist()
 
 
 def write_texts(path: Path, batches: Iterable[pa.RecordBatch]) -> TextTable:
-    """Stream record batches of `CORPUS` or `QUERIES` to disk, the title put before the text."""
+    """Stream record batches of `CORPUS` or `QUERIES` to disk, the title put before the text.
+
+    In parts of `PART_BLOCKS` blocks, each whole or not at all: where some are there, as an
+    interrupted call left them, the rows they hold are passed over, and the others follow. In the
+    end the files are those of a call that was never interrupted.
+
+    Args:
+        path: a folder of these rows alone.
+        batches: all rows, from the first on.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    done = len(_parts(path))
+    blocks = islice(regrouped(batches, BATCH_ROWS), done * PART_BLOCKS, None)
+    for number, first in enumerate(blocks, start=done):
+        part = chain([first], islice(blocks, PART_BLOCKS - 1))
+        _write_part(path / f"{number:06}.arrow", part)
+    IdIndex.build(path, ChunkedRows(_mapped(path)["_id"]))
+    return TextTable.open(path)
+
+
+def _write_part(path: Path, blocks: Iterable[pa.RecordBatch]) -> None:
     with (
         atomic_write(path) as part,
         pa.OSFile(str(part), "wb") as sink,
         pa.ipc.new_file(sink, QUERIES) as writer,
     ):
-        for batch in batches:
-            writer.write_batch(_with_title(batch))
-    return TextTable.open(path)
+        for block in blocks:
+            writer.write_batch(_with_title(block))
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.glob("*.arrow"))
+
+
+def _mapped(path: Path) -> pa.Table:
+    tables = [QUERIES.empty_table()]
+    for part in _parts(path):
+        with pa.ipc.open_file(pa.memory_map(str(part))) as reader:
+            tables.append(reader.read_all())
+    return pa.concat_tables(tables)
 
 
 def _with_title(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from negcache.run.data.tables import BATCH_ROWS
 from negcache.run.data.texts import TextTable
 
 UNKNOWN = "[UNK]"
 MOST_TEXTS = 400_000  # beyond this every k-th text of the corpus is learnt from
+AT_ONCE = 1024  # texts; a text that is encoded takes some 200 bytes a token until it is written
 
 
 def train_tokenizer(texts: Iterable[list[str]], vocab_size: int, max_tokens: int) -> Tokenizer:
@@ -36,9 +38,11 @@ def train_tokenizer(texts: Iterable[list[str]], vocab_size: int, max_tokens: int
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[list[str]]) -> Iterator[list[list[int]]]:
-    """Token ids of each text, a block at a time."""
+    """Token ids of each text, `AT_ONCE` of them at a time."""
     for block in texts:
-        yield [text.ids for text in tokenizer.encode_batch_fast(block, add_special_tokens=False)]
+        for first in range(0, len(block), AT_ONCE):
+            some = block[first : first + AT_ONCE]
+            yield [text.ids for text in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
 
 
 def training_texts(
@@ -48,7 +52,7 @@ def training_texts(
     yield from _every(corpus, 1 + (len(corpus) - 1) // MOST_TEXTS)
     rows = np.unique(train_queries)
     rows = rows[:: 1 + max(len(rows) - 1, 0) // MOST_TEXTS]
-    for block in np.array_split(rows, 1 + len(rows) // 8192):
+    for block in np.array_split(rows, 1 + len(rows) // BATCH_ROWS):
         yield queries.texts(block.tolist())
 
 

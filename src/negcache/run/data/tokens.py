@@ -1,6 +1,8 @@
 """Tokenized texts in a memory-mapped file, so that a corpus may be larger than memory."""
 
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -13,12 +15,15 @@ from negcache.run.atomic import atomic_write
 from negcache.shapes import Int, Tensor
 from negcache.towers import Bags
 
+CHECKPOINT = 65_536
+"""Texts after which it is made sure that they are on the disk: what an interruption may cost."""
+
 
 class TokenFile:
     """Token ids of many texts, read from disk as they are asked for; an `interfaces.Corpus`.
 
     A folder of two NumPy files: ``tokens.npy``, all texts end to end in the smallest unsigned
-    type that fits, and ``offsets.npy``, int64 [N + 1].
+    type that fits, and ``offsets.npy``, int64 [N + 1]; ``written.json`` counts both.
 
     Example:
         >>> path = write_tokens(Path(getfixture("tmp_path")) / "tokens", [[[5, 6], [7]]])
@@ -61,32 +66,81 @@ def write_tokens(
         batches: token ids of each text, a batch of texts at a time.
         vocab_size: every token is below it; decides the type on disk.
     """
-    path, kind = Path(path), np.min_scalar_type(vocab_size - 1)
+    path = Path(path)
     with atomic_write(path) as folder:
-        folder.mkdir()
-        with (
-            closing(_GrowingArray(folder / "tokens.npy", kind)) as tokens,
-            closing(_GrowingArray(folder / "offsets.npy", np.dtype(np.int64))) as offsets,
-        ):
-            offsets.append(np.zeros(1, np.int64))
-            for texts in batches:
-                counts = np.array([len(text) for text in texts], np.int64)
-                offsets.append(tokens.length + np.cumsum(counts))
-                tokens.append(np.array([token for text in texts for token in text], kind))
+        continue_tokens(folder, lambda _: batches, vocab_size=vocab_size)
     return path
 
 
-class _GrowingArray:
-    """A one-dimensional .npy file written piece by piece; its header leaves room to grow."""
+def continue_tokens(
+    path: Path,
+    batches: Callable[[int], Iterable[list[list[int]]]],
+    *,
+    vocab_size: int,
+) -> None:
+    """As `write_tokens`, in place: what an interrupted call has written is gone on from.
 
-    def __init__(self, path: Path, kind: np.dtype) -> None:
-        self.stream: BinaryIO = path.open("wb")
-        self.kind, self.length = kind, 0
+    ``written.json`` says, every `CHECKPOINT` texts, how many texts and tokens are on the disk for
+    certain; what stands behind them is cut off. In the end the files are those of a call that was
+    never interrupted.
+
+    Args:
+        path: the folder.
+        batches: from the number of the first text to the token ids of each text from there on.
+        vocab_size: every token is below it; decides the type on disk.
+    """
+    path.mkdir(exist_ok=True)
+    written = path / "written.json"
+    told = json.loads(written.read_text("utf-8")) if written.exists() else {"texts": 0, "tokens": 0}
+    kind = np.min_scalar_type(vocab_size - 1)
+    with (
+        closing(_GrowingArray(path / "tokens.npy", kind, told["tokens"])) as tokens,
+        closing(_GrowingArray(path / "offsets.npy", np.dtype(np.int64), told["texts"])) as offsets,
+    ):
+        # texts are counted by their first token; the end of the last is written at the end
+        for texts in batches(offsets.length):
+            counts = np.array([len(text) for text in texts], np.int64)
+            offsets.append(tokens.length + np.cumsum(counts) - counts)
+            tokens.append(np.array([token for text in texts for token in text], kind))
+            if offsets.length - told["texts"] >= CHECKPOINT:
+                told = {"texts": offsets.length, "tokens": tokens.length}
+                _say(written, told, tokens, offsets)
+        told = {"texts": offsets.length, "tokens": tokens.length}
+        _say(written, told, tokens, offsets)
+        offsets.append(np.array([tokens.length], np.int64))
+
+
+def _say(path: Path, told: dict[str, int], *arrays: "_GrowingArray") -> None:
+    for array in arrays:
+        array.sync()
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(told), "utf-8")
+
+
+class _GrowingArray:
+    """A one-dimensional .npy file written piece by piece; its header leaves room to grow.
+
+    Args:
+        path: of the file; made if it is not there.
+        kind: of its numbers.
+        length: numbers of those that are there to keep.
+    """
+
+    def __init__(self, path: Path, kind: np.dtype, length: int) -> None:
+        self.stream: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+        self.kind, self.length = kind, length
         self._write_header()
+        self.stream.seek(self.stream.tell() + length * kind.itemsize)
+        self.stream.truncate()
 
     def append(self, values: np.ndarray) -> None:
         self.stream.write(values.astype(self.kind, copy=False).tobytes())
         self.length += len(values)
+
+    def sync(self) -> None:
+        """What was appended is on the disk."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
 
     def _write_header(self) -> None:
         self.stream.seek(0)

@@ -1,5 +1,7 @@
 """From features to embeddings, a chunk at a time: no gradient, dropout off."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -27,7 +29,20 @@ def encode_all(
         ids: which rows, in this order; None: all of them.
         chunk: rows per forward pass.
     """
+    parts = encoded(tower, features, score, ids=ids, chunk=chunk, progress=progress)
+    return torch.cat([rows for _, rows in parts])
+
+
+def encoded(
+    tower: nn.Module,
+    features: Corpus,
+    score: Score,
+    *,
+    ids: Int[Tensor, "M"] | None = None,
+    chunk: int = 4096,
+    progress: Progress = iter,
+) -> Iterator[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]]:
+    """The chunks of `encode_all` one after the other, each with its ids."""
     wanted = torch.arange(len(features)) if ids is None else ids
     wanted = wanted.to(next(tower.parameters()).device)
-    parts = ItemEncoder(tower, features, score).encode_all(wanted, chunk, progress)
-    return torch.cat([rows for _, rows in parts])
+    return ItemEncoder(tower, features, score).encode_all(wanted, chunk, progress)

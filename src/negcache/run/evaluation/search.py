@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from negcache.exclusion import Exclusion
-from negcache.indexes import top_k
+from negcache.indexes import better, nothing_yet, top_k
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
@@ -39,6 +39,30 @@ def top_k_of_all(
     blocks = [top_k(block, chunks(items, first=first), score, k) for block in parts]
     scores, ids = (torch.cat(part) for part in zip(*blocks, strict=True))
     return scores.cpu(), ids.cpu()
+
+
+@torch.no_grad()
+def top_k_arriving(
+    queries: Float[Tensor, "Q D"],
+    blocks: Iterable[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]],
+    score: Score,
+    k: int,
+) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    """As `top_k_of_all`, of items that are embedded as the search goes on: none is kept.
+
+    Args:
+        queries: embedded queries.
+        blocks: ids, consecutive and ascending, and the items embedded.
+        score: (queries, items) -> logits.
+        k: items per query; at most the number of items.
+    """
+    parts = queries.split(BLOCK)
+    best = [nothing_yet(part) for part in parts]
+    for ids, rows in blocks:
+        some = int(ids[0]), rows
+        best = [better(one, part, some, score, k) for one, part in zip(best, parts, strict=True)]
+    scores, found = (torch.cat(part) for part in zip(*best, strict=True))
+    return scores.cpu(), found.cpu()
 
 
 @torch.no_grad()

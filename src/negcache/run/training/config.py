@@ -20,6 +20,7 @@ from negcache.run.training.config_tables import (
     ScoreConfig,
     TowerConfig,
 )
+from negcache.stores.undo_journal import KEPT
 
 
 class Config(BaseModel):
@@ -99,6 +100,12 @@ class Config(BaseModel):
                 f"save_best with early_stopping_patience ({', '.join(get_args(Measure))})",
                 "none",
                 "name the dev measure that decides",
+            )
+        if self.cache.on_disk and self.keep_checkpoints > KEPT:
+            raise InputError(
+                f"keep_checkpoints of at most {KEPT} with cache.on_disk",
+                f"{self.keep_checkpoints}, and rows in files that lead back no further",
+                "keep fewer, or leave the rows in memory",
             )
         return self
 

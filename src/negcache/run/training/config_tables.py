@@ -135,8 +135,8 @@ class CacheConfig(BaseModel):
     """What remembers embeddings: kind "dense", those of all items; "streaming", of the last ones.
 
     refresh: share of the rows looked at again each step; refresh_rows: the same as a count; dtype:
-    of the rows, int8 has a scale a row. Of kind "streaming": size, items held; row_weight and
-    eviction as ``StreamingCache`` takes them.
+    of the rows, int8 has a scale a row; on_disk: rows in files of the run's folder, not in memory.
+    Of kind "streaming": size, items held; row_weight and eviction as ``StreamingCache`` takes them.
     """
 
     model_config = STRICT
@@ -144,6 +144,7 @@ class CacheConfig(BaseModel):
     refresh: float = Field(default=0.01, ge=0, le=1)
     refresh_rows: int | None = Field(default=None, ge=0)
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    on_disk: bool = False
     size: int | None = Field(default=None, ge=2)
     row_weight: Literal["none", "uniform", "popularity", "dedup"] = "none"
     eviction: Literal["fifo", "least_recently_refreshed"] = "fifo"

@@ -120,11 +120,15 @@ class Parts:
         store = self.loss_fn.store
         return store is None or store.shard.has(name)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` saved."""
+    def load_towers(self, state: dict[str, Any]) -> None:
+        """Restore, of what ``state_dict`` saved, what items and queries are scored by."""
         self.query_tower.load_state_dict(state["query_tower"])
         self.loss_fn.item_tower.load_state_dict(state["item_tower"])
         self.loss_fn.score.load_state_dict(state["score"])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` saved."""
+        self.load_towers(state)
         self.loss_fn.load_own_state(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -97,8 +97,11 @@ class Trainer:
             self._take(state)
 
     def restore_step(self, step: int) -> None:
-        """Be as the checkpoint of this step has it: to measure or to search with, not to go on."""
-        self._take(self.checkpoints.load_step(step, self.parts.wants))
+        """Have the towers of the checkpoint of this step: to measure or to search with."""
+        state = self.checkpoints.load_step(step, lambda name: name != "loss")
+        self._check_unchanged(state)
+        self.parts.load_towers(state["parts"])
+        self.step = state["step"]
 
     def _take(self, state: dict[str, Any]) -> None:
         self._check_unchanged(state)

@@ -11,9 +11,12 @@ from typing import Literal, NamedTuple
 import torch
 
 from negcache.indexes.sums import ARITY
-from negcache.ops.shards import part_rows
+from negcache.ops.shards import part_rows, rows_of_each
 from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
+from negcache.stores.file_table import FileTable
+from negcache.stores.row_file import WINDOW, layout
+from negcache.stores.undo_journal import KEPT
 
 FLOAT, INT, STEP = 4, 8, 4
 
@@ -85,13 +88,40 @@ def optimizer_bytes(planned: PlannedRun) -> int:
     return 2 * gradient_bytes(planned) + FLOAT * (planned.towers * planned.tower.tensors + learned)
 
 
-def cache_bytes(planned: PlannedRun) -> int:
-    """Rows of a process in the cache's dtype, and the step of each row's last write."""
-    if not planned.cost.keeps_cache:
-        return 0
+def row_bytes(planned: PlannedRun) -> int:
+    """Of a cached row in the cache's dtype, and of the step of its last write."""
     dtype: torch.dtype = getattr(torch, planned.config.cache.dtype)
     scale = FLOAT if dtype == torch.int8 else 0
-    return planned.rows * (planned.tower.dim * dtype.itemsize + scale + STEP)
+    return planned.tower.dim * dtype.itemsize + scale + STEP
+
+
+def cache_bytes(planned: PlannedRun) -> int:
+    """Of the rows of a process that are in memory."""
+    in_memory = planned.cost.keeps_cache and not planned.on_disk
+    return planned.rows * row_bytes(planned) if in_memory else 0
+
+
+def file_bytes(planned: PlannedRun) -> int:
+    """Of the files of rows of all processes."""
+    if not planned.on_disk:
+        return 0
+    columns = FileTable.columns(planned.tower.dim, getattr(torch, planned.config.cache.dtype))
+    each = rows_of_each(planned.all_rows, planned.processes)
+    return sum(layout(rows, columns)[1] for rows in each)
+
+
+def journal_bytes(planned: PlannedRun) -> int:
+    """Of what can be undone, of all processes: rows that are looked at again between checkpoints.
+
+    From below: rows that a step encodes anyway are written too.
+    """
+    if not planned.on_disk:
+        return 0
+    config = planned.config
+    every = [config.checkpoint_every or config.steps, config.steps]
+    between = min([*every, config.eval_every] if config.save_best else every)
+    rows = min(planned.all_rows, int(planned.looked_at * between))
+    return min(KEPT, config.steps // between) * rows * (row_bytes(planned) + INT)
 
 
 def stream_bytes(planned: PlannedRun) -> Slots:
@@ -139,9 +169,7 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     yield Part("gradients of all, as DDP adds them up", buckets, "device", ALWAYS, False, tower)
     state = f'{tower}, or optimizer.name="sgd"'
     yield Part("optimizer state", optimizer_bytes(planned), "device", ALWAYS, True, state)
-    other = "in_batch" if planned.is_streaming else "uniform"
-    rows = f'{_smaller_rows(planned)}, or sampler.name="{other}"'
-    yield Part("cache", cache_bytes(planned), "device", ALWAYS, True, rows)
+    yield from _rows(planned)
     beside, size = stream_bytes(planned), "cache.size"
     places = beside.lookup + beside.slots
     yield Part("cache: slots and last arrivals", places, "device", ALWAYS, True, size)
@@ -157,6 +185,23 @@ def _kept(planned: PlannedRun) -> Iterator[Part]:
     yield Part("judgements and pairs", pairs, "host", ALWAYS, False, "the data")
     read, lower = planned.facts.window_bytes, "data.window, data.workers, or the row groups"
     yield Part("streams: row groups at hand", read, "host", ALWAYS, False, lower)
+
+
+def _rows(planned: PlannedRun) -> Iterator[Part]:
+    """Of the cache; in files: a byte and a bit each stay in memory, and windows that are read."""
+    other = "in_batch" if planned.is_streaming else "uniform"
+    fewer, still = _smaller_rows(planned), f'or sampler.name="{other}"'
+    on_disk = "" if planned.on_gpu else "cache.on_disk=true, "
+    yield Part("cache", cache_bytes(planned), "device", ALWAYS, True, f"{fewer}, {on_disk}{still}")
+    if not planned.on_disk:
+        return
+    yield Part("cache: files of rows", file_bytes(planned), "disk", ALWAYS, True, fewer)
+    often = f"{fewer}, cache.refresh or checkpoint_every"
+    yield Part("cache: undo journals", journal_bytes(planned), "disk", ALWAYS, False, often)
+    flags = planned.rows + -(-planned.rows // 8)
+    yield Part("cache: which rows are valid", flags, "host", ALWAYS, True, fewer)
+    read = min(WINDOW, planned.rows * row_bytes(planned))
+    yield Part("draw: windows of rows", read, "host", "draw", False, fewer)
 
 
 def _drawing(planned: PlannedRun) -> Iterator[Part]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from negcache.errors import InputError
 from negcache.ops.shards import rows_of_each
 from negcache.run.cli.planning.facts import Facts
 from negcache.run.cli.planning.samplers import SamplerCost, sampler_cost
@@ -106,12 +107,22 @@ class PlannedRun:
     @property
     def refreshed(self) -> int:
         """Rows that one process encodes without gradient a step, on average, rounded up."""
-        cache, data = self.config.cache, self.config.data
+        data = self.config.data
         if not self.cost.keeps_cache:
             return 0
-        rows = cache.refresh * self.all_rows if cache.refresh_rows is None else cache.refresh_rows
         come = data.items_per_step if data.items is not None else 0
-        return math.ceil((rows + come) / self.processes)
+        return math.ceil((self.looked_at + come) / self.processes)
+
+    @property
+    def looked_at(self) -> float | int:
+        """Rows that are looked at again a step, on average, of all processes."""
+        cache = self.config.cache
+        return cache.refresh * self.all_rows if cache.refresh_rows is None else cache.refresh_rows
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows of a cache are in files."""
+        return self.cost.keeps_cache and self.config.cache.on_disk
 
     @property
     def is_pooled(self) -> bool:
@@ -133,7 +144,17 @@ class PlannedRun:
 def planned_run(
     config: Config, facts: Facts, device: torch.device, processes: int = 1
 ) -> PlannedRun:
-    """All that the arithmetic needs; nothing is allocated."""
+    """All that the arithmetic needs; nothing is allocated.
+
+    Raises:
+        InputError: rows in files are asked for, and the others of a step would be on a GPU.
+    """
+    if config.cache.on_disk and device.type != "cpu":
+        raise InputError(
+            "a run on the CPU with cache.on_disk",
+            f"device {device}",
+            'set device = "cpu", or leave cache.on_disk out',
+        )
     size = tower_size(config, facts.vocab_size)
     return PlannedRun(config, facts, size, device.type == "cuda", processes)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from negcache.ops.kernels import Quadratic
 from negcache.run.training.config_tables import SamplerConfig
+from negcache.samplers.budget import MOST
 
 
 def _num_negatives(keys: SamplerConfig) -> int:
@@ -41,6 +42,14 @@ def _own(queries: int, each: int, items: int) -> int:
 
 
 SAMPLER_COSTS = {
+    "auto": SamplerCost(
+        lambda queries, each, items: min(MOST, max(512, 4 * queries), items // 2),
+        keeps_cache=True,
+        passes=1,
+        pooled=True,
+        scores_batch=True,
+        bytes_per_item=4,
+    ),
     "cached": SamplerCost(_own, keeps_cache=True, passes=1),
     "uniform": SamplerCost(_own),
     "in_batch": SamplerCost(

@@ -12,7 +12,8 @@ import torch
 from pyarrow import types
 
 from negcache.errors import InputError
-from negcache.run.data.streams.ids import Ids, Where, check_id_type, hash_texts, is_text, item_ids
+from negcache.run.data.streams.ids import Ids, Where, check_id_type, is_text, item_ids
+from negcache.run.data.text_hashes import hash_texts
 from negcache.shapes import Bool, Int, Tensor
 
 

@@ -49,12 +49,6 @@ def hash_ids(keys: Sequence[str]) -> Ids:
     return Ids(ids.astype(np.int64), words[:, 2].astype(np.uint32), list(keys))
 
 
-def hash_texts(texts: Sequence[str]) -> np.ndarray:
-    """64 bits of each text, uint64 [n]."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
 def item_ids(column: pa.ChunkedArray, where: Where) -> Ids:
     """Ids of a column of whole numbers or strings.
 

@@ -1,0 +1,99 @@
+"""The sampler of a loss: who it is, what it is told where it learns, where its state goes."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from negcache.encoder import ItemEncoder
+from negcache.errors import InputError
+from negcache.interfaces import Corpus, Sampler
+from negcache.messages import Request
+from negcache.samplers.auto import sampler_for
+from negcache.shapes import Float, Int, Tensor
+from negcache.step import Encoded
+from negcache.stores.among_processes import check_pool
+from negcache.validation import check_items
+
+COUNTED = 8
+"""Items that the work of the tower is counted over."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A sampler that learns from what came of its draws; its state is saved with the loss'."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it knows what a step costs."""
+        ...
+
+    def begin(self, queries: int, dim: int, tower_flops: int, parameters: int) -> None:
+        """Before the first draw.
+
+        Args:
+            queries: of a batch.
+            dim: of embeddings.
+            tower_flops: of one item through the item tower, forward.
+            parameters: numbers that are trained.
+        """
+        ...
+
+    def learn(
+        self, request: Request, rows: Float[Tensor, "M D"], targets: Float[Tensor, "B p D"]
+    ) -> None:
+        """A training step was made with the last draw: fresh rows of what was drawn, and of the
+        queries' positives."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def admit_sampler(sampler: Sampler | str, corpus: Corpus, gather_across_devices: bool) -> Sampler:
+    """The sampler that is meant. Raises InputError where it does not fit the corpus."""
+    chosen = sampler_for(sampler, corpus)
+    check_pool(chosen.store, gather_across_devices)
+    check_items(len(corpus), None if chosen.store is None else chosen.store.num_items)
+    return chosen
+
+
+def begin(
+    sampler: Sampler,
+    queries: Float[Tensor, "B D"],
+    positives: Int[Tensor, "B *p"],
+    encoder: ItemEncoder,
+    parameters: Iterable[Tensor],
+) -> None:
+    """Before its first draw a sampler that learns is told what a step costs."""
+    if isinstance(sampler, Learner) and not sampler.has_begun:
+        some = positives[positives >= 0][:COUNTED]
+        trained = sum(each.numel() for each in parameters if each.requires_grad)
+        count, dim = queries.shape
+        sampler.begin(count, dim, encoder.flops(some), trained)
+
+
+def learn(sampler: Sampler, asked: Request, items: Encoded) -> None:
+    """A training step has encoded what was drawn."""
+    if isinstance(sampler, Learner):
+        sampler.learn(asked, items.drawn[0].detach(), items.targets.detach())
+
+
+def learnt(sampler: Sampler) -> dict[str, Any]:
+    """What belongs in the state of a loss; nothing where the sampler does not learn."""
+    return {"sampler": sampler.state_dict()} if isinstance(sampler, Learner) else {}
+
+
+@torch.no_grad()
+def load_learnt(sampler: Sampler, state: dict[str, Any]) -> None:
+    """Take it from the state of a loss. Raises InputError where it is not there."""
+    if not isinstance(sampler, Learner):
+        return
+    if "sampler" not in state:
+        raise InputError(
+            f"a state with what a {type(sampler).__name__} has learnt",
+            f"one with {', '.join(sorted(state))}",
+            "build the loss with the sampler it was saved with",
+        )
+    sampler.load_state_dict(state["sampler"])

@@ -1,0 +1,206 @@
+"""Negatives chosen for the user: the batch's positives, and as many more as pay."""
+
+import math
+from collections.abc import Sized
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from negcache.distributed import Mesh
+from negcache.draws import ItemProposal, propose
+from negcache.errors import InputError
+from negcache.interfaces import Corpus, Sampler, Store
+from negcache.messages import Draw, Request
+from negcache.pooled import alike, share
+from negcache.samplers.budget import Budget, Choice
+from negcache.samplers.cached import CachedSoftmax
+from negcache.samplers.combinators import SharedDraws
+from negcache.samplers.seen_positives import SeenPositives
+from negcache.samplers.step_costs import StepCosts
+from negcache.samplers.uniform import Uniform
+from negcache.shapes import Float, Float64, Int, Tensor
+from negcache.stores.dense import DenseCache
+from negcache.validation import check_popularity, count_items
+
+
+class Pool(NamedTuple):
+    """What was drawn last, and log pi of its items."""
+
+    draw: Draw
+    log_share: Float64[Tensor, "M"]
+
+
+class Auto:
+    """The batch's positives, uniform draws, and cached draws where they pay: shared by the batch.
+
+    Every item of the pool has the weight ``log(times seen) - log(times expected)``, expected being
+    ``(B - 1) pi`` from the batch, ``M / N`` from M uniform draws and ``M' mean p~`` from cached
+    ones: unbiased to O(1/B) at any choice. Each few steps the noise that the negatives add to the
+    gradient is estimated for every choice, from a larger pool and its fresh scores, and the choice
+    with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs are counted,
+    never timed, so equal runs choose alike. Embeddings are stored once cached draws are chosen.
+    Ours.
+
+    Args:
+        items: the corpus, or anything of its length.
+        log_popularity: log pi of every item [N], its share of training positives, -inf for none;
+            None: it is counted as the batches come.
+        refreshed: stored rows encoded anew each step; None: as many as the batch has queries.
+        dtype: of stored rows.
+    """
+
+    has_density = False
+
+    def __init__(
+        self,
+        items: Sized,
+        *,
+        log_popularity: Float[Tensor, "N"] | None = None,
+        refreshed: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.num_items = count_items(items)
+        if self.num_items < 2:
+            raise InputError("at least 2 items", f"{self.num_items}", "a softmax needs a negative")
+        if log_popularity is not None:
+            check_popularity(log_popularity)
+        self.log_popularity, self.refreshed, self.dtype = log_popularity, refreshed, dtype
+        self.seen = SeenPositives(self.num_items if log_popularity is None else 1)
+        self.store: DenseCache | None = None
+        self.budget: Budget | None = None
+        self.pool: Pool | None = None
+        self.steps = self.next_look = 0
+
+    @torch.no_grad()
+    def draw(self, request: Request, generator: torch.Generator) -> Draw:
+        request.over(self.num_items)
+        if self.budget is None:
+            self.begin(len(request.queries), request.queries.shape[1], 0, 0)
+        drawn, laws = [request.targets], []
+        for proposal, count in self._proposals(request, generator):
+            ids, log_q = (each.flatten() for each in proposal.draw(request.noise(generator)))
+            total = len(ids)
+            if count < total:
+                some = torch.randperm(total, generator=generator)[:count].to(ids.device)
+                ids, log_q = ids[some], log_q[some]
+            drawn.append(ids[log_q > -torch.inf])
+            times = math.log(proposal.num_negatives * min(count, total) / max(total, 1))
+            laws.append((proposal, times))
+        ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
+        log_share = self._log_share(ids)
+        expected = [alike(request.others).to(log_share).log() + log_share]
+        expected += [(law.log_expected(ids) + times).to(log_share) for law, times in laws]
+        log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
+        self.pool = Pool(share(ids, seen, log_expected, request), log_share)
+        metrics = {name: float(value) for name, value in self.choice._asdict().items()}
+        return replace(self.pool.draw, metrics=metrics)
+
+    @property
+    def choice(self) -> Choice:
+        """What is drawn in this step."""
+        if self.budget is None:
+            return Choice(0)
+        return self.budget.wide if self.looks else self.budget.choice
+
+    @property
+    def looks(self) -> bool:
+        """Whether this step looks at the noise."""
+        return self.steps >= self.next_look
+
+    @property
+    def has_begun(self) -> bool:
+        return self.budget is not None
+
+    def begin(self, queries: int, dim: int, tower_flops: int, parameters: int) -> None:
+        """What a step costs; taken for that of a light tower where nobody says it."""
+        costs = StepCosts(queries, dim, self.num_items, tower_flops, parameters)
+        self.budget = Budget(costs, queries if self.refreshed is None else self.refreshed)
+
+    def learn(
+        self, request: Request, rows: Float[Tensor, "M D"], targets: Float[Tensor, "B p D"]
+    ) -> None:
+        """A training step was made with the last draw."""
+        assert self.budget is not None
+        assert self.pool is not None
+        self.budget.spend(self.choice)
+        if self.looks:
+            self.budget.look(request, rows, targets, *self.pool)
+            self.budget.decide(has_store=self.store is not None)
+            self.next_look = self.steps + self.budget.pause
+            if self.budget.choice.cached and self.store is None:
+                self._make_store(request.queries.device)
+        if self.log_popularity is None:
+            self.seen.add(request.targets)
+        self.steps += 1
+
+    def explain(self) -> str:
+        """What is chosen, and why: every choice with its noise and its cost."""
+        return "nothing has been drawn" if self.budget is None else self.budget.explain()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seen": self.seen.state_dict(),
+            "budget": None if self.budget is None else self.budget.state_dict(),
+            "steps": self.steps,
+            "next_look": self.next_look,
+            "stores": self.store is not None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What was learnt; the store's own state is loaded by who keeps it."""
+        self.seen.load_state_dict(state["seen"])
+        self.budget = None if state["budget"] is None else Budget.from_state(state["budget"])
+        self.steps, self.next_look = int(state["steps"]), int(state["next_look"])
+        self.store = None
+        if state["stores"]:
+            self._make_store(self.seen.counts.device)
+
+    def _proposals(
+        self, request: Request, generator: torch.Generator
+    ) -> list[tuple[ItemProposal, int]]:
+        """The laws of this step, each with how many draws are kept of it."""
+        uniform, cached, scored = self.choice
+        samplers: list[tuple[Any, int]] = [
+            (Uniform(range(self.num_items), self._each(request, uniform)), uniform)
+        ]
+        if cached and self.store is not None:
+            each = self._each(request, cached)
+            samplers.append((CachedSoftmax(self.store, each, scored=scored), cached))
+        return [(propose(each, request, generator), count) for each, count in samplers]
+
+    def _each(self, request: Request, count: int) -> int:
+        """Draws of each query, so that there are as many."""
+        return min(self.num_items, -(-count // max(1, len(request.queries))))
+
+    def _log_share(self, ids: Int[Tensor, "M"]) -> Float64[Tensor, "M"]:
+        if self.log_popularity is None:
+            return self.seen.log_shares(ids)
+        return self.log_popularity.to(ids.device)[ids].double()
+
+    def _make_store(self, device: torch.device) -> None:
+        assert self.budget is not None
+        refresh = min(1.0, self.budget.refreshed / self.num_items)
+        self.store = DenseCache(
+            self.num_items,
+            self.budget.costs.dim,
+            refresh=refresh,
+            dtype=self.dtype,
+            device=device,
+            mesh=Mesh.now(),
+        )
+
+
+def sampler_for(sampler: Sampler | str, corpus: Corpus) -> Sampler:
+    """A sampler itself, or what "auto" stands for: over a cache that is the corpus, its draws.
+
+    Raises:
+        InputError: another word.
+    """
+    if not isinstance(sampler, str):
+        return sampler
+    if sampler != "auto":
+        raise InputError('a sampler, or "auto"', repr(sampler), "pass for example nc.InBatch()")
+    if isinstance(corpus, Store):
+        return SharedDraws(CachedSoftmax(corpus, 1))
+    return Auto(corpus)

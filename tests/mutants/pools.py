@@ -1,0 +1,80 @@
+"""Faults of shared pools: sums in one pass, what is expected, and what is chosen for the user."""
+
+from tests.mutants.mutant import Mutant, laws
+
+SUMS = "tests/ops/test_pool_sum.py::"
+AUTO = "tests/samplers/test_auto.py::"
+SIDE = "tests/stores/test_side_by_side.py::"
+
+MUTANTS = [
+    Mutant(
+        "pool: pairs that may not stand count",
+        "ops/pool_sum.py",
+        "        if lo < hi:\n",
+        "        if False:\n",
+        f"{SUMS}test_it_is_the_table",
+    ),
+    Mutant(
+        "pool: gradients of a query without negatives",
+        "ops/pool_sum.py",
+        "log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0.0)\n        query_grad",
+        "query_grad",
+        f"{SUMS}test_it_is_the_table",
+    ),
+    Mutant(
+        "pool: squares without the peak",
+        "ops/pool_sum.py",
+        "2 * (torch.linalg.vector_norm(terms, dim=1).log_() + peak)",
+        "2 * torch.linalg.vector_norm(terms, dim=1).log_()",
+        f"{SUMS}test_it_is_the_table",
+    ),
+    Mutant(
+        "pool: excluded pairs are expected",
+        "ops/uniform.py",
+        "index_add(0, columns, -weight[rows])",
+        "index_add(0, columns, 0 * weight[rows])",
+        laws("shared_popularity-fresh"),
+    ),
+    Mutant(
+        "auto: a batch's own positives are not expected",
+        "samplers/auto.py",
+        "        expected += [(law.log_expected(ids) + times).to(log_share) for law, times in laws]\n",
+        "",
+        f"{AUTO}test_the_partition_is_unbiased_at_every_choice",
+    ),
+    Mutant(
+        "auto: items have no side of their own",
+        "ops/gradient_noise.py",
+        "(squares + pairs)",
+        "squares",
+        f"{AUTO}test_a_pool_tells_the_noise_of_laws_that_were_not_drawn",
+    ),
+    Mutant(
+        "auto: a cache is filled at once",
+        "samplers/budget.py",
+        "affordable = has_store or",
+        "affordable = True or",
+        f"{AUTO}test_no_cache_is_filled_before_the_training_has_cost_as_much",
+    ),
+    Mutant(
+        "auto: what was learnt is forgotten",
+        "samplers/budget.py",
+        'budget.noise = {Choice(*choice): float(noise) for *choice, noise in state["noise"]}',
+        "pass",
+        f"{AUTO}test_a_resumed_run_is_the_straight_one",
+    ),
+    Mutant(
+        "auto: shares without discounts",
+        "samplers/seen_positives.py",
+        "discount = min(max(discount, 0.1), 0.9) if self.distinct < self.total else 1.0",
+        "discount = 0.5",
+        f"{AUTO}test_shares_are_counted_as_batches_come",
+    ),
+    Mutant(
+        "side by side: an item has a row in each cache",
+        "stores/side_by_side.py",
+        "        known[otherwise] |= ~torch.stack(known).any(dim=0)\n",
+        "        known[otherwise][:] = True\n",
+        f"{SIDE}test_an_item_stays_in_its_cache_and_has_one_row",
+    ),
+]

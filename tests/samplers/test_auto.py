@@ -1,0 +1,240 @@
+"""The automatic choice: its partition at any choice; what it learns, chooses and refuses."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+import negcache as nc
+from negcache.draws import draw
+from negcache.exclusion import Exclusion
+from negcache.messages import Request
+from negcache.ops.gradient_noise import chances, relative_noise
+from negcache.samplers import Auto
+from negcache.samplers.budget import Budget, Choice
+from negcache.samplers.seen_positives import SeenPositives
+from negcache.samplers.step_costs import StepCosts
+
+N, D, B = 200, 6, 24
+F64 = torch.float64
+
+
+def problem(seed=0, batch=B):
+    """Queries, items, and positives that come by a steep law."""
+    noise = torch.Generator().manual_seed(seed)
+    items = nn.functional.normalize(torch.randn(N, D, generator=noise, dtype=F64), dim=1)
+    queries = nn.functional.normalize(torch.randn(batch, D, generator=noise, dtype=F64), dim=1)
+    return queries, items, nc.DotScore(0.2).double()
+
+
+def ask(queries, score, positives):
+    exclude = Exclusion.from_pairs(torch.arange(len(queries)), positives, len(queries))
+    return Request(queries, score, positives, exclude)
+
+
+def with_choice(sampler, choice, items):
+    sampler.begin(B, D, 0, 0)
+    sampler.budget.choice, sampler.next_look = choice, 10**9
+    if choice.cached:
+        sampler._make_store(torch.device("cpu"))
+        sampler.store.write(torch.arange(N), items)
+    return sampler
+
+
+SHARES = torch.arange(1, N + 1, dtype=F64).reciprocal() / torch.arange(1, N + 1).reciprocal().sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choice", [Choice(16), Choice(60), Choice(16, 24), Choice(16, 48, 0.5)], ids=str
+)
+def test_the_partition_is_unbiased_at_every_choice(choice):
+    """Over batches too: positives are drawn from the shares, and stand for the other queries."""
+    queries, items, score = problem()
+    sampler = with_choice(Auto(range(N), log_popularity=SHARES.log()), choice, items)
+    noise, estimates = torch.Generator().manual_seed(1), []
+    for _ in range(200):
+        positives = torch.multinomial(SHARES, B, replacement=True, generator=noise)
+        drawn = draw(sampler, ask(queries, score, positives), noise)
+        terms = drawn.weighted(score(queries, items[drawn.ids]))
+        logits = score(queries, items)
+        logits[torch.arange(B), positives] = -torch.inf
+        estimates.append((torch.logsumexp(terms, 1) - torch.logsumexp(logits, 1)).exp())
+    ratio = torch.stack(estimates).mean(dim=1)  # of a batch
+    error = ratio.std() / len(ratio) ** 0.5
+    assert error < 0.02
+    assert abs(ratio.mean() - 1) < 4 * error + 0.01, f"{ratio.mean():.3f} +- {error:.3f}"
+
+
+def test_shares_are_counted_as_batches_come():
+    seen, noise = SeenPositives(N), torch.Generator().manual_seed(0)
+    assert seen.log_shares(torch.arange(3)).exp().tolist() == pytest.approx([1 / N] * 3)
+    seen.add(torch.arange(50))
+    assert seen.log_shares(torch.arange(N)).exp().tolist() == pytest.approx([1 / N] * N), "all new"
+    for _ in range(100):
+        seen.add(torch.multinomial(SHARES, 50, replacement=True, generator=noise))
+        assert seen.log_shares(torch.arange(N)).exp().sum() == pytest.approx(1, abs=0.02)
+    found = seen.log_shares(torch.arange(N)).exp()
+    assert ((found - SHARES).abs() < 0.15 * SHARES + 0.002).all()
+    again = SeenPositives(N)
+    again.load_state_dict(deepcopy(seen.state_dict()))
+    again.add(torch.arange(20))
+    seen.add(torch.arange(20))
+    assert torch.equal(again.log_shares(torch.arange(N)), seen.log_shares(torch.arange(N)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [Choice(16), Choice(16, 24), Choice(16, 24, 0.25)], ids=str)
+def test_noise_foretold_is_noise_found(choice):
+    """From one kind of pool: the error of the queries' gradients under another law."""
+    queries, items, score = problem(3)
+    positives = torch.randint(N, (B,), generator=torch.Generator().manual_seed(2))
+    log_pi = torch.full((N,), -math.log(N), dtype=F64)
+    logits = score(queries, items).clone()
+    positive = logits[torch.arange(B), positives].clone()
+    logits[torch.arange(B), positives] = -torch.inf
+    found = chances(positive, logits, torch.zeros(N, dtype=F64))
+    even = torch.full((N,), (B - 1) / N, dtype=F64)
+    rarity = choice.rarity(even, found.among.mean(dim=0), N)
+    p = found.softmax
+    foretold = (p.square() * rarity).sum(1)  # the error of sum_j p_j, so of the query's gradient
+    sampler = with_choice(Auto(range(N), log_popularity=log_pi), choice, items)
+    noise, errors = torch.Generator().manual_seed(4), []
+    for _ in range(200):
+        batch = torch.randint(N, (B,), generator=noise)
+        drawn = draw(sampler, ask(queries, score, batch), noise)
+        weight = drawn.weighted(torch.zeros(B, len(drawn.ids), dtype=F64)).exp()
+        estimate = (weight * p[:, drawn.ids]).sum(1)
+        own = p[torch.arange(B), batch]  # may not stand, of the batch's positives
+        errors.append((estimate - (p.sum(1) - own)).square())
+    measured = torch.stack(errors).mean(0)
+    assert float(measured.sum() / foretold.sum()) == pytest.approx(1, abs=0.3)
+
+
+def test_a_pool_tells_the_noise_of_laws_that_were_not_drawn():
+    """Importance: on average over pools, the sums over all items."""
+    queries, items, score = problem(5)
+    logits, noise = score(queries, items), torch.Generator().manual_seed(6)
+    positive = torch.full((B,), 4.0, dtype=F64)
+    every = chances(positive, logits, torch.zeros(N, dtype=F64))
+    laws = torch.rand(3, N, generator=noise, dtype=F64) + 0.2
+    truth = relative_noise(every, torch.ones(N, dtype=F64), laws, 4 * B)
+    found = []
+    for _ in range(100):
+        ids = torch.randperm(N, generator=noise)[:100]
+        weight = torch.full((100,), math.log(2.0), dtype=F64)
+        part = chances(positive, logits[:, ids], weight)
+        found.append(relative_noise(part, weight.exp(), laws[:, ids], 4 * B))
+    torch.testing.assert_close(torch.stack(found).mean(0), truth, rtol=0.1, atol=0)
+    p = every.softmax
+    by_query = (p.square() * laws[0]).sum() / every.missed.square().sum()
+    assert float(truth[0]) > float(by_query) / 2, "items have a side of their own"
+
+
+def costly(flops, num_items=20_000, parameters=0):
+    return Budget(StepCosts(128, 64, num_items, flops, parameters), refreshed=128)
+
+
+def noises(budget, hard):
+    """Of ``hard`` items of equal chance p for every query: what a look would find."""
+    share = torch.full((hard,), 1 / hard, dtype=F64)
+    even = torch.full((hard,), 127 / budget.costs.num_items, dtype=F64)
+    return {
+        each: float((share.square() * each.rarity(even, share, budget.costs.num_items)).sum())
+        for each in budget.choices
+    }
+
+
+def test_what_is_chosen_follows_noise_and_cost():
+    cheap, dear, fixed = costly(16_000), costly(30_000_000), costly(16_000, parameters=10_000_000)
+    for budget in (cheap, dear, fixed):
+        budget.noise = noises(budget, hard=20_000)  # a flat softmax: every pool is good
+        budget.decide(has_store=True)
+        assert budget.choice.cached == 0, "a better law would buy nothing"
+        budget.noise = noises(budget, hard=10)  # a sharp one
+    flat = cheap.choice.uniform
+    cheap.decide(has_store=True)
+    dear.decide(has_store=True)
+    fixed.decide(has_store=True)
+    assert cheap.choice.uniform > flat or cheap.choice.cached > 0
+    assert dear.choice.cached > 0, "encoding is dear, so what is encoded is chosen well"
+    assert sum(fixed.choice[:2]) >= sum(cheap.choice[:2]), "where a step is dear, more of it"
+
+
+def test_no_cache_is_filled_before_the_training_has_cost_as_much():
+    budget = costly(30_000_000)
+    budget.noise = noises(budget, hard=10)
+    budget.decide(has_store=False)
+    assert budget.choice.cached == 0
+    while budget.spent < 3 * budget.costs.fill:
+        budget.spend(budget.choice)
+    budget.decide(has_store=False)
+    assert budget.choice.cached > 0
+
+
+class Training:
+    """Two linear towers; the batches are a function of the step."""
+
+    def __init__(self, flops=None):
+        torch.manual_seed(0)
+        self.corpus = torch.randn(2000, 24, generator=torch.Generator().manual_seed(7))
+        self.tower = nn.Linear(24, 16)
+        self.sampler = Auto(self.corpus)
+        if flops is not None:
+            self.sampler.begin(8, 16, flops, 0)
+        self.loss_fn = nc.SoftmaxLoss(self.tower, self.corpus, self.sampler, nc.DotScore(0.02))
+        self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), 1e-2)
+        self.loss_fn.step_with(self.optimizer)
+
+    def step(self, number):
+        noise = torch.Generator().manual_seed(number)
+        seen = torch.randint(2000, (8,), generator=noise)
+        features = self.corpus[seen] + 0.5 * torch.randn(8, 24, generator=noise)
+        loss = self.loss_fn(self.tower(features), seen)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+@pytest.mark.parametrize("before", [pytest.param(5, marks=pytest.mark.slow), 65])
+def test_a_resumed_run_is_the_straight_one(before):
+    """Also over the step in which a cache is first asked for."""
+    straight, resumed = Training(flops=10**7), Training()
+    for number in range(before):
+        straight.step(number)
+    resumed.loss_fn.load_state_dict(deepcopy(straight.loss_fn.state_dict()))
+    resumed.optimizer.load_state_dict(deepcopy(straight.optimizer.state_dict()))
+    found = [[run.step(number) for number in range(before, 70)] for run in (straight, resumed)]
+    assert found[0] == found[1]
+    assert straight.sampler.choice == resumed.sampler.choice
+    assert straight.sampler.choice.cached > 0
+    assert straight.sampler.store is not None
+    assert bool(straight.sampler.store.valid.all())
+
+
+def test_it_says_what_it_chose_and_why():
+    run = Training()
+    for number in range(3):
+        run.step(number)
+    chosen, told = run.sampler.choice, run.loss_fn.report().sampler
+    assert told == {"uniform": chosen.uniform, "cached": chosen.cached, "scored": chosen.scored}
+    (line,) = [each for each in run.sampler.explain().splitlines() if each.endswith("chosen")]
+    assert line.startswith(f"{chosen.uniform} uniform, {chosen.cached} cached")
+    assert run.sampler.budget.costs.tower_flops == 2 * 24 * 16
+
+
+def test_what_cannot_be_meant_is_refused():
+    with pytest.raises(nc.InputError, match="at least 2 items"):
+        Auto(range(1))
+    with pytest.raises(nc.InputError, match="log"):
+        Auto(range(3), log_popularity=torch.ones(3))
+    queries, _, score = problem()
+    request = Request(
+        queries, score, torch.zeros(B, dtype=torch.long),
+        Exclusion.from_pairs(torch.arange(B), torch.zeros(B, dtype=torch.long), B), num_items=N,
+    )  # fmt: skip
+    with pytest.raises(nc.InputError, match=f"{N} items"):
+        draw(Auto(range(N + 1)), request, torch.Generator())
