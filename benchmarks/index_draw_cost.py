@@ -118,7 +118,7 @@ def held(sampler: Sampler, index: ClusterIndex) -> tuple[int, int]:
     scorer = getattr(sampler, "clusters", None)
     if not isinstance(scorer, ClusterScorer):
         return 0, 0
-    own = index.tree.state_dict() if isinstance(index, TreeClusters) else [index.labels]  # type: ignore[attr-defined]
+    own = index.tree.state_dict() if isinstance(index, TreeClusters) else []
     return scorer.held.on_device, scorer.held.in_memory + bytes_of(own)
 
 

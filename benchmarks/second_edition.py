@@ -31,6 +31,7 @@ from benchmarks.record import append_rows, conclude, hardware
 from benchmarks.two_editions import CASES
 
 NAME, FIRST, WARM_UP = "second_edition", "1d3090c", 2
+CASES_OF = "benchmarks.two_editions"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,11 +42,12 @@ class Worker:
         edition: "old" or "new".
         source: folder of its package.
         data: where it keeps what it prepares.
+        module: that runs the cases, as ``two_editions`` does.
     """
 
-    def __init__(self, edition: str, source: Path, data: Path) -> None:
+    def __init__(self, edition: str, source: Path, data: Path, module: str = CASES_OF) -> None:
         paths = {"PYTHONPATH": f"{source}{os.pathsep}{ROOT}", "NEGCACHE_CACHE": str(data)}
-        command = [sys.executable, "-m", "benchmarks.two_editions", edition, str(source)]
+        command = [sys.executable, "-m", module, edition, str(source)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=data,
             env=os.environ | paths,
@@ -53,10 +55,14 @@ class Worker:
 
     def run(self, case: str) -> float:
         """CPU seconds of one call."""
+        return float(self.ask(case))
+
+    def ask(self, case: str) -> str:
+        """What it prints of one call."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(case, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        return self.process.stdout.readline()
 
     def stop(self) -> None:
         self.process.kill()
@@ -64,18 +70,18 @@ class Worker:
 
 
 @contextmanager
-def workers() -> Iterator[dict[str, Worker]]:
-    """One of each edition; nothing is left of them."""
+def workers(commit: str = FIRST, module: str = CASES_OF) -> Iterator[dict[str, Worker]]:
+    """One of each edition, the old one at this commit; nothing is left of them."""
     git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory(prefix="negcache-editions-") as name:
         checkout, running = Path(name) / "first", {}
         quiet: dict[str, Any] = {"check": True, "capture_output": True}
-        subprocess.run([*git, "add", "--detach", str(checkout), FIRST], **quiet)
+        subprocess.run([*git, "add", "--detach", str(checkout), commit], **quiet)
         try:
             for edition, root in (("old", checkout), ("new", ROOT)):
                 data = Path(name) / edition
                 data.mkdir()
-                running[edition] = Worker(edition, root / "src", data)
+                running[edition] = Worker(edition, root / "src", data, module)
             yield running
         finally:
             for worker in running.values():

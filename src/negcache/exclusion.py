@@ -1,11 +1,15 @@
 """Which items may not stand for which query: positives never count as negatives."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from negcache.distributed import Mesh
 from negcache.shapes import Bool, Int, Tensor
+
+WIDE = 1 << 62
+"""A key of a row and an id is below it, or ids are numbered anew first."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,15 @@ class Exclusion:
     def from_pairs(rows: Int[Tensor, "P"], ids: Int[Tensor, "P"], num_rows: int) -> "Exclusion":
         """Build the table from (query row, item id) pairs in any order, repeats allowed."""
         rows, ids = rows.long(), ids.long()  # narrower products would overflow
-        distinct, ranks = torch.unique(ids, return_inverse=True)  # so may those of hashed ids
-        span = max(len(distinct), 1)
-        keys = torch.unique(rows * span + ranks)  # sorted by row, then by id
+        span, numbers = _span_of(ids), None
+        if span * num_rows >= WIDE:
+            numbers, ids = torch.unique(ids, return_inverse=True)  # so may those of hashed ids
+            span = len(numbers)
+        keys = torch.unique(rows * span + ids)  # sorted by row, then by id
         counts = torch.bincount(keys // span, minlength=num_rows)
-        return Exclusion(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), distinct[keys % span])
+        found = keys % span
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Exclusion(offsets, found if numbers is None else numbers[found])
 
     def gathered(self, mesh: Mesh, entries: list[int], rows: list[int]) -> "Exclusion":
         """The tables of all processes, one below the other.
@@ -52,12 +60,12 @@ class Exclusion:
     def num_rows(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def counts(self) -> Int[Tensor, "B"]:
         """How many items each query may not draw."""
         return self.offsets.diff()
 
-    @property
+    @cached_property
     def rows(self) -> Int[Tensor, "E"]:
         """The query of each entry of ``ids``."""
         return torch.repeat_interleave(self.counts, output_size=self.ids.numel())
@@ -114,6 +122,15 @@ class Exclusion:
         """Whether item ``ids[i]`` may not stand for query ``rows[i]``."""
         if not self.ids.numel():
             return torch.zeros_like(ids, dtype=torch.bool)
+        span = _span_of(self.ids)
+        if span * self.num_rows >= WIDE:
+            return self._contains_hashed(rows, ids)
+        keys, wanted = self.rows * span + self.ids, rows * span + ids
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return (keys[place] == wanted) & (ids >= 0) & (ids < span)
+
+    def _contains_hashed(self, rows: Tensor, ids: Tensor) -> Bool[Tensor, "*shape"]:
+        """The same where keys of rows and ids would overflow: ids are numbered anew."""
         distinct, own = torch.unique(self.ids, return_inverse=True)
         ranks = torch.searchsorted(distinct, ids.contiguous()).clamp_(max=len(distinct) - 1)
         keys, wanted = self.rows * len(distinct) + own, rows * len(distinct) + ranks
@@ -142,3 +159,11 @@ class Exclusion:
         excluded = torch.zeros(self.num_rows, len(ids), dtype=torch.bool, device=ids.device)
         excluded[self.among(ids)] = True
         return excluded
+
+
+def _span_of(ids: Int[Tensor, "E"]) -> int:
+    """None of the ids is as high; ``WIDE`` where some are below 0."""
+    if not len(ids):
+        return 1
+    lowest, highest = map(int, ids.aminmax())
+    return highest + 1 if lowest >= 0 else WIDE

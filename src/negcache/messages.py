@@ -1,6 +1,6 @@
 """The plain data that travels between rooms: what is asked, drawn, told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -182,7 +182,7 @@ class Draw:
     log_share: Float[Tensor, "B k"] | None = None
     rest: Rest | None = None
     masked: Exclusion | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping = field(default_factory=dict)  # a look at its numbers works them out
 
     def __post_init__(self) -> None:
         columns = self.ids.numel() if self.columns is None else self.columns.shape[1]

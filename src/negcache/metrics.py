@@ -65,7 +65,7 @@ class Recorder:
             encoded_grad=self.encoded_grad,
             encoded_nograd=self.encoded_nograd,
             seconds=dict(self.seconds),
-            sampler={} if self.draw is None else self.draw.metrics,
+            sampler={} if self.draw is None else dict(self.draw.metrics),
         )
         self.restart()
         return report

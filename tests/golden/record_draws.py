@@ -34,6 +34,7 @@ DIFFERS = {
     "index_rejection": EXCLUDES,
     "index_tree": EXCLUDES,
     "resampled": STAGES,
+    "resampled_uniform": STAGES,
 }
 """Case -> why it draws otherwise than version 0.1 did."""
 

@@ -79,15 +79,15 @@ CLUSTERS = [
     Mutant(
         "index draw without coverage",
         "indexes/scored_clusters.py",
-        "self.law.log_norm, self.store, self.store.coverage)",
-        "self.law.log_norm, self.store)",
+        "self.law.log_norm, self.store, self.store.coverage,",
+        "self.law.log_norm, self.store, 1.0,",
         laws("dynamic_index-half"),
     ),
     Mutant(
         "a cluster's mass counts its excluded members",
         "ops/cluster_draw.py",
-        "(partition.size[where] - gone)",
-        "partition.size[where]",
+        "partition.size[rows, columns] - gone)",
+        "partition.size[rows, columns])",
         CHANCES,
     ),
     Mutant(
@@ -142,4 +142,76 @@ CLUSTERS = [
 ]
 """Of draws by clusters, and of their chances."""
 
-MUTANTS = [*SUMS, *CLUSTERS]
+CELLS = [
+    Mutant(
+        "the last of a cluster take any places that are left",
+        "indexes/cells.py",
+        "self._write(moving, where, holes[order])",
+        "self._write(moving, where, holes)",
+        "tests/indexes/test_cells.py",
+    ),
+    Mutant(
+        "a state of clusters forgets the order of their members",
+        "indexes/cells.py",
+        "members = self.members.to(self.labels.dtype)",
+        "members = self.labels.argsort(stable=True)[int((self.labels < 0).sum()) :]",
+        "tests/indexes/test_clusters.py::test_a_resumed_index_goes_on_as_if_it_had_never_stopped",
+    ),
+    Mutant(
+        "a table of clusters answers after members have moved",
+        "indexes/cluster_table.py",
+        "if self.changes != self.cells.changes:",
+        "if self.changes < 0:",
+        "tests/indexes/test_clusters.py::test_items_that_move_come_or_go_change_clusters",
+    ),
+    Mutant(
+        "centres of a stream stay until it is full",
+        "indexes/clusters.py",
+        "elif self.moved >= self.built:",
+        "elif self.moved >= store.num_rows:",
+        "tests/indexes/test_clusters.py::test_a_stream_begins_with_no_clusters_and_they_grow_with_it",
+    ),
+    Mutant(
+        "points that end far off do not look at all centres",
+        "ops/near.py",
+        "lost = start < 0 if usual is None else (start < 0) | (away > usual[labels])",
+        "lost = start < 0",
+        "tests/ops/test_near.py",
+    ),
+]
+"""Of what keeps clusters up to date."""
+
+EXPECTED = [
+    Mutant(
+        "clusters of which some members are excluded count twice",
+        "ops/cluster_expected.py",
+        "table.masses[less.where] = 0.0",
+        "table.masses[less.where] *= 1.0",
+        "tests/ops/test_cluster_expected.py",
+    ),
+    Mutant(
+        "what cancels is not worked out anew",
+        "ops/cluster_expected.py",
+        "LOST = 1e-6",
+        "LOST = 0.0",
+        "tests/ops/test_cluster_expected.py",
+    ),
+    Mutant(
+        "a pool's rows are expected of queries that may not draw them",
+        "ops/pool_draw.py",
+        "exclude.ids[lo:hi]] = -torch.inf",
+        "exclude.ids[lo:hi]] += 0.0",
+        "tests/ops/test_pool_draw.py",
+    ),
+    Mutant(
+        "what is left of a uniform begins at the first block",
+        "ops/mass_table.py",
+        "(uniforms * self.total[:, None] - before) / (after - before)",
+        "uniforms * self.total[:, None] / after",
+        "tests/ops/test_cluster_expected.py tests/indexes/test_held_clusters.py "
+        "tests/samplers/test_same_draws.py::test_draws_are_the_same[shared_dynamic_index]",
+    ),
+]
+"""Of tables of masses, and how often items are expected of them."""
+
+MUTANTS = [*SUMS, *CLUSTERS, *CELLS, *EXPECTED]

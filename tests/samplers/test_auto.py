@@ -130,7 +130,7 @@ def test_a_pool_tells_the_noise_of_laws_that_were_not_drawn():
     torch.testing.assert_close(torch.stack(found).mean(0), truth, rtol=0.1, atol=0)
     p = every.softmax
     by_query = (p.square() * laws[0]).sum() / every.missed.square().sum()
-    assert float(truth[0]) > float(by_query) / 2, "items have a side of their own"
+    assert float(truth[0]) > 1.5 * float(by_query), "items have a side of their own"
 
 
 def costly(flops, num_items=20_000, parameters=0):
@@ -209,6 +209,7 @@ def test_a_resumed_run_is_the_straight_one(before):
     resumed.optimizer.load_state_dict(deepcopy(straight.optimizer.state_dict()))
     found = [[run.step(number) for number in range(before, 70)] for run in (straight, resumed)]
     assert found[0] == found[1]
+    assert straight.sampler.budget.noise == resumed.sampler.budget.noise
     assert straight.sampler.choice == resumed.sampler.choice
     assert straight.sampler.choice.cached > 0
     assert straight.sampler.store is not None

@@ -1,6 +1,7 @@
 """Chains, rejection and mining over the dynamic index, against exact laws."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from setting import Setting
 import negcache as nc
 from negcache.contrib.miner import DynamicIndexMiner
 from negcache.draws import draw as draw_from
-from negcache.ops import metropolis, rejection
+from negcache.ops import bounds, metropolis, rejection
 from negcache.samplers.chain import DynamicIndexChain
 from negcache.samplers.dynamic_index import DynamicIndex
 from negcache.samplers.rejection import DynamicIndexRejection
@@ -173,6 +174,24 @@ def test_bounds_hold_and_say_when_they_say_nothing(expand):
     torch.testing.assert_close(metrics["log_gamma_bound"], float(found.log_gamma_bound.mean()))
     torch.testing.assert_close(metrics["tv_bound"], float(coarse.tv_bound.mean()))
     assert metrics["vacuous"] == float(coarse.vacuous.double().mean())
+
+
+def test_a_draw_works_no_bounds_out_unless_its_metrics_are_looked_at(monkeypatch):
+    asked = []
+
+    def counted(law, *rest):
+        asked.append(law)
+        return bounds.log_gamma_bound(law, *rest)
+
+    monkeypatch.setattr("negcache.indexes.scored_clusters.log_gamma_bound", counted)
+    request, _, store = problem()
+    draw = draw_from(DynamicIndexChain(store, 4, index=clusters(25)), request, torch.Generator())
+    assert not asked
+    metrics = dict(draw.metrics)
+    assert len(asked) == 1
+    assert set(metrics) == {"log_gamma_bound", "tv_bound", "vacuous", "acceptance"}
+    assert pickle.loads(pickle.dumps(draw.metrics)) == metrics
+    assert len(asked) == 1
 
 
 def test_the_chain_accepts_as_often_as_its_bounds_say():

@@ -1,15 +1,16 @@
-"""Clusters of items that lie close together, as a table; and what keeps it up to date."""
+"""What keeps a table of clusters up to date with the rows of a store."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from negcache.errors import InputError
+from negcache.indexes.cells import Cells
+from negcache.indexes.cluster_table import ClusterTable
 from negcache.interfaces import Observer, Store
 from negcache.messages import RowChange
-from negcache.ops.lloyd import distance, lloyd, nearest
+from negcache.ops.lloyd import distance, lloyd, nearest, refine
+from negcache.ops.near import NearestCentres
 from negcache.score import at_least_float32
 from negcache.shapes import Float, Int, Tensor
 from negcache.validation import check_finite
@@ -17,101 +18,8 @@ from negcache.validation import check_finite
 ROWS = 1 << 14
 """Rows of coordinates looked at at a time."""
 
-
-@dataclass(frozen=True)
-class HeldClusters:
-    """Bytes of tables of clusters.
-
-    Args:
-        on_device: on the device of the coordinates: centres, offsets, radii.
-        in_memory: in ordinary memory: what there is of each item.
-    """
-
-    on_device: int
-    in_memory: int
-
-
-@dataclass(frozen=True)
-class ClusterTable:
-    """A partition of slots into clusters: the members of a cluster stand in a row.
-
-    Build it with ``from_labels``. A cluster may be empty. Members and ranks, a number for each
-    item, are in ordinary memory whatever the device of the centres; ``slots`` and ``places`` look
-    there.
-
-    Args:
-        centres: representative of each cluster: a mean, or the coordinates of one of its items.
-        offsets: [G + 1]; cluster ``g`` owns ``members[offsets[g]:offsets[g + 1]]``.
-        members: slots, cluster by cluster.
-        ranks: where each slot stands among the members; -1: in no cluster.
-        radius: at least the distance of the farthest member from the centre.
-    """
-
-    centres: Float[Tensor, "G C"]
-    offsets: Int[Tensor, "_"]
-    members: Int[Tensor, "n"]
-    ranks: Int[Tensor, "S"]
-    radius: Float[Tensor, "G"]
-
-    @staticmethod
-    def from_labels(
-        labels: Int[Tensor, "S"], centres: Float[Tensor, "G C"], radius: Float[Tensor, "G"]
-    ) -> "ClusterTable":
-        """The table of slots that are in cluster ``labels[slot]``; -1: in none."""
-        labels = labels.cpu()
-        narrow = torch.int16 if len(centres) < 1 << 15 else torch.int64  # sorts six times faster
-        order = labels.to(narrow).argsort(stable=True)
-        counts = torch.bincount(labels + 1, minlength=len(centres) + 1)
-        members = order[int(counts[0]) :]
-        ranks = torch.full_like(labels, -1)
-        ranks[members] = torch.arange(len(members))
-        offsets = torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)])
-        return ClusterTable(centres, offsets.to(centres.device), members, ranks, radius)
-
-    @staticmethod
-    def empty() -> "ClusterTable":
-        """No clusters, of no slots."""
-        none = torch.empty(0)
-        return ClusterTable.from_labels(none.long(), none.view(0, 0), none)
-
-    def slots(self, places: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """The members at these places, on the device of these."""
-        return self.members[places.cpu()].to(places.device)
-
-    def places(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """The ranks of these slots, on the device of these; -1: in no cluster."""
-        return self.ranks[slots.cpu()].to(slots.device)
-
-    def places_or_none(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """The same, where -1 among the slots stands for none and has the place -1."""
-        return self.places(slots.clamp_min(0)).where(slots >= 0, -1)
-
-    @property
-    def num_clusters(self) -> int:
-        return len(self.centres)
-
-    @property
-    def sizes(self) -> Int[Tensor, "G"]:
-        """Members of each cluster."""
-        return self.offsets.diff()
-
-    @property
-    def labels(self) -> Int[Tensor, "S"]:
-        """The cluster of each slot, in ordinary memory; -1: in none."""
-        clusters = torch.searchsorted(self.offsets.cpu(), self.ranks, right=True) - 1
-        return clusters.where(self.ranks >= 0, -1)
-
-    @property
-    def held(self) -> HeldClusters:
-        return held_by([self])
-
-
-def held_by(tables: Iterable[ClusterTable]) -> HeldClusters:
-    """What tables hold; members that several of them share count once."""
-    tables = list(tables)
-    on_device = (t.nbytes for each in tables for t in (each.centres, each.offsets, each.radius))
-    in_memory = {id(t): t.nbytes for each in tables for t in (each.members, each.ranks)}
-    return HeldClusters(sum(on_device), sum(in_memory.values()))
+WARM = 2
+"""Iterations, at most, where there were centres before."""
 
 
 @runtime_checkable
@@ -120,14 +28,19 @@ class ClusterIndex(Observer, Protocol):
 
     @property
     def table(self) -> ClusterTable:
-        """The clusters as they are since ``update`` was last called; empty before."""
+        """The clusters as they are since ``update`` was last called; empty before.
+
+        It is good until rows change.
+        """
         ...
 
     def update(self, store: Store) -> None:
         """Build the clusters, or move with what the store has told; cheap when nothing has changed.
 
+        No clusters where the store holds no item yet.
+
         Raises:
-            InputError: the store holds no item, or coordinates are not finite.
+            InputError: coordinates are not finite.
         """
         ...
 
@@ -135,18 +48,20 @@ class ClusterIndex(Observer, Protocol):
 class KMeansClusters:
     """Clusters by k-means over a sample; every item goes to the nearest centre.
 
-    An item that moves goes to the cluster that is then nearest, and the centres stay: old centres
-    cost efficiency alone. Once as many items have moved as there are, or all coordinates have been
-    replaced, everything is built anew.
+    An item that moves goes to a cluster that is then near, mostly the nearest, and the centres
+    stay: old centres cost efficiency alone. Once as many items have moved as there were when the
+    centres were found, they are found again, beginning where they are: what that costs for each
+    item that moved does not depend on how many items there are. Where all coordinates have been
+    replaced everything is built anew.
 
     Args:
         num_clusters: at most so many; None: about 4 sqrt(N).
         sample: items that the centres are found from; None: 32 for each cluster.
-        iterations: of Lloyd's algorithm.
+        iterations: of Lloyd's algorithm; at most ``WARM`` where there were centres before.
         seed: of the samples.
     """
 
-    on_host = ("labels",)
+    on_host = ("cells",)
 
     def __init__(
         self,
@@ -171,58 +86,64 @@ class KMeansClusters:
 
     def invalidate(self) -> None:
         """The coordinates have been replaced as a whole: the next ``update`` builds anew."""
-        self.labels: Tensor | None = None
+        self.cells: Cells | None = None
+        self.near: NearestCentres | None = None
         self.centres, self.radius = torch.empty(0, 0), torch.empty(0)
-        self.moved, self._table, self._loaded = 0, None, False
+        self.moved, self.built, self._table, self._loaded = 0, 0, None, False
 
     @property
     def table(self) -> ClusterTable:
         if self._table is None:
-            if self.labels is None:
+            if self.cells is None:
                 return ClusterTable.empty()
-            self._table = ClusterTable.from_labels(self.labels, self.centres, self.radius)
+            self._table = ClusterTable.of(self.cells, self.centres, self.radius)
         return self._table
 
     @torch.no_grad()
     def update(self, store: Store) -> None:
-        grown = self.labels is not None and len(self.labels) != store.num_rows
-        if self.labels is None or grown or self.moved >= store.num_rows:
-            self._build(store)
-        elif self._loaded:
+        if self._loaded:
             self._bring_to(store.valid.device)
+        if self.cells is None or len(self.cells.labels) != store.num_rows:
+            self.invalidate()
+            self._build(store)
+        elif self.moved >= self.built:
+            self._build(store)
 
     @torch.no_grad()
     def rows_changed(self, change: RowChange) -> None:
-        """Items have moved, come or gone: each goes to the nearest cluster, or to none."""
-        if self.labels is None:
+        """Items have moved, come or gone: each goes to a cluster near it, or to none."""
+        if self.cells is None:
             return
         if self._loaded:
             self._bring_to(change.new.device)
         new = finite_rows(change.new, change.is_valid).to(self.centres.dtype)
-        clusters, away = nearest(new, self.centres)
-        here = change.is_valid
+        slots, here = change.slots.cpu(), change.is_valid
+        self.near = self.near or NearestCentres(self.centres)
+        was = self.cells.labels[slots].to(new.device).long()
+        clusters, away = self.near.of(new, was, self.radius)
         self.radius = self.radius.scatter_reduce(0, clusters[here], away[here], "amax")
-        self.labels = self.labels.clone()
-        self.labels[change.slots.cpu()] = clusters.where(here, -1).cpu()
-        self.moved, self._table = self.moved + len(change.slots), None
-        if not bool(here.all()) and not bool((self.labels >= 0).any()):
+        self.cells.move(slots, clusters.where(here, -1).cpu())
+        self.moved, self._table = self.moved + len(slots), None
+        if not bool(here.all()) and not self.cells.num_members:
             self.invalidate()  # nobody is left
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("labels", "centres", "radius", "moved")
+        names = ("centres", "radius", "moved", "built")
         own = {name: getattr(self, name) for name in names} | {"settings": self._settings}
-        return own | {"generator": self.generator.get_state()}
+        cells = None if self.cells is None else self.cells.state_dict()
+        return own | {"cells": cells, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Clusters made by other settings are dropped: the next ``update`` builds anew."""
         self.invalidate()
-        if state.get("settings") != self._settings:
+        if state.get("settings") != self._settings or "cells" not in state:
             return
         self.generator.set_state(state["generator"].cpu())
-        self.moved = int(state["moved"])
-        if state["labels"] is not None:
-            self.labels, self.centres = state["labels"].clone().cpu(), state["centres"].clone()
-            self.radius, self._loaded = state["radius"].clone(), True
+        if state["cells"] is not None:
+            self.moved, self.built = int(state["moved"]), int(state["built"])
+            self.cells = Cells.of(**state["cells"])
+            self.centres, self.radius = state["centres"].clone(), state["radius"].clone()
+            self._loaded = True
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -232,43 +153,65 @@ class KMeansClusters:
     def _bring_to(self, device: torch.device) -> None:
         """From a state of whatever device, to that of the coordinates."""
         self.centres, self.radius = self.centres.to(device), self.radius.to(device)
-        self._loaded, self._table = False, None
+        self._loaded, self._table, self.near = False, None, None
 
     def _build(self, store: Store) -> None:
         """Find centres from a sample, give every item to the nearest, centre clusters on their own.
 
         A cluster that nobody is in is dropped.
         """
-        self.invalidate()
         held = store.valid.nonzero().squeeze(1)
         if not len(held):
-            raise InputError(
-                "a store that holds items", "one without any", "fill it: SoftmaxLoss.fill_cache()"
-            )
+            return self.invalidate()
         wanted = self.num_clusters or max(1, round(4 * len(held) ** 0.5))
         shuffled = torch.randperm(len(held), generator=self.generator).to(held.device)
         chosen = held[shuffled[: max(wanted, self.sample or 32 * wanted)]].sort().values
         points = finite_rows(store.rows(chosen), store.valid[chosen])
-        centres = lloyd(points, min(wanted, len(chosen)), self.iterations, self.generator)
-        labels, means, counts = _assign(store, centres)
+        centres, start = self._centres_of(points, min(wanted, len(chosen)))
+        labels, means, counts = _assign(store, NearestCentres(centres), start)
         kept = counts > 0
         renumbered = (kept.cumsum(0) - 1).where(kept, -1).cpu()
         labels = labels.where(labels < 0, renumbered[labels])
-        self.labels, self.centres = labels, means[kept]
-        self.radius = _radii(store, labels, self.centres)
+        self.invalidate()
+        self.cells, self.centres = Cells(labels, int(kept.sum())), means[kept]
+        self.radius, self.built = _radii(store, labels, self.centres), len(held)
+
+    def _centres_of(
+        self, points: Float[Tensor, "n C"], wanted: int
+    ) -> tuple[Float[Tensor, "G C"], Int[Tensor, "S"] | None]:
+        """Centres, beginning with those of before where these are about as many as are wanted.
+
+        Returns:
+            The centres, and the number that each item's own of before now has; None: no item's.
+        """
+        if self.cells is None or not wanted <= 2 * len(self.centres) <= 4 * wanted:
+            return lloyd(points, wanted, self.iterations, self.generator), None
+        more = torch.randperm(len(points), generator=self.generator)
+        more = more[: max(0, wanted - len(self.centres))].to(points.device)
+        start = torch.cat([self.centres, points[more].to(self.centres.dtype)])
+        return refine(points, start, min(WARM, self.iterations)), self.cells.labels.long()
 
 
 def _assign(
-    store: Store, centres: Float[Tensor, "G C"]
+    store: Store, near: NearestCentres, start: Int[Tensor, "S"] | None
 ) -> tuple[Int[Tensor, "S"], Float[Tensor, "G C"], Int[Tensor, "G"]]:
-    """The nearest centre of every valid row, -1 for the others; mean and size of each cluster."""
-    valid = store.valid
+    """A centre near every valid row, -1 for the others; mean and size of each cluster.
+
+    Args:
+        start: a centre that may be near each row; None: all centres are looked at.
+    """
+    valid, centres = store.valid, near.centres
     labels, sums = torch.full(valid.shape, -1), torch.zeros_like(centres)
     for first, block in store.chunks(ROWS):
         here = valid[first : first + len(block)]
         rows = finite_rows(block, here)[here].to(centres.dtype)
-        clusters, _ = nearest(rows, centres)
-        labels[first : first + len(block)][here.cpu()] = clusters.cpu()
+        mine = labels[first : first + len(block)]
+        if start is None:
+            clusters, _ = nearest(rows, centres)
+        else:
+            own = start[first : first + len(block)].to(here.device)[here]
+            clusters, _ = near.of(rows, own)
+        mine[here.cpu()] = clusters.cpu()
         sums.index_add_(0, clusters, rows)
     counts = torch.bincount(labels + 1, minlength=len(centres) + 1)[1:].to(centres.device)
     return labels, sums / counts.clamp_min(1)[:, None], counts

@@ -1,10 +1,10 @@
 """Clusters of clusters: coarse ones over fine ones, so that a query refines only where it must."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from negcache.indexes.clusters import ClusterTable
+from negcache.indexes.cluster_table import ClusterTable
 from negcache.ops.cluster_draw import Partition, refined
 from negcache.ops.lloyd import distance, lloyd, nearest
 from negcache.score import Score
@@ -55,9 +55,9 @@ class NestedClusters:
         starts = self.offsets[chosen] - ends + counts
         clusters = (starts.gather(1, which) + column).where(used, 0)
         if len(centres) <= PRODUCT * clusters.shape[1]:
-            values = score(queries, centres).detach().gather(1, clusters).double()
+            values = score(queries, centres).detach().gather(1, clusters)
         else:
-            values = score.paired(queries, centres[clusters]).detach().double()
+            values = score.paired(queries, centres[clusters]).detach()
         fine = self.fine
         children = Partition(
             values, fine.offsets[clusters], fine.sizes[clusters], fine.radius[clusters]
@@ -75,16 +75,12 @@ def group(centres: Float[Tensor, "G C"]) -> Int[Tensor, "G"]:
 def nest(table: ClusterTable, parents: Int[Tensor, "G"]) -> NestedClusters:
     """The fine table in the order of its parents, and the coarse one above it."""
     order = parents.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    labels, parents = table.labels, parents[order]
-    fine = ClusterTable.from_labels(
-        place.cpu()[labels].where(labels >= 0, -1), table.centres[order], table.radius[order]
-    )
+    parents = parents[order]
+    fine = ClusterTable.of(table.cells, table.centres[order], table.radius[order], order)
     counts = torch.bincount(parents)
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     centres, radius = _around(fine, parents, len(counts))
-    coarse = ClusterTable(centres, fine.offsets[offsets], fine.members, fine.ranks, radius)
+    coarse = replace(fine, centres=centres, offsets=fine.offsets[offsets], radius=radius)
     return NestedClusters(coarse, fine, offsets)
 
 

@@ -8,18 +8,14 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.indexes.clusters import (
-    ClusterIndex,
-    ClusterTable,
-    HeldClusters,
-    KMeansClusters,
-    held_by,
-)
+from negcache.indexes.cluster_table import ClusterTable, HeldClusters, held_by
+from negcache.indexes.clusters import ClusterIndex, KMeansClusters
 from negcache.indexes.nested import NestedClusters, group, nest
 from negcache.interfaces import Noise, Proposal, Store
 from negcache.messages import Request
 from negcache.ops.bounds import Exact, enumerate_chain, log_gamma_bound
-from negcache.ops.cluster_draw import ClusterLaw, Partition
+from negcache.ops.cluster_draw import ClusterLaw, Partition, is_one_row
+from negcache.ops.cluster_expected import log_expected
 from negcache.ops.shards import Masses
 from negcache.score import Score
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
@@ -55,8 +51,7 @@ class ScoredClusters:
         law: of each query over its clusters, without what is excluded; in places of the table.
         table: members and ranks of the clusters.
         store: the coordinates.
-        lipschitz: how fast the logit of each query can change with distance in the coordinates;
-            infinite where they are not scored as they are.
+        has_radius: whether coordinates are scored as they are, so that distances say something.
     """
 
     score: Score
@@ -64,13 +59,16 @@ class ScoredClusters:
     law: ClusterLaw
     table: ClusterTable
     store: Store
-    lipschitz: Float64[Tensor, "b"]
+    has_radius: bool
 
     def of(self, rows: Int[Tensor, "n"]) -> "ScoredClusters":
         """The same for some of the queries."""
-        return replace(
-            self, queries=self.queries[rows], law=self.law.of(rows), lipschitz=self.lipschitz[rows]
-        )
+        return replace(self, queries=self.queries[rows], law=self.law.of(rows))
+
+    @cached_property
+    def lipschitz(self) -> Float64[Tensor, "b"]:
+        """How fast the logit of each query can change with distance in the coordinates."""
+        return self.score.scale.detach().double() * self.queries.double().norm(dim=1)
 
     @cached_property
     def masses(self) -> Masses:
@@ -93,16 +91,12 @@ class ScoredClusters:
         Raises:
             InputError: as it says.
         """
-        if not self._has_radius:
+        if not self.has_radius:
             raise InputError(
                 "coordinates that are scored as they are",
                 "a re-encoder that changes them",
                 "use DynamicIndexChain, which needs no radius",
             )
-
-    @property
-    def _has_radius(self) -> bool:
-        return bool(self.lipschitz.isfinite().all())
 
     @property
     def excluded(self) -> Exclusion:
@@ -132,7 +126,13 @@ class ScoredClusters:
             nothing = self.law.empty[:, None]
             return self.table.slots(drawn.places), log_q.masked_fill(nothing, -torch.inf)
 
-        return Proposal(draw, self.log_prob, self.law.log_norm, self.store, self.store.coverage)
+        def expected(slots: Int[Tensor, "M"], log_share: Tensor | None) -> Float64[Tensor, "M"]:
+            return log_expected(self.law, self.table.places_or_none(slots), log_share)
+
+        return Proposal(
+            draw, self.log_prob, self.law.log_norm, self.store, self.store.coverage,
+            log_expected=expected if is_one_row(self.law.partition.first) else None,
+        )  # fmt: skip
 
     def draw_scored(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:
         """Draws and their scores; coordinates of the drawn items are gathered."""
@@ -140,7 +140,7 @@ class ScoredClusters:
         drawn = self.law.draw(turns.uniforms)
         slots = self.table.slots(drawn.places)
         scores = self._scores(slots)
-        ratios = scores - self.law.partition.values.gather(1, drawn.clusters)
+        ratios = scores - self.law.partition.values.gather(1, drawn.clusters).double()
         ids, scores, ratios = (
             mesh.from_owners(each, turns.here) for each in (self.store.ids(slots), scores, ratios)
         )
@@ -149,7 +149,7 @@ class ScoredClusters:
 
     def log_gamma_bound(self) -> Float64[Tensor, "b"]:
         """Upper bound of log max P / Q; infinite where coordinates are not scored as they are."""
-        if not self._has_radius:
+        if not self.has_radius:
             return torch.full_like(self.lipschitz, torch.inf)
         return log_gamma_bound(self.law, self.lipschitz, self.masses.mesh)
 
@@ -179,6 +179,13 @@ class ScoredClusters:
             items = items.to(queries.dtype).view(*some.shape, -1)
             parts.append(self.score.paired(queries, items).detach().double())
         return torch.cat(parts)
+
+
+class _Seen(NamedTuple):
+    """Clusters as the queries score them, and whether their coordinates are scored as they are."""
+
+    partition: Partition
+    has_radius: bool
 
 
 class ClusterScorer:
@@ -212,29 +219,28 @@ class ClusterScorer:
         self.index.update(self.store)
         table, queries = self.index.table, project_queries(self.store, request.queries)
         score = request.score
-        if not self.expand:
-            partition, lipschitz = self._partition(table, queries, score)
-        else:
+        if self.expand and table.num_clusters:
             nested = self._nest(table)
-            coarse, lipschitz = self._partition(nested.coarse, queries, score)
+            seen = self._seen(nested.coarse, queries, score)
             centres = project_items(self.store, nested.fine.centres).to(queries.dtype)
-            partition = nested.partition(queries, score, centres, coarse, self.expand)
-            table = nested.fine
+            fine = nested.partition(queries, score, centres, seen.partition, self.expand)
+            table, seen = nested.fine, seen._replace(partition=fine)
+        else:
+            seen = self._seen(table, queries, score)
         places = table.places_or_none(self.store.slots(request.exclude.ids))
-        law = ClusterLaw(partition, request.exclude.renumbered(places))
-        return ScoredClusters(score, queries, law, table, self.store, lipschitz)
+        law = ClusterLaw(seen.partition, request.exclude.renumbered(places))
+        return ScoredClusters(score, queries, law, table, self.store, seen.has_radius)
 
-    def _partition(
-        self, table: ClusterTable, queries: Float[Tensor, "B K"], score: Score
-    ) -> tuple[Partition, Float64[Tensor, "B"]]:
-        """The clusters as all queries see them; and how fast logits change with distance."""
+    def _seen(self, table: ClusterTable, queries: Float[Tensor, "B K"], score: Score) -> _Seen:
+        """The clusters as all queries see them; where there are none, one that is empty."""
+        if not table.num_clusters:
+            none = torch.zeros(1, dtype=torch.long, device=queries.device)
+            fields = (none, none, none.double())
+            return _Seen(_shared_by_all(queries.new_zeros(len(queries), 1), fields), True)
         centres = project_items(self.store, table.centres)
-        values = score(queries, centres.to(queries.dtype)).detach().double()
-        shared = (table.offsets[:-1], table.sizes, table.radius.double())
-        partition = Partition(values, *(field.expand(len(queries), -1) for field in shared))
-        lipschitz = score.scale.detach().double() * queries.double().norm(dim=1)
-        as_they_are = centres.shape == table.centres.shape and torch.equal(centres, table.centres)
-        return partition, lipschitz if as_they_are else torch.full_like(lipschitz, torch.inf)
+        values = score(queries, centres.to(queries.dtype)).detach()
+        fields = (table.offsets[:-1], table.sizes, table.radius)
+        return _Seen(_shared_by_all(values, fields), _alike(centres, table.centres))
 
     def _nest(self, table: ClusterTable) -> NestedClusters:
         """The two-level table; coarse clusters stay while the centres do."""
@@ -243,3 +249,13 @@ class ClusterScorer:
             self._parents = self._parents if same else group(table.centres)
             self._nested, self._of = nest(table, self._parents), table
         return self._nested
+
+
+def _shared_by_all(
+    values: Float[Tensor, "B G"], fields: tuple[Tensor, Tensor, Tensor]
+) -> Partition:
+    return Partition(values, *(field.expand(len(values), -1) for field in fields))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one, other))

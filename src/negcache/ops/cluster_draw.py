@@ -14,8 +14,8 @@ import torch
 
 from negcache.distributed import ALONE, Mesh
 from negcache.exclusion import Exclusion
+from negcache.ops.mass_table import MassTable, joined, masses_, parts_of, whole_blocks
 from negcache.ops.shards import best_of_all
-from negcache.ops.two_stage import Cumulative, add_up, invert
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
 
@@ -33,7 +33,7 @@ class Partition(NamedTuple):
         radius: distance within which all members are of the centre.
     """
 
-    values: Float64[Tensor, "B W"]
+    values: Float[Tensor, "B W"]
     first: Int[Tensor, "B W"]
     size: Int[Tensor, "B W"]
     radius: Float[Tensor, "B W"]
@@ -44,7 +44,7 @@ class Partition(NamedTuple):
         return Partition(
             values,
             *(
-                field[:1].expand(len(values), -1) if _is_one_row(field) else field[rows]
+                field[:1].expand(len(values), -1) if is_one_row(field) else field[rows]
                 for field in self[1:]
             ),
         )
@@ -61,6 +61,24 @@ class Partition(NamedTuple):
             lipschitz: how fast the logit of each query can change with distance: scale times norm.
         """
         return self._replace(values=self.values + lipschitz[:, None] * self.radius)
+
+
+class Lessened(NamedTuple):
+    """(query, cluster) pairs, ascending, some of whose members the query may not draw.
+
+    Args:
+        keys: ``row * W + column``.
+        left: members that it may draw.
+    """
+
+    keys: Int[Tensor, "P"]
+    rows: Int[Tensor, "P"]
+    columns: Int[Tensor, "P"]
+    left: Int[Tensor, "P"]
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]:
+        return self.rows, self.columns
 
 
 class Members(NamedTuple):
@@ -87,32 +105,58 @@ class ClusterLaw:
         return ClusterLaw(self.partition.of(rows), self.exclude.of(rows))
 
     @cached_property
-    def log_masses(self) -> Float64[Tensor, "B W"]:
-        """log of ``n_c exp(V_c)``."""
+    def lessened(self) -> "Lessened":
+        """Clusters of which a query may not draw some members."""
         partition, rows = self.partition, self.exclude.rows
-        size = partition.size[:1] if _is_one_row(partition.size) else partition.size
-        masses = partition.values + size.double().log()
-        width = masses.shape[1]
+        width = partition.values.shape[1]
         # In the order of rows and places, so also of clusters.
         held = rows * width + clusters_holding(partition, rows, self.exclude.ids)
         keys, gone = torch.unique_consecutive(held, return_counts=True)
-        where = keys // width, keys % width
-        masses[where] = partition.values[where] + (partition.size[where] - gone).double().log()
+        rows, columns = keys // width, keys % width
+        return Lessened(keys, rows, columns, partition.size[rows, columns] - gone)
+
+    @property
+    def log_masses(self) -> Float[Tensor, "B W"]:
+        """log of ``n_c exp(V_c)``: a table, made at each asking."""
+        values, less = self.partition.values, self.lessened
+        masses = values + self._log_sizes
+        masses[less.where] = values[less.where] + less.left.to(values.dtype).log()
         return masses
 
     @cached_property
     def log_norm(self) -> Float64[Tensor, "B"]:
         """log Zhat; -inf where a query may draw nothing."""
-        return self._sums.log_total
+        return self.table.log_total
 
     @property
     def empty(self) -> Bool[Tensor, "B"]:
         """Which queries may draw nothing."""
         return self.log_norm == -torch.inf
 
+    @property
+    def _log_sizes(self) -> Float[Tensor, "_ W"]:
+        """One row where all queries share it."""
+        size = self.partition.size
+        size = size[:1] if is_one_row(size) else size
+        return size.to(self.partition.values.dtype).log()
+
     @cached_property
-    def _sums(self) -> Cumulative:
-        return add_up(self.log_masses)
+    def table(self) -> MassTable:
+        """Masses of the clusters, in the values' own precision; sums of them in float64."""
+        values, less, sizes = self.partition.values, self.lessened, self._log_sizes
+        width, parts = values.shape[1], []
+        masses = values.new_empty(len(values), whole_blocks(width))
+        left = values[less.where] + less.left.to(values.dtype).log()
+        starts = torch.arange(len(values) + 1, device=values.device) * width
+        ends = torch.searchsorted(less.keys, starts).tolist()
+        for some in parts_of(len(masses), masses.shape[1], masses.device):
+            part = masses[some]
+            torch.add(values[some], sizes if len(sizes) == 1 else sizes[some], out=part[:, :width])
+            part[:, width:] = -torch.inf
+            lo, hi = ends[some.start], ends[some.stop]
+            part[less.rows[lo:hi] - some.start, less.columns[lo:hi]] = left[lo:hi]
+            parts.append(masses_(part))
+        return joined(masses, parts)
 
     def draw(self, noise: Float64[Tensor, "B m 2"]) -> Members:
         """Independent draws: a uniform each for the cluster and for the member.
@@ -120,21 +164,21 @@ class ClusterLaw:
         Some item where a query may draw nothing.
         """
         partition, exclude = self.partition, self.exclude
-        clusters, num_items = (
-            invert(self._sums.sums, noise[..., 0].contiguous()),
-            partition.num_items,
-        )
+        num_items, table = partition.num_items, self.table
+        clusters = table.draw_inside(*table.draw_blocks(noise[..., 0].contiguous()))
+        clusters = clusters.clamp(max=partition.values.shape[1] - 1)
         first, size = partition.first.gather(1, clusters), partition.size.gather(1, clusters)
-        before = exclude.below(first, num_items)
-        left = size - exclude.below(first + size, num_items) + before
+        ends = exclude.below(torch.cat([first, first + size], dim=1), num_items)
+        before, after = ends.split(first.shape[1], dim=1)
+        left = size - after + before
         inside = torch.minimum((noise[..., 1] * left).long(), left - 1).clamp_min(0)
         return Members(clusters, exclude.allowed(first - before + inside, num_items))
 
     def log_chance(self, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
         """log Q of each item, for every query; -inf at place -1, which no item has."""
         partition, inside = self.partition, places.clamp_min(0)
-        if _is_one_row(partition.first):
-            values = partition.values[:, _clusters_of_one_row(partition, inside)]
+        if is_one_row(partition.first):
+            values = partition.values[:, clusters_of_one_row(partition, inside)]
         else:
             rows = torch.arange(len(partition.values), device=places.device)[:, None]
             rows = rows.expand(-1, len(places))
@@ -166,8 +210,8 @@ def clusters_holding(
     partition: Partition, rows: Int[Tensor, "*shape"], places: Int[Tensor, "*shape"]
 ) -> Int[Tensor, "*shape"]:
     """Which cluster of query ``rows[i]`` the item at ``places[i]`` is in."""
-    if _is_one_row(partition.first):
-        return _clusters_of_one_row(partition, places)
+    if is_one_row(partition.first):
+        return clusters_of_one_row(partition, places)
     width, span = partition.first.shape[1], partition.num_items + 1
     queries = torch.arange(len(partition.first), device=rows.device)[:, None]
     found = torch.searchsorted(
@@ -203,12 +247,12 @@ def refined(
     return Partition(*(field.gather(1, order) for field in fields))
 
 
-def _is_one_row(field: Tensor) -> bool:
+def is_one_row(field: Tensor) -> bool:
     """Whether all queries share it: one row, expanded."""
     return len(field) > 0 and field.stride(0) == 0
 
 
-def _clusters_of_one_row(
+def clusters_of_one_row(
     partition: Partition, places: Int[Tensor, "*shape"]
 ) -> Int[Tensor, "*shape"]:
     return torch.searchsorted(partition.first[0].contiguous(), places, right=True) - 1

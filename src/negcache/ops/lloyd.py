@@ -40,10 +40,29 @@ def lloyd(
     start = torch.randperm(len(points), generator=generator)[:num_clusters]
     centres = points[start.to(points.device)]
     for _ in range(iterations):
-        sums = torch.zeros_like(centres)
-        labels, _ = nearest(points, centres)
-        sums.index_add_(0, labels, points)
-        counts = torch.bincount(labels, minlength=len(centres))
-        held = counts > 0
-        centres = sums[held] / counts[held, None]
+        means, counts = _means(points, centres)
+        centres = means[counts > 0]
     return centres
+
+
+def refine(
+    points: Float[Tensor, "n C"], centres: Float[Tensor, "G C"], iterations: int
+) -> Float[Tensor, "G C"]:
+    """Centres that move to the means of what is nearest to them; one of nothing stays.
+
+    They keep their order, and so their numbers.
+    """
+    for _ in range(iterations):
+        means, counts = _means(points.to(centres.dtype), centres)
+        centres = means.where(counts[:, None] > 0, centres)
+    return centres
+
+
+def _means(
+    points: Float[Tensor, "n C"], centres: Float[Tensor, "G C"]
+) -> tuple[Float[Tensor, "G C"], Int[Tensor, "G"]]:
+    """Mean and number of the points nearest to each centre."""
+    labels, _ = nearest(points, centres)
+    sums = torch.zeros_like(centres).index_add_(0, labels, points)
+    counts = torch.bincount(labels, minlength=len(centres))
+    return sums / counts.clamp_min(1)[:, None], counts

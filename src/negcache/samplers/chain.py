@@ -1,13 +1,16 @@
 """Chains over the dynamic index: Metropolis-Hastings with the cluster proposal."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 
-from negcache.draws import from_shares
+from negcache.draws import from_shares, means
 from negcache.errors import InputError
 from negcache.indexes.clusters import ClusterIndex
-from negcache.indexes.scored_clusters import ClusterScorer
+from negcache.indexes.scored_clusters import ClusterScorer, ScoredClusters
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
 from negcache.ops.metropolis import log_partition, total_variation_bound, walk
@@ -39,6 +42,33 @@ class ChainBounds:
     def vacuous(self) -> Bool[Tensor, "B"]:
         """Whether the bound is ``VACUOUS`` or more."""
         return self.tv_bound >= VACUOUS
+
+
+class WhenAsked(Mapping[str, float]):
+    """Metrics that are worked out when the first of them is looked at, or saved.
+
+    Args:
+        ask: for all of them.
+    """
+
+    def __init__(self, ask: Callable[[], dict[str, float]]) -> None:
+        self._ask = ask
+
+    @cached_property
+    def _found(self) -> dict[str, float]:
+        return self._ask()
+
+    def __getitem__(self, name: str) -> float:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __reduce__(self) -> Any:
+        return dict, (self._found,)
 
 
 class DynamicIndexChain:
@@ -87,14 +117,20 @@ class DynamicIndexChain:
         ends = walked.ends[..., None]
         ids, scores, ratios = (each.gather(2, ends).squeeze(2) for each in proposed)
         log_z = log_partition(proposed.log_ratios.flatten(1), scored.log_norm)
-        bound = scored.log_gamma_bound()
-        promise = total_variation_bound(bound, self.chain)
-        return from_shares(
+        drawn = from_shares(
             self.store, ids, scores, log_z, equal_shares(ratios > -torch.inf),
             dtype=request.queries.dtype,
-            metrics={"log_gamma_bound": bound, "tv_bound": promise, "vacuous": promise >= VACUOUS}
-            | {"acceptance": walked.accepted},
         )  # fmt: skip
+        metrics = WhenAsked(partial(self._metrics, scored, walked.accepted))
+        alone = self.store.shard.mesh.size == 1  # several work it out together, asked or not
+        return replace(drawn, metrics=metrics if alone else dict(metrics))
+
+    @torch.no_grad()
+    def _metrics(self, scored: ScoredClusters, accepted: Tensor) -> dict[str, float]:
+        bound = scored.log_gamma_bound()
+        promise = total_variation_bound(bound, self.chain)
+        bounds = {"log_gamma_bound": bound, "tv_bound": promise, "vacuous": promise >= VACUOUS}
+        return means(bounds | {"acceptance": accepted})
 
     @torch.no_grad()
     def bounds(self, request: Request, *, enumerate_up_to: int = 1 << 17) -> ChainBounds:

@@ -10,9 +10,8 @@ from negcache.draws import ItemProposal, draw, propose
 from negcache.errors import InputError
 from negcache.interfaces import DensitySampler, Noise, Proposal, Sampler, Store
 from negcache.messages import Draw, Request
-from negcache.ops.scored_rows import ScoredRows
-from negcache.pooled import alike, log_expected, share
-from negcache.samplers.cached import propose_softmax
+from negcache.ops.pool_draw import draw_from_pool
+from negcache.pooled import alike, share
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import project_items, project_queries
 from negcache.validation import check_popularity
@@ -189,23 +188,23 @@ class Resampled:
             return pool
         assert pool.masked is not None
         over = replace(request, exclude=pool.masked)  # the pool's columns are its items
-        choice = propose_softmax(self.store, self._rows(over, pool), self.num_negatives, False)
-        choice = replace(choice, store=None, coverage=1.0)
-        places, log_q = choice.draw(over.noise(generator))
-        places, seen = torch.unique(places[log_q > -torch.inf], return_counts=True)
-        expected = log_expected(choice, over, places) + math.log(self.num_negatives)
-        chosen = share(places, seen, expected, over)
+        queries, rows = self._scored_alike(request.queries, pool.ids)
+        noise = over.noise(generator)(self.num_negatives, 2)
+        weight = pool.weight.to(queries.dtype)
+        found = draw_from_pool(queries, rows, weight, request.score, pool.masked, noise)
+        places, seen = torch.unique(found.places[found.alive], return_counts=True)
+        expected = found.expected[places].log() + math.log(self.num_negatives)
+        chosen = share(places, seen, expected.to(request.queries.dtype), over)
         weight = pool.weight[places] + chosen.weight
-        metrics = pool.metrics | {"pool": float(len(pool.ids))}
+        metrics = {**pool.metrics, "pool": float(len(pool.ids))}
         return replace(chosen, ids=pool.ids[places], weight=weight, metrics=metrics)
 
-    def _rows(self, request: Request, pool: Draw) -> ScoredRows:
-        """Stored rows of the pool, of all processes; an item that is not stored scores 0."""
-        slots = self.store.slots(pool.ids)
-        held = (slots >= 0) & self.store.valid[slots.clamp_min(0)]
-        queries = project_queries(self.store, request.queries)
+    def _scored_alike(
+        self, queries: Float[Tensor, "B D"], ids: Int[Tensor, "M"]
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "M K"]]:
+        """Queries, and stored rows of the pool, of all processes; zeros: it is not stored."""
+        slots = self.store.slots(ids)
+        held = ((slots >= 0) & self.store.valid[slots.clamp_min(0)])[:, None]
+        queries = project_queries(self.store, queries)
         rows = project_items(self.store, self.store.rows(slots.clamp_min(0))).to(queries.dtype)
-        held = held[:, None]
-        rows = self.store.shard.mesh.from_owners(rows.where(held, 0.0), held)
-        found = ScoredRows.of(queries, rows, request.score, request.exclude)
-        return replace(found, log_weights=pool.weight.to(queries.dtype))
+        return queries, self.store.shard.mesh.from_owners(rows.where(held, 0.0), held)

@@ -88,10 +88,11 @@ class TreeClusters:
     def update(self, store: Store) -> None:
         """Build the tree, or move with what the store has told; nothing if nothing has changed.
 
-        ``reinserted`` then says how many items went to another place, all of them after a build.
+        ``reinserted`` then says how many items went to another place, all of them after a build. No
+        clusters where the store holds no item yet.
 
         Raises:
-            InputError: the store holds no item, or coordinates are not finite.
+            InputError: coordinates are not finite.
         """
         grown = store.num_rows != len(self.tree.present)
         if self._table is not None and not (self.moved or grown or bool(self.changed.any())):
@@ -100,9 +101,8 @@ class TreeClusters:
             return
         valid = store.valid.cpu()
         if not bool(valid.any()):
-            raise InputError(
-                "a store that holds items", "one without any", "fill it: SoftmaxLoss.fill_cache()"
-            )
+            self._table, self._loaded, self.reinserted = None, False, 0
+            return
         self.reinserted = self._move(store, valid)
         self.moved, self.changed = False, torch.zeros_like(valid)
         self._table, self._loaded = self._cut(store.valid.device), False
@@ -123,7 +123,15 @@ class TreeClusters:
         self._loaded = self._table is not None
 
     def subtrees(self) -> tuple[TreeArrays, Frontier]:
-        """The tree, and a level of it with at most as many nodes as there are clusters."""
+        """The tree, and a level of it with at most as many nodes as there are clusters.
+
+        Raises:
+            InputError: there is no item.
+        """
+        if self._table is None:
+            raise InputError(
+                "a store that holds items", "one without any", "fill it: SoftmaxLoss.fill_cache()"
+            )
         level = self.level
         if level is None:
             level = finest_level(self.tree.nodes, self.table.num_clusters)
