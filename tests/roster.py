@@ -12,6 +12,8 @@ import negcache.contrib
 from negcache.indexes.sg_tree import TreeClusters
 from negcache.interfaces import Sampler
 from negcache.ops.kernels import Quartic
+from negcache.samplers import Auto
+from negcache.samplers.budget import Choice
 
 Table = nc.DenseCache | nc.SubsetCache
 
@@ -57,7 +59,17 @@ def uniform(store: Table, num_negatives: int) -> nc.Uniform:
     return nc.Uniform(range(store.num_items), num_negatives)
 
 
+def auto(store: Table, choice: Choice) -> Auto:
+    """With one choice for good; cached ones have tests of their own."""
+    sampler = Auto(range(store.num_items), log_popularity=popularity(store.num_items).log())
+    sampler.begin(ROWS, DIM, 0, 0)
+    assert sampler.budget is not None
+    sampler.budget.choice, sampler.next_look = choice, 10**9
+    return sampler
+
+
 ROSTER = [
+    Case("auto", lambda store: auto(store, Choice(30)), unbiased=False),
     Case("uniform", lambda store: uniform(store, 6), by_rows=False),
     Case("cached", lambda store: nc.CachedSoftmax(store, 6)),
     Case("shared_uniform", lambda store: nc.SharedDraws(uniform(store, 6)), by_rows=False),

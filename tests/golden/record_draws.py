@@ -47,7 +47,7 @@ def differs(case: Case, setting: str) -> bool:
 
 
 SEEDS = (0, 1)
-SINCE = ("grouped_top_k",)
+SINCE = ("auto", "grouped_top_k")
 """Samplers that version 0.1 did not have."""
 
 KEYS = [

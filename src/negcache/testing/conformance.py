@@ -200,6 +200,9 @@ def _check_density(
         assert (log_q[:, never] == -torch.inf).all(), "rows never written have probability 0"
     total = log_q.exp().sum(dim=1)[~masked.all(dim=1)]
     assert (total < 1 + 1e-5).all(), "probabilities sum to 1, or less by the masked hits"
+    expected = proposal.log_expected(torch.arange(num_items)).double().exp()
+    summed = torch.logsumexp(log_q.double(), dim=0).exp()
+    assert torch.allclose(expected, summed, rtol=1e-4, atol=1e-9), "expected counts sum chances up"
     assert draw.columns is not None, "a sampler with density draws for each query"
     assert draw.columns.shape[1] == sampler.num_negatives, "num_negatives draws for each query"
     own = log_q.gather(1, _drawn(draw))
