@@ -52,8 +52,8 @@ MUTANTS = [
     Mutant(
         "auto: a cache is filled at once",
         "samplers/budget.py",
-        "affordable = has_store or",
-        "affordable = True or",
+        "affordable = has_store or paid",
+        "affordable = True",
         f"{AUTO}test_no_cache_is_filled_before_the_training_has_cost_as_much",
     ),
     Mutant(

@@ -170,6 +170,8 @@ def test_no_cache_is_filled_before_the_training_has_cost_as_much():
     assert budget.choice.cached == 0
     while budget.spent < 3 * budget.costs.fill:
         budget.spend(budget.choice)
+    budget.decide(has_store=False, may_fill=False)
+    assert budget.choice.cached == 0, "processes that draw apart share no store"
     budget.decide(has_store=False)
     assert budget.choice.cached > 0
 

@@ -126,7 +126,9 @@ class Auto:
         self.budget.spend(self.choice)
         if self.looks:
             self.budget.look(request, rows, targets, *self.pool)
-            self.budget.decide(has_store=self.store is not None)
+            # processes that draw apart look apart, and would not fill a shared store together
+            together = request.total_rows is None
+            self.budget.decide(has_store=self.store is not None, may_fill=together)
             self.next_look = self.steps + self.budget.pause
             if self.budget.choice.cached and self.store is None:
                 self._make_store(request.queries.device)

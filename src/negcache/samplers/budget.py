@@ -142,14 +142,16 @@ class Budget:
         more = self.cost(self.wide) - self.cost(self.choice)
         return min(PAUSE, max(4, round(more / (LOOKING * self.cost(self.choice)))))
 
-    def decide(self, has_store: bool) -> None:
+    def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
         """Take what gives a precision at the least cost.
 
         Args:
             has_store: else cached draws want one filled first, and the training has to have cost
                 some times as much.
+            may_fill: whether that can be done at all.
         """
-        affordable = has_store or self.spent >= WORTH_A_FILL * self.costs.fill
+        paid = may_fill and self.spent >= WORTH_A_FILL * self.costs.fill
+        affordable = has_store or paid
         worth = {
             choice: (1 + noise) * self.cost(choice)
             for choice, noise in self.noise.items()
