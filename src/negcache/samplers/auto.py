@@ -127,7 +127,7 @@ class Auto:
         if self.looks:
             self.budget.look(request, rows, targets, *self.pool)
             # processes that draw apart look apart, and would not fill a shared store together
-            together = request.total_rows is None
+            together = request.total_rows in (None, len(request.queries))
             self.budget.decide(has_store=self.store is not None, may_fill=together)
             self.next_look = self.steps + self.budget.pause
             if self.budget.choice.cached and self.store is None:
