@@ -43,4 +43,5 @@ bench: install  ## the questions of benchmarks/, results appended; hours
 		cheap_encoder costly_encoder kernel_error draw_cost_vs_items sum_memory \
 		proposal_quality large_head sampler_bias extreme_labels index_upkeep \
 		index_draw_cost memory_vs_quality second_edition hosts against_mnrl \
-		language_model_head shard_traffic soak soak_streaming; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+		language_model_head shard_traffic soak soak_streaming streaming million_passages \
+		int8_draw disk_cache_draw draw_cost_by_sampler index_upkeep_per_row automatic; do $(BIN)/python -m benchmarks.$$name || exit 1; done
