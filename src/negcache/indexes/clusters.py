@@ -99,6 +99,7 @@ class KMeansClusters:
             self._table = ClusterTable.of(self.cells, self.centres, self.radius)
         return self._table
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def update(self, store: Store) -> None:
         if self._loaded:
@@ -109,6 +110,7 @@ class KMeansClusters:
         elif self.moved >= self.built:
             self._build(store)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def rows_changed(self, change: RowChange) -> None:
         """Items have moved, come or gone: each goes to a cluster near it, or to none."""

@@ -21,8 +21,8 @@ class SeenPositives:
     Example:
         >>> seen = SeenPositives(4)
         >>> seen.add(torch.tensor([2, 2, 2, 0]))
-        >>> seen.log_shares(torch.tensor([2, 0, 1])).exp().tolist()
-        [0.6375, 0.1375, 0.1125]
+        >>> seen.log_shares(torch.tensor([2, 0, 1])).exp()
+        tensor([0.6375, 0.1375, 0.1125], dtype=torch.float64)
     """
 
     def __init__(self, num_items: int) -> None:

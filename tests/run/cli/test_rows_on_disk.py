@@ -7,10 +7,13 @@ import signal
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from benchmarks import soak_streaming
 from negcache.run.cli import runs
+from negcache.run.cli.app import app
 from negcache.run.cli.plan import plan
 from negcache.run.cli.planning import memory
 from negcache.run.cli.planning.capacity import Capacity
@@ -36,10 +39,7 @@ def ends(run):
 @pytest.fixture(scope="module")
 def in_memory(small):
     """The same run with its rows in memory."""
-    from typer.testing import CliRunner
-
-    from negcache.run.cli.app import app
-
+    AcceleratorState._reset_state(True)  # made before the fixture that cleans each test
     words = ["train", str(small / "small.toml"), *EVERY, "--out", str(small / "in-memory")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, (done.output, done.exception)
