@@ -18,10 +18,8 @@ LOOKED_AT = 64
 WIDE = 512, 4096
 """Negatives of a look at least, and at most: few of them do not see what they miss."""
 
-LOOKING = 0.04
-"""Of the cost of training goes into looks, about; at most ``PAUSE`` steps lie between two."""
-
-PAUSE = 64
+PAUSES = 4, 64
+"""Steps between the first two looks, and at most; in between each pause is twice the last."""
 
 LEAST, MOST = 4, 8192
 """Negatives beside the batch."""
@@ -72,7 +70,7 @@ class Budget:
         self.costs, self.refreshed = costs, refreshed
         self.choice = Choice(self._within(costs.queries))
         self.noise: dict[Choice, float] = {}
-        self.spent = 0.0
+        self.looks, self.spent = 0, 0.0
 
     @property
     def choices(self) -> list[Choice]:
@@ -121,6 +119,7 @@ class Budget:
         softmax, batch = found.among.double().mean(dim=0), (total - 1) * log_share.exp()
         rarity = [each.rarity(batch, softmax, self.costs.num_items) for each in self.choices]
         noise = relative_noise(found, weight.exp(), torch.stack(rarity), total).tolist()
+        self.looks += 1
         for choice, value in zip(self.choices, noise, strict=True):
             before = self.noise.get(choice)
             self.noise[choice] = value if before is None else KEPT * before + (1 - KEPT) * value
@@ -138,9 +137,9 @@ class Budget:
 
     @property
     def pause(self) -> int:
-        """Steps from one look to the next."""
-        more = self.cost(self.wide) - self.cost(self.choice)
-        return min(PAUSE, max(4, round(more / (LOOKING * self.cost(self.choice)))))
+        """Steps from the last look to the next."""
+        shortest, longest = PAUSES
+        return min(longest, shortest << max(0, self.looks - 1))
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
         """Take what gives a precision at the least cost.
@@ -177,6 +176,7 @@ class Budget:
             "refreshed": self.refreshed,
             "choice": list(self.choice),
             "noise": [[*choice, noise] for choice, noise in self.noise.items()],
+            "looks": self.looks,
             "spent": self.spent,
         }
 
@@ -185,6 +185,7 @@ class Budget:
         """As it was saved."""
         budget = Budget(StepCosts(**state["costs"]), int(state["refreshed"]))
         budget.choice, budget.spent = Choice(*state["choice"]), float(state["spent"])
+        budget.looks = int(state["looks"])
         budget.noise = {Choice(*choice): float(noise) for *choice, noise in state["noise"]}
         return budget
 

@@ -24,7 +24,7 @@ from negcache.shapes import Int, Tensor
 
 PAGE, FORMAT = 4096, "negcache rows 1"
 
-WINDOW = 1 << 23
+WINDOW = 1 << 21
 """Bytes that are read at a time where rows are read in order, at least a block of them."""
 
 

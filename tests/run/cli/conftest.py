@@ -17,6 +17,7 @@ log_every = 3
 checkpoint_every = 3
 data = {{ source = "{source}", vocab_size = 400 }}
 tower = {{ dim = 8 }}
+sampler = {{ name = "cached" }}
 cache = {{ refresh_rows = 5 }}
 """
 

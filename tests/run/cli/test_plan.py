@@ -163,7 +163,9 @@ FACTS = Facts(1_000_000, 5_000, 30_000, 12.0, 6.0, mapped_bytes=10**12)
 
 def planned(keys=(), **more) -> PlannedRun:
     """A run over a million items that nobody builds."""
-    config = parse_config({"data": {"source": "nowhere"}, **dict(keys)})
+    tables = dict(keys)
+    tables["sampler"] = {"name": "cached"} | tables.get("sampler", {})
+    config = parse_config({"data": {"source": "nowhere"}, **tables})
     return PlannedRun(config, FACTS, static_size(30_000, 64), **more)
 
 

@@ -31,6 +31,7 @@ def config(task_folder):
             "eval_every": 8,
             "checkpoint_every": 4,
         }
+        tables["sampler"] = {"name": "cached"} | tables.get("sampler", {})
         return parse_config(values | tables)
 
     return make

@@ -128,7 +128,8 @@ def check_word(word: str) -> None:
 def check_on_disk(config: Config) -> None:
     """Refuse rows in files, where no sampler has any."""
     word = config.sampler.name
-    if config.cache.on_disk and not sampler_cost(word).keeps_cache:
+    by_choice = word == "auto" and config.data.pairs is None  # it keeps what it stores in memory
+    if config.cache.on_disk and (by_choice or not sampler_cost(word).keeps_cache):
         raise InputError(
             "cache.on_disk with a sampler that draws from cached rows",
             f'sampler.name "{word}"',
@@ -221,14 +222,14 @@ def _rf_softmax(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
 
 def _auto(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
     """Of a corpus whose positives are counted; over a stream, shared draws from its cache."""
+    if inputs.num_items is None:
+        return _pooled(_cached(inputs, keys), keys)
     if (keys.num_negatives, keys.shared) != (1, True):
         raise InputError(
             'no number of negatives with sampler.name "auto", which chooses it',
             f"num_negatives {keys.num_negatives}, shared {keys.shared}".lower(),
             'leave them out, or name a sampler, such as "cached"',
         )
-    if inputs.num_items is None:
-        return SharedDraws(_cached(inputs, keys))
     cache, counts = inputs.config.cache, inputs.counts
     refreshed = cache.refresh_rows
     if refreshed is None and cache.refresh != type(cache).model_fields["refresh"].default:

@@ -114,14 +114,15 @@ class ScoreConfig(BaseModel):
 
 
 class SamplerConfig(BaseModel):
-    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch.
+    """name: a sampler's word; num_negatives: draws per query; shared: with the whole batch; both
+    are chosen by "auto".
 
     power: of the softmax drawn from; scored: share of the cache scored a step; uniform: further
     draws per query of a mixture; head: best items of head_tail.
     """
 
     model_config = STRICT
-    name: str = "cached"
+    name: str = "auto"
     num_negatives: int = Field(default=1, ge=1)
     shared: bool = True
     estimator: Literal["log_q_corrected", "cached_partition"] = "log_q_corrected"

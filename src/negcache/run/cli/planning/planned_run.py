@@ -35,7 +35,9 @@ class PlannedRun:
     @property
     def cost(self) -> SamplerCost:
         """Of the sampler's word."""
-        return sampler_cost(self.config.sampler.name)
+        word = self.config.sampler.name
+        by_cache = word == "auto" and self.config.data.pairs is not None
+        return sampler_cost("cached" if by_cache else word)
 
     @property
     def towers(self) -> int:
