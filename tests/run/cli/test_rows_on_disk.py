@@ -75,7 +75,7 @@ def test_a_run_is_that_in_memory_also_stopped_moved_and_measured(
 
 def test_what_cannot_be_is_refused(small, refused, tmp_path):
     out = ("--out", tmp_path / "run")
-    for sampler in ("uniform", "in_batch", "full", "popularity"):
+    for sampler in ("auto", "uniform", "in_batch", "full", "popularity"):
         for command, more in (("train", out), ("plan", ())):
             name = f"sampler.name={sampler}"
             told = refused(command, small / "small.toml", *ON_DISK, "--set", name, *more)

@@ -23,6 +23,7 @@ checkpoint_every = 2
 data = {{ source = "{source}", vocab_size = 400, negatives = "{source}/mined.jsonl" }}
 optimizer = {{ lr = 1e-3 }}
 cache = {{ refresh_rows = 5 }}
+sampler = {{ name = "cached" }}
 
 [tower]
 kind = "transformer"
