@@ -38,10 +38,10 @@ from negcache.indexes.clusters import KMeansClusters
 from negcache.interfaces import Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.samplers import StaleTopK
-from negcache.samplers.combinators import ROWS
 from negcache.stores import Snapshot
 
 NAME, D, RATE, STEPS, QUERIES = "memory_vs_quality", 192, 3e-3, 2000, 2000
+ROWS = 256
 CACHES, POOLS, LANDMARKS = (1, 3, 10, 30, 100), (1, 3, 10), (32, 64, 96, 128)
 CLUSTERS, POOL, EVERY, SAMPLE = 192, 16, 10, 128
 METRIC = "r1"

@@ -29,6 +29,7 @@ from negcache.interfaces import DensitySampler
 from negcache.messages import Request
 from negcache.metrics import effective_sample_size
 from negcache.ops.kernels import Quadratic, Quartic, fourier, positive
+from negcache.ops.pool_sum import log_sums
 from negcache.samplers import ExactKernel, KernelSoftmax
 from negcache.shapes import Float64, Tensor
 
@@ -94,9 +95,7 @@ def effective(
         drawn = draw(sampler, request, generator)
         assert drawn.columns is not None
         logits = request.score.paired(request.queries, items[drawn.ids[drawn.columns]])
-        size = effective_sample_size(logits + drawn.log_weight)
-        assert size is not None
-        sizes.append(size.mean())
+        sizes.append(effective_sample_size(*log_sums(logits + drawn.log_weight)).mean())
     return float(torch.stack(sizes).mean())
 
 
