@@ -62,10 +62,16 @@ def run(script, folder, world, *arguments):
 
 
 def _play(words, environment):
-    """In a new process: the script as if it had been started with these words."""
+    """In a new process: the script as if it had been started with these words.
+
+    Nothing of it is taken down: what holds a process group that has been left may wait for ever.
+    """
     os.environ |= environment
     sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    made = runpy.run_path(words[0], run_name="__main__")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if made else 1)
 
 
 def torchrun(count, *words, makes=None, cwd=None, **variables):
