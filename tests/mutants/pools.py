@@ -33,7 +33,7 @@ MUTANTS = [
         "ops/uniform.py",
         "index_add(0, columns, -weight[rows])",
         "index_add(0, columns, 0 * weight[rows])",
-        laws("shared_popularity-fresh"),
+        laws("popularity-fresh"),
     ),
     Mutant(
         "auto: a batch's own positives are not expected",
