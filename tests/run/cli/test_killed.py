@@ -55,7 +55,7 @@ def test_sigkill_while_a_better_evaluation_is_waited_for(config):
         "eval_every": 4,
         "checkpoint_every": 1,
         "early_stopping_patience": 2,
-        "optimizer.lr": 0.1,
+        "optimizer.lr": 1.0,
         "schedule.warmup_steps": 30,  # as the rate rises, so does the measure, then it falls
     }
     words = [word for item in wanted.items() for word in ("--set", "{}={}".format(*item))]
