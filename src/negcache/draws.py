@@ -77,6 +77,22 @@ class ItemProposal:
             ids, log_q = self._draw_in_turns(noise, self.masses)
         return ids, log_q.masked_fill(self.request.exclude.hits(ids), -torch.inf)
 
+    def draw_some(
+        self, count: int | None, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n"], float]:
+        """A random choice of so many of all queries' draws, masked hits among it; None: all.
+
+        Returns:
+            Those that may stand for their query, and log of the draws per query that they come to.
+        """
+        ids, log_q = (each.flatten() for each in self.draw(self.request.noise(generator)))
+        total = len(ids)
+        count = min(total if count is None else count, total)
+        if count < total:
+            chosen = torch.randperm(total, generator=generator)[:count].to(ids.device)
+            ids, log_q = ids[chosen], log_q[chosen]
+        return ids[log_q > -torch.inf], math.log(self.num_negatives * count / max(total, 1))
+
     def _draw_in_turns(
         self, noise: Noise, masses: Masses
     ) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:

@@ -8,6 +8,7 @@ import torch
 
 from negcache.errors import InputError
 from negcache.messages import Draw
+from negcache.ops.pool_sum import log_sum
 from negcache.shapes import Float, Tensor
 
 
@@ -20,10 +21,9 @@ def softmax_loss(
     items. Terms of -inf take no part; a query without any has loss 0. Several positives of a query
     never compete with each other (pick-all-labels).
     """
-    empty = (log_terms == -torch.inf).all(dim=1)
-    alive = log_terms.masked_fill(empty[:, None], 0.0)  # a logsumexp of nothing has no gradient
-    log_z = torch.logsumexp(alive, dim=1).masked_fill(empty, -torch.inf)
-    log_z = log_z.reshape(-1, *[1] * (positive_logits.ndim - 1)).expand_as(positive_logits)
+    log_z = (
+        log_sum(log_terms).reshape(-1, *[1] * (positive_logits.ndim - 1)).expand_as(positive_logits)
+    )
     return torch.logaddexp(positive_logits, log_z) - positive_logits
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from negcache.encoder import ItemEncoder
 from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler
@@ -85,7 +83,6 @@ def learnt(sampler: Sampler) -> dict[str, Any]:
     return {"sampler": sampler.state_dict()} if isinstance(sampler, Learner) else {}
 
 
-@torch.no_grad()
 def load_learnt(sampler: Sampler, state: dict[str, Any]) -> None:
     """Take it from the state of a loss. Raises InputError where it is not there."""
     if not isinstance(sampler, Learner):

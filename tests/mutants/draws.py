@@ -185,16 +185,16 @@ COMBINED = [
     ),
     Mutant(
         "pool counts masked hits",
-        "samplers/combinators.py",
-        "seen = torch.unique(drawn, return_counts=True)\n            log_expected",
-        "seen = torch.unique(ids, return_counts=True)\n            log_expected",
+        "draws.py",
+        "return ids[log_q > -torch.inf], math.log",
+        "return ids, math.log",
         f"{IDENTITIES}test_a_pool_counts_no_masked_hit[False]",
     ),
     Mutant(
         "joined pool counts masked hits",
-        "samplers/combinators.py",
-        "torch.cat([drawn, request.targets])",
-        "torch.cat([ids, request.targets])",
+        "draws.py",
+        "return ids[log_q > -torch.inf], math.log",
+        "return ids, math.log",
         f"{IDENTITIES}test_a_pool_counts_no_masked_hit[True]",
     ),
     Mutant(
@@ -206,9 +206,9 @@ COMBINED = [
     ),
     Mutant(
         "thinned pool weighed as a whole one",
-        "samplers/combinators.py",
-        "math.log(proposal.num_negatives * count / total)",
-        "math.log(proposal.num_negatives)",
+        "draws.py",
+        "math.log(self.num_negatives * count / max(total, 1))",
+        "math.log(self.num_negatives)",
         laws("thinned-fresh"),
     ),
     *(

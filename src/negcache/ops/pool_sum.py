@@ -29,12 +29,16 @@ class LogSums(NamedTuple):
     log_squares: Float[Tensor, "B"]
 
 
-def log_sums(terms: Float[Tensor, "B k"]) -> LogSums:
-    """From a table of log-terms. Those of -inf take no part, and have no gradient."""
+def log_sum(terms: Float[Tensor, "B k"]) -> Float[Tensor, "B"]:
+    """logsumexp of each row; one without terms is -inf, and has no gradient."""
     empty = (terms.detach() == -torch.inf).all(dim=1)
     alive = terms.masked_fill(empty[:, None], 0.0)  # a logsumexp of nothing has no gradient
-    log_sum = torch.logsumexp(alive, dim=1).masked_fill(empty, -torch.inf)
-    return LogSums(log_sum, torch.logsumexp(2 * terms.detach(), dim=1))
+    return torch.logsumexp(alive, dim=1).masked_fill(empty, -torch.inf)
+
+
+def log_sums(terms: Float[Tensor, "B k"]) -> LogSums:
+    """From a table of log-terms. Those of -inf take no part, and have no gradient."""
+    return LogSums(log_sum(terms), torch.logsumexp(2 * terms.detach(), dim=1))
 
 
 def pool_sums(

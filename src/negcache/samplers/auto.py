@@ -1,6 +1,5 @@
 """Negatives chosen for the user: the batch's positives, and as many more as pay."""
 
-import math
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -79,14 +78,9 @@ class Auto:
             self.begin(len(request.queries), request.queries.shape[1], 0, 0)
         drawn, laws = [request.targets], []
         for proposal, count in self._proposals(request, generator):
-            ids, log_q = (each.flatten() for each in proposal.draw(request.noise(generator)))
-            total = len(ids)
-            if count < total:
-                some = torch.randperm(total, generator=generator)[:count].to(ids.device)
-                ids, log_q = ids[some], log_q[some]
-            drawn.append(ids[log_q > -torch.inf])
-            times = math.log(proposal.num_negatives * min(count, total) / max(total, 1))
-            laws.append((proposal, times))
+            ids, log_times = proposal.draw_some(count, generator)
+            drawn.append(ids)
+            laws.append((proposal, log_times))
         ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
         log_share = self._log_share(ids)
         expected = [alike(request.others).to(log_share).log() + log_share]

@@ -60,14 +60,7 @@ class SharedDraws:
         if self.log_popularity is not None:
             request.over(len(self.log_popularity))
         proposal = propose(self.sampler, request, generator)
-        ids, log_q = (each.flatten() for each in proposal.draw(request.noise(generator)))
-        total = len(ids)
-        count = min(self.num_encoded or total, total)
-        if count < total:  # a random choice, masked hits among it
-            chosen = torch.randperm(total, generator=generator)[:count].to(ids.device)
-            ids, log_q = ids[chosen], log_q[chosen]
-        drawn = ids[log_q > -torch.inf]
-        log_times = math.log(proposal.num_negatives * count / total)
+        drawn, log_times = proposal.draw_some(self.num_encoded, generator)
         if self.log_popularity is None:
             ids, seen = torch.unique(drawn, return_counts=True)
             log_expected = proposal.log_expected(ids) + log_times + proposal.log_coverage(ids)

@@ -132,8 +132,9 @@ class SideBySide:
             yield first, rest
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        parts = [cache.rows(slots[mine] - first) for cache, first, mine in self._of(slots)]
-        order = torch.cat([mine.nonzero().squeeze(1) for _, _, mine in self._of(slots)])
+        owners = list(self._of(slots))
+        parts = [cache.rows(slots[mine] - first) for cache, first, mine in owners]
+        order = torch.cat([mine.nonzero().squeeze(1) for _, _, mine in owners])
         return torch.cat(parts)[order.argsort()]
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -203,10 +203,15 @@ def _rest(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
 
 
 def _in_batch(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
+    return InBatch(_log_shares(inputs))
+
+
+def _log_shares(inputs: SamplerInputs) -> Tensor | None:
+    """Of training positives; None: nobody has counted them."""
     if inputs.counts is None:
-        return InBatch()
+        return None
     counts = inputs.counts()
-    return InBatch((counts / counts.sum()).log())
+    return (counts / counts.sum()).log()
 
 
 def _rf_softmax(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
@@ -230,13 +235,12 @@ def _auto(inputs: SamplerInputs, keys: SamplerConfig) -> Sampler:
             f"num_negatives {keys.num_negatives}, shared {keys.shared}".lower(),
             'leave them out, or name a sampler, such as "cached"',
         )
-    cache, counts = inputs.config.cache, inputs.counts
+    cache = inputs.config.cache
     refreshed = cache.refresh_rows
     if refreshed is None and cache.refresh != type(cache).model_fields["refresh"].default:
         refreshed = round(cache.refresh * inputs.num_items)
-    shares = None if counts is None else (counts() / counts().sum()).log()
     dtype: torch.dtype = getattr(torch, cache.dtype)
-    return Auto(inputs.corpus, log_popularity=shares, refreshed=refreshed, dtype=dtype)
+    return Auto(inputs.corpus, log_popularity=_log_shares(inputs), refreshed=refreshed, dtype=dtype)
 
 
 SAMPLERS: dict[str, Callable[[SamplerInputs, SamplerConfig], Sampler]] = {
