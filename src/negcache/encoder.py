@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from torch import nn
@@ -69,9 +70,10 @@ class ItemEncoder:
     @torch.no_grad()
     def flops(self, ids: Int[Tensor, "M"]) -> int:
         """Multiplications and additions of one item through the tower, counted over these."""
-        with without_dropout(self.tower), FlopCounterMode(display=False) as counted:
+        counter = FlopCounterMode(display=False)
+        with without_dropout(self.tower), _without_fused_layers(), counter:
             self.encode(ids)
-        return counted.get_total_flops() // max(len(ids), 1)
+        return counter.get_total_flops() // max(len(ids), 1)
 
     def encode_all(
         self,
@@ -124,6 +126,19 @@ def without_dropout(tower: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _without_fused_layers() -> Iterator[None]:
+    """Transformer and recurrent layers as the products that they are, which can be counted."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # the flags also set what other devices have, and warn of it
+        with catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
 
 
 def to_device(features: Any, device: torch.device) -> Any:

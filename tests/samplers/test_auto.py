@@ -9,6 +9,7 @@ from torch import nn
 
 import negcache as nc
 from negcache.draws import draw
+from negcache.encoder import ItemEncoder, Numbers
 from negcache.exclusion import Exclusion
 from negcache.messages import Request
 from negcache.ops.gradient_noise import chances, relative_noise
@@ -241,3 +242,38 @@ def test_what_cannot_be_meant_is_refused():
     )  # fmt: skip
     with pytest.raises(nc.InputError, match=f"{N} items"):
         draw(Auto(range(N + 1)), request, torch.Generator())
+
+
+class Contextual(nn.Module):
+    """Tokens of an item in their context, averaged."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.tokens, self.layers = nn.Embedding(N, 8), layers
+
+    def forward(self, ids):
+        found = self.layers(self.tokens(ids)[:, None].expand(-1, 5, -1))
+        return (found[0] if isinstance(found, tuple) else found).mean(dim=1)
+
+
+@pytest.mark.parametrize("layers", ["transformer", "recurrent"])
+def test_fused_layers_have_a_cost(layers):
+    """Torch runs them without gradient as one operation that no counter knows."""
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    made = {
+        "transformer": nn.TransformerEncoder(block, 2, enable_nested_tensor=False),
+        "recurrent": nn.GRU(8, 8, batch_first=True),
+    }[layers]
+    encoder = ItemEncoder(Contextual(made), Numbers(N), nc.DotScore())
+    matrices = sum(each.numel() for each in made.parameters() if each.ndim == 2)
+    assert encoder.flops(torch.arange(8)) >= 2 * 5 * 0.9 * matrices
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_looks_cost_a_small_share_of_the_training():
+    light, heavy = costly(0), costly(10**9)
+    for each in (light, heavy):
+        each.looks = 20
+    assert light.pause == 64
+    looked = heavy.cost(heavy.wide) - heavy.cost(heavy.choice)
+    assert looked <= 0.021 * heavy.pause * heavy.cost(heavy.choice)

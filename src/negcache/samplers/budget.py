@@ -1,5 +1,6 @@
 """Which negatives are worth their cost: choices, what each adds to the noise, what each costs."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,10 @@ WIDE = 512, 4096
 
 PAUSES = 4, 64
 """Steps between the first two looks, and at most; in between each pause is twice the last."""
+
+LOOKING = 0.02
+"""Of what the steps between two looks cost, a look may cost so much; the last pause is longer where
+the tower is costly."""
 
 LEAST, MOST = 4, 8192
 """Negatives beside the batch."""
@@ -139,7 +144,9 @@ class Budget:
     def pause(self) -> int:
         """Steps from the last look to the next."""
         shortest, longest = PAUSES
-        return min(longest, shortest << max(0, self.looks - 1))
+        usual = self.cost(self.choice)
+        paid = math.ceil((self.cost(self.wide) / usual - 1) / LOOKING)
+        return min(max(longest, paid), shortest << max(0, self.looks - 1))
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
         """Take what gives a precision at the least cost.
