@@ -35,8 +35,8 @@ from benchmarks.record import append_rows, conclude, hardware, read_rows
 from negcache.draws import draw
 from negcache.exclusion import Exclusion
 from negcache.messages import Request
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.quantized import quantize
-from negcache.ops.two_stage import BLOCK
 from negcache.stores.file_table import FileTable
 from negcache.stores.integer_masses import DOTS
 

@@ -32,14 +32,14 @@ READ = [
     ),
     Mutant(
         "unwritten rows in gathered blocks",
-        "ops/two_stage.py",
-        "(slots >= rows.num_rows) | ~rows.valid[inside]",
-        "slots >= rows.num_rows",
+        "ops/drawn_blocks.py",
+        "    logits.masked_fill_(~_in_blocks(rows.valid, value=False)[blocks], -torch.inf)\n",
+        "",
         laws("cached-large_gaps"),
     ),
     Mutant(
         "exclusions in gathered blocks",
-        "ops/two_stage.py",
+        "ops/drawn_blocks.py",
         "    _mask_excluded(logits, rows.exclude, queries, blocks)\n    return",
         "    return",
         laws("cached-large"),
@@ -70,7 +70,7 @@ READ = [
         "ops/two_stage.py",
         "kept.append(logits.clone())",
         "kept.append(logits)",
-        f"{TWO_STAGE}test_scoring_all_rows_once_draws_what_scoring_blocks_draws",
+        f"{TWO_STAGE}test_every_way_through_stage_two_draws_the_same",
     ),
     Mutant(
         "many scores are kept",
@@ -78,6 +78,20 @@ READ = [
         "keep = few and scores_all(per_query, rows.num_rows)",
         "keep = scores_all(per_query, rows.num_rows)",
         f"{TWO_STAGE}test_scores_are_kept_only_where_they_are_few",
+    ),
+    Mutant(
+        "a walk scores a block's neighbour",
+        "ops/drawn_blocks.py",
+        "blocks[drawn] - first // BLOCK]",
+        "(blocks[drawn] - first // BLOCK) * 0]",
+        f"{TWO_STAGE}test_a_walk_scores_blocks_as_gathering_does",
+    ),
+    Mutant(
+        "a walk goes through the rows for each query",
+        "ops/drawn_blocks.py",
+        "return draws * BLOCK >= num_rows",
+        "return False",
+        f"{TWO_STAGE}test_a_walk_reads_each_row_once",
     ),
     Mutant(
         "stage one is not told what stage two wants",
@@ -89,7 +103,7 @@ READ = [
     ),
     Mutant(
         "cumulative masses in float32",
-        "ops/two_stage.py",
+        "ops/cumulative.py",
         "(log_masses - peak).double().exp_().cumsum_(dim=1)",
         "(log_masses - peak).double().exp_().cumsum_(dim=1).float().double()",
         f"{TWO_STAGE}test_small_masses_are_not_lost_beside_a_large_one",

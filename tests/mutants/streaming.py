@@ -192,10 +192,10 @@ WEIGHED = [
     ),
     Mutant(
         "weights of rows are left out of gathered blocks",
-        "ops/two_stage.py",
-        "rows.weighted(rows.score.paired(rows.queries[queries], table), inside)",
-        "rows.score.paired(rows.queries[queries], table)",
-        f"{STREAM}test_draws_stand_for_the_weighted_rows[distinct]",
+        "ops/drawn_blocks.py",
+        "    if rows.log_weights is not None:",
+        "    if False:",
+        "tests/ops/test_weighted_rows.py::test_in_what_is_left_when_rows_are_taken_away",
     ),
     Mutant(
         "weights of rows are left out of chances",

@@ -1,5 +1,7 @@
 """The chunked two-stage draw against the closed form, and against one Gumbel-max pass."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from partition import log_prob
@@ -7,7 +9,8 @@ from roster import problem
 
 import negcache as nc
 from negcache.draws import draw as draw_from
-from negcache.ops import two_stage
+from negcache.ops import drawn_blocks, two_stage
+from negcache.ops.cumulative import invert_cdf
 from negcache.stores.reading import scored_rows
 from negcache.testing import reference
 from negcache.testing.conformance import chi_square_p, tile
@@ -141,32 +144,63 @@ def test_bf16_rows_keep_the_law():
     assert (laws[0][1] - laws[1][1]).abs().sum(1).max() / 2 < 0.005
 
 
-def test_scoring_all_rows_once_draws_what_scoring_blocks_draws(monkeypatch):
-    """By the rows of drawn blocks; by all rows, scored anew; by scores that stage one has kept."""
+def test_every_way_through_stage_two_draws_the_same(monkeypatch):
+    """By the rows of drawn blocks; on a walk over all rows; by scores that stage one has kept."""
     monkeypatch.setitem(two_stage.CHUNK_SCORES, "cpu", 5 * 1024)  # four chunks
     request, _, store = problem(num_items=4000)
     store.table.written[torch.arange(200, 1400)] = -1  # not valid
     rows, count = scored_rows(request, store), store.num_rows
-    noise = request.uniforms(torch.Generator().manual_seed(0), 7, 2)
-    assert not two_stage.scores_all(7, count), "the first is the way by blocks"
-    assert two_stage.scores_all(9, count)
+    assert not two_stage.scores_all(7, count)
     bare, kept = two_stage.scan(rows), two_stage.scan(rows, 9)
     assert bare.logits is None
     assert kept.logits is not None
     assert torch.equal(kept.log_masses, bare.log_masses)
-    blocks = two_stage.invert_cdf(bare.log_masses, noise[..., 0].contiguous())
-    by_blocks = two_stage.draw_rows(rows, bare, noise)
-    for found in (
-        two_stage._draw_from_all(rows, blocks, noise[..., 1]),
-        two_stage.draw_rows(rows, kept, noise),
-    ):
-        assert torch.equal(by_blocks.slots, found.slots)
-        torch.testing.assert_close(by_blocks.logits, found.logits)
-    many = request.uniforms(torch.Generator().manual_seed(1), 9, 2)
-    once, anew = (two_stage.draw_rows(rows, scanned, many) for scanned in (kept, bare))
-    assert torch.equal(once.slots, anew.slots)
-    assert store.valid[once.slots].all()
-    assert not rows.exclude.hits(once.slots).any()
+    for draws, walked in ((7, True), (6, False)):
+        assert drawn_blocks.walks(5 * draws, count) == walked
+        noise = request.uniforms(torch.Generator().manual_seed(draws), draws, 2)
+        own, other = (two_stage.draw_rows(rows, scanned, noise) for scanned in (bare, kept))
+        assert torch.equal(own.slots, other.slots)
+        torch.testing.assert_close(own.logits, other.logits)
+        assert store.valid[own.slots].all()
+        assert not rows.exclude.hits(own.slots).any()
+
+
+@pytest.mark.parametrize("draws", [3, 40, 400])
+def test_a_walk_scores_blocks_as_gathering_does(draws, monkeypatch):
+    """One block after the other and several together, a short last one, blocks nobody drew."""
+    request, _, store = problem(num_items=1500)
+    store.table.written[torch.arange(700, 720)] = -1
+    rows = replace(scored_rows(request, store), log_weights=torch.linspace(-1, 1, 1500).double())
+    noise = torch.Generator().manual_seed(draws)
+    queries = torch.randint(5, (draws,), generator=noise)
+    blocks = torch.tensor([0, 1, 2, 5, 11])[torch.randint(5, (draws,), generator=noise)]
+    found = []
+    for walked in (True, False):
+        monkeypatch.setattr(drawn_blocks, "walks", lambda *_, answer=walked: answer)
+        found.append(drawn_blocks.scores_of_blocks(rows, queries, blocks))
+    torch.testing.assert_close(*found)
+    slots = blocks[:, None] * 128 + torch.arange(128)
+    there = (
+        (slots < 1500)
+        & ~((slots >= 700) & (slots < 720))
+        & ~rows.exclude.contains(queries[:, None].expand_as(slots), slots)
+    )
+    assert torch.equal(found[0] > -torch.inf, there)
+
+
+def test_a_walk_reads_each_row_once():
+    """However many draws there are; gathering would read 128 rows for each."""
+    request, _, store = problem(num_items=4000)
+    rows, read = scored_rows(request, store), []
+
+    def chunks(size):
+        for first, chunk in store.chunks(size):
+            read.append(len(chunk))
+            yield first, chunk
+
+    scanned, noise = two_stage.scan(rows), request.uniforms(torch.Generator(), 200, 2)
+    two_stage.draw_rows(replace(rows, chunks=chunks), scanned, noise)
+    assert sum(read) == 4000
 
 
 def test_scores_are_kept_only_where_they_are_few(monkeypatch):
@@ -192,5 +226,5 @@ def test_small_masses_are_not_lost_beside_a_large_one():
     log_masses[0, 0] = 0
     each = log_masses[0, 1].double().exp()
     middles = 1 + (torch.arange(1000).double() + 0.5) * each
-    place = two_stage.invert_cdf(log_masses, (middles / (1 + 1000 * each))[None])
+    place = invert_cdf(log_masses, (middles / (1 + 1000 * each))[None])
     assert torch.equal(place[0], torch.arange(1, 1001))

@@ -7,7 +7,8 @@ from roster import ROWS, problem
 
 import negcache as nc
 from negcache.draws import draw
-from negcache.ops.two_stage import BLOCK, scores_all
+from negcache.ops.drawn_blocks import BLOCK
+from negcache.ops.two_stage import scores_all
 
 
 class Counted(nc.DenseCache):

@@ -8,7 +8,8 @@ from negcache.draws import from_shares
 from negcache.errors import InputError
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request
-from negcache.ops.two_stage import invert_cdf, masked_chunks
+from negcache.ops.cumulative import invert_cdf
+from negcache.ops.two_stage import masked_chunks
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import refuse_shards, scored_rows
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from negcache.errors import InputError
 from negcache.interfaces import Store
 from negcache.messages import RowChange
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.grouped import groups_of
 from negcache.ops.kernels import Kernel
-from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores.reading import refuse_coordinates
 from negcache.validation import check_room

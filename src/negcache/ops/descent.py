@@ -5,9 +5,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from negcache.ops.drawn_blocks import BLOCK, GATHER
 from negcache.ops.kernels import Kernel
 from negcache.ops.scored_rows import ScoredRows
-from negcache.ops.two_stage import BLOCK, GATHER
 from negcache.shapes import Float, Int, Tensor
 
 
@@ -96,7 +96,8 @@ def _excluded(rows: ScoredRows, kernel: Kernel) -> Excluded:
     kept = rows.valid[rows.exclude.ids]
     queries, slots = rows.exclude.rows[kept], rows.exclude.ids[kept]
     dots = [rows.queries.new_empty(0)]
-    for some, where in zip(queries.split(GATHER), slots.split(GATHER), strict=True):
+    size = max(1, GATHER // rows.queries.shape[1])
+    for some, where in zip(queries.split(size), slots.split(size), strict=True):
         table = rows.rows(where).to(rows.queries.dtype)
         dots.append((rows.queries[some] * table).sum(dim=1))
     mass = kernel.kernel(torch.cat(dots), rows.score.scale)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from negcache.ops.descent import Descent, Excluded, clipped
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.grouped import grouped_dots
-from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Float64, Int, Tensor
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from negcache.ops.descent import Descent, Excluded, clipped
-from negcache.ops.two_stage import BLOCK
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.shapes import Float, Float64, Int, Tensor
 
 MASSES = 1 << 22

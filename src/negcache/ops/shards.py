@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
-from negcache.ops.two_stage import BLOCK, add_up, invert
+from negcache.ops.cumulative import add_up, invert
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.uniform import draw_distinct
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 

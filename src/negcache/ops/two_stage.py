@@ -10,23 +10,25 @@ that owns whole blocks draws what the whole store would draw.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from negcache.exclusion import Exclusion
+from negcache.ops.cumulative import invert_cdf
+from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks
 from negcache.ops.scored_rows import ScoredRows
-from negcache.shapes import Float, Float64, Int, Tensor
-
-BLOCK = 128
-"""Rows of a block. Part of the law's noise grid: changing it changes which items a seed draws."""
+from negcache.shapes import Float, Int, Tensor
 
 CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
 """Scores held at a time in stage one: what a core's own cache takes in, or a GPU is busy with."""
 
-GATHER = 1 << 16
-"""Rows that stage two gathers at a time: a bound on its memory."""
+AT_ONCE = 1 << 14
+"""Drawn blocks whose scores stage two holds at a time: a bound on its memory."""
+
+CHOSEN = 1 << 18
+"""Scores that stage two chooses among at a time: what a core's own cache takes in."""
 
 GATHERED = 4
 """Rows of a block that are scored in less than the time of one gathered row."""
@@ -136,63 +138,43 @@ def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) ->
     step = max(1, ALL_SCORES // scanned.log_masses.shape[1])
     parts = zip(scanned.log_masses.split(step), noise[..., 0].split(step), strict=True)
     blocks = torch.cat([invert_cdf(masses, some.contiguous()) for masses, some in parts])
+    score = partial(scores_of_blocks, rows)
     if scanned.logits is not None:
-        return _draw_from(scanned.logits, blocks, noise[..., 1])
-    if scores_all(per_query, rows.num_rows):
-        return _draw_from_all(rows, blocks, noise[..., 1])
-    blocks = blocks.flatten()
+        score = partial(_kept, scanned.logits)
     queries = torch.arange(num_queries, device=blocks.device).repeat_interleave(per_query)
     parts = []
-    for some, where, noises in zip(
-        queries.split(GATHER // BLOCK),
-        blocks.split(GATHER // BLOCK),
-        noise[..., 1].flatten().split(GATHER // BLOCK),
+    for whose, where, noises in zip(
+        queries.split(AT_ONCE),
+        blocks.flatten().split(AT_ONCE),
+        noise[..., 1].flatten().split(AT_ONCE),
         strict=True,
     ):
-        slots, logits = _score_blocks(rows, some, where)
-        place = invert_cdf(logits, noises[:, None])
-        parts.append((slots.gather(1, place), logits.gather(1, place)))
+        parts.append(_within(score(whose, where), where, noises))
     slots, logits = (torch.cat(c).view(num_queries, per_query) for c in zip(*parts, strict=True))
-    return Found(slots, logits)
+    return Found(slots.clamp_(max=rows.num_rows - 1), logits)
+
+
+def _kept(
+    logits: Float[Tensor, "B S"], queries: Int[Tensor, "n"], blocks: Int[Tensor, "n"]
+) -> Float[Tensor, "n BLOCK"]:
+    """What ``scores_of_blocks`` gives, from the scores of all rows."""
+    short = -logits.shape[1] % BLOCK
+    return F.pad(logits, (0, short), value=-torch.inf).unflatten(1, (-1, BLOCK))[queries, blocks]
+
+
+def _within(
+    logits: Float[Tensor, "n BLOCK"], blocks: Int[Tensor, "n"], noise: Float[Tensor, "n"]
+) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+    """A row of each block, by its score among them."""
+    size = CHOSEN // BLOCK
+    parts = zip(logits.split(size), noise[:, None].split(size), strict=True)
+    place = torch.cat([invert_cdf(some, noises) for some, noises in parts])
+    return blocks * BLOCK + place.squeeze(1), logits.gather(1, place).squeeze(1)
 
 
 def scores_all(per_query: int, num_rows: int) -> bool:
     """Whether stage two wants the scores of all rows: cheaper than the rows of so many blocks."""
     return per_query * BLOCK * GATHERED >= num_rows
-
-
-def _draw_from_all(
-    rows: ScoredRows, blocks: Int[Tensor, "B m"], noise: Float[Tensor, "B m"]
-) -> Found:
-    """Stage two from the scores of all rows, some queries at a time."""
-    parts, at_a_time = [], max(1, ALL_SCORES // rows.num_rows)
-    for first in range(0, len(blocks), at_a_time):
-        last = min(first + at_a_time, len(blocks))
-        chunks = [logits.clone() for _, logits in masked_chunks(rows.of_queries(first, last))]
-        found = _draw_from(torch.cat(chunks, dim=1), blocks[first:last], noise[first:last])
-        parts.append(found)
-    return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _draw_from(
-    logits: Float[Tensor, "B S"], blocks: Int[Tensor, "B m"], noise: Float[Tensor, "B m"]
-) -> Found:
-    """A row of each drawn block, from the scores of all rows."""
-    num_rows = logits.shape[1]
-    logits = F.pad(logits, (0, -num_rows % BLOCK), value=-torch.inf)
-    every, width = logits.unflatten(1, (-1, BLOCK)).flatten(0, 1), logits.shape[1] // BLOCK
-    start = width * torch.arange(len(blocks), device=blocks.device)[:, None]
-    parts = []
-    for where, noises in zip(
-        (start + blocks).flatten().split(GATHER // BLOCK),
-        noise.flatten().split(GATHER // BLOCK),
-        strict=True,
-    ):
-        some = every[where]
-        place = invert_cdf(some, noises[:, None])
-        slots = (where[:, None] % width * BLOCK + place).clamp_(max=num_rows - 1)
-        parts.append((slots, some.gather(1, place)))
-    return Found(*(torch.cat(column).view(blocks.shape) for column in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
@@ -210,75 +192,7 @@ def take_away(
     if not len(queries):
         return rows, scanned._replace(logits=None)
     rows, blocks = rows.without(slots), slots[queries, columns] // BLOCK
-    log_masses, size = scanned.log_masses.clone(), GATHER // BLOCK
-    for some, where in zip(queries.split(size), blocks.split(size), strict=True):
-        log_masses[some, where] = torch.logsumexp(_score_blocks(rows, some, where)[1], 1)
+    log_masses = scanned.log_masses.clone()
+    for some, where in zip(queries.split(AT_ONCE), blocks.split(AT_ONCE), strict=True):
+        log_masses[some, where] = torch.logsumexp(scores_of_blocks(rows, some, where), 1)
     return rows, Scan(log_masses, None)
-
-
-def _score_blocks(
-    rows: ScoredRows, queries: Tensor, blocks: Tensor
-) -> tuple[Int[Tensor, "n BLOCK"], Float[Tensor, "n BLOCK"]]:
-    """The slots of ``blocks[i]`` and their scores for query ``queries[i]``; -inf where masked."""
-    slots = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
-    inside = slots.clamp(max=rows.num_rows - 1)
-    table = rows.rows(inside.flatten()).view(*slots.shape, -1)
-    logits = rows.weighted(rows.score.paired(rows.queries[queries], table), inside)
-    logits.masked_fill_((slots >= rows.num_rows) | ~rows.valid[inside], -torch.inf)
-    _mask_excluded(logits, rows.exclude, queries, blocks)
-    return inside, logits
-
-
-def _mask_excluded(
-    logits: Float[Tensor, "n BLOCK"], exclude: Exclusion, queries: Tensor, blocks: Tensor
-) -> None:
-    """Set to -inf, in place, what query ``queries[i]`` may not draw from block ``blocks[i]``."""
-    if not len(exclude.ids):
-        return
-    span = int(torch.maximum(blocks.max(), exclude.ids.max() // BLOCK)) + 1
-    listed = exclude.rows * span + exclude.ids // BLOCK  # ascending, as rows and their ids are
-    wanted = queries * span + blocks
-    first = torch.searchsorted(listed, wanted)
-    counts = torch.searchsorted(listed, wanted, right=True) - first
-    draws = torch.repeat_interleave(counts)
-    ends = counts.cumsum(0)
-    entries = torch.arange(len(draws), device=draws.device) - (ends - counts - first)[draws]
-    logits[draws, exclude.ids[entries] % BLOCK] = -torch.inf
-
-
-class Cumulative(NamedTuple):
-    """Masses of each row added up, in units of its largest, which is ``exp(log_unit)``."""
-
-    sums: Float64[Tensor, "B n"]
-    log_unit: Float[Tensor, "B"]
-
-    @property
-    def log_total(self) -> Float64[Tensor, "B"]:
-        """log of each row's mass."""
-        return self.sums[:, -1].log() + self.log_unit
-
-
-def add_up(log_masses: Float[Tensor, "B n"]) -> Cumulative:
-    """Cumulative masses, in float64."""
-    peak = log_masses.amax(dim=1, keepdim=True).clamp_min(torch.finfo(log_masses.dtype).min)
-    return Cumulative((log_masses - peak).double().exp_().cumsum_(dim=1), peak.squeeze(1))
-
-
-def invert(
-    cumulative: Float64[Tensor, "B n"], uniforms: Float[Tensor, "B m"]
-) -> Int[Tensor, "B m"]:
-    """The first entry whose cumulative mass passes u times the total.
-
-    Entries of mass 0 are never returned while the row has any mass.
-    """
-    total = cumulative[:, -1:].contiguous()
-    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, target.contiguous(), right=True)
-    return place.clamp_(max=cumulative.shape[1] - 1)
-
-
-def invert_cdf(
-    log_masses: Float[Tensor, "B n"], uniforms: Float[Tensor, "B m"]
-) -> Int[Tensor, "B m"]:
-    """As ``invert``, from the masses themselves."""
-    return invert(add_up(log_masses).sums, uniforms)

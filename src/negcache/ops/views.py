@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.shards import Shard
-from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Float, Int, Tensor
 
 

@@ -6,8 +6,8 @@ from typing import final
 import torch
 
 from negcache.errors import InputError
+from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.shards import Shard
-from negcache.ops.two_stage import BLOCK
 from negcache.shapes import Int, Tensor
 
 

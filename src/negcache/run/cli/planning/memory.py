@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 import torch
 
 from negcache.indexes.sums import ARITY
+from negcache.ops.drawn_blocks import BLOCK, GATHER, walks
 from negcache.ops.shards import part_rows, rows_of_each
-from negcache.ops.two_stage import ALL_SCORES, BLOCK, CHUNK_SCORES, GATHER, scores_all
+from negcache.ops.two_stage import ALL_SCORES, AT_ONCE, CHUNK_SCORES, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 from negcache.stores.file_table import FileTable
 from negcache.stores.row_file import WINDOW, layout
@@ -219,11 +220,15 @@ def _drawing(planned: PlannedRun) -> Iterator[Part]:
         yield Part("draw: weights of rows", weights, "device", "draw", False, "cache.size")
     yield Part("draw: block masses", masses, "device", "draw", False, lower)
     yield Part("draw: a chunk of scores", chunk, "device", "draw", False, lower)
-    if scores_all(planned.each, items):
-        scores = min(max(ALL_SCORES, items), batch * items) * FLOAT
-        yield Part("draw: scores of all rows", scores, "device", "draw", False, lower)
-    else:
-        rows = min(GATHER, batch * planned.each * BLOCK) * dim * FLOAT
+    if batch * items <= ALL_SCORES and scores_all(planned.each, items):
+        yield Part(
+            "draw: scores of all rows", batch * items * FLOAT, "device", "draw", False, lower
+        )
+    draws = batch * planned.each
+    scores = min(draws, AT_ONCE) * BLOCK * FLOAT
+    yield Part("draw: scores of drawn blocks", scores, "device", "draw", False, lower)
+    if not walks(draws, items):
+        rows = min(max(GATHER, BLOCK * dim), draws * BLOCK * dim) * FLOAT
         yield Part("draw: rows of drawn blocks", rows, "device", "draw", False, _dim(planned))
 
 

@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 from negcache.indexes.sums import TOP
-from negcache.ops.two_stage import ALL_SCORES, BLOCK, scores_all
+from negcache.ops.drawn_blocks import BLOCK, together, walks
+from negcache.ops.two_stage import ALL_SCORES, scores_all
 from negcache.run.cli.planning.planned_run import PlannedRun
 
 
@@ -82,8 +83,9 @@ def _draw(planned: PlannedRun) -> int:
 
 
 def _stage_two(planned: PlannedRun) -> int:
-    """Rows that are scored once more for each query."""
-    items = planned.rows
-    if not scores_all(planned.each, items):
-        return planned.each * BLOCK
-    return 0 if planned.asked * items <= ALL_SCORES else items
+    """Rows that are scored once more for each query, at most."""
+    items, draws = planned.rows, planned.asked * planned.each
+    if planned.asked * items <= ALL_SCORES and scores_all(planned.each, items):
+        return 0
+    beside = together(draws, items) if walks(draws, items) else 1
+    return min(items, planned.each * beside * BLOCK)
