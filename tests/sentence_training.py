@@ -9,6 +9,7 @@ from sentence_transformers import (
 )
 from transformers import TrainerCallback
 
+import negcache as nc
 from negcache.integrations.sentence_transformers import CorpusSoftmaxLoss, corpus_pairs
 
 STEPS, BATCH, RATE, RHO = 12, 8, 1e-2, 0.1
@@ -28,6 +29,12 @@ def some_pairs(*, mined=False):
         after = meanings[2:] + meanings[:2]
         data = data.add_column("negative", after + after[:SECOND])
     return corpus_pairs(data, meanings)
+
+
+def cached(pairs):
+    """Draws from the store that a loss makes, with the batch's positives."""
+    shares = pairs.log_popularity
+    return lambda store: nc.SharedDraws(nc.CachedSoftmax(store, 1), log_popularity=shares)
 
 
 def arguments(out, **more):
@@ -58,9 +65,9 @@ class StopAt(TrainerCallback):
         control.should_training_stop |= state.global_step == self.step
 
 
-def trainer_of(model, pairs, out, *callbacks, evaluated=None, **more):
+def trainer_of(model, pairs, out, *callbacks, evaluated=None, sampler=None, **more):
     """Of one loss, with its callback."""
-    loss = CorpusSoftmaxLoss(model, pairs, rho=RHO)
+    loss = CorpusSoftmaxLoss(model, pairs, rho=RHO, sampler=sampler or cached(pairs))
     return SentenceTransformerTrainer(
         model=model,
         args=arguments(out, **more),

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from sentence_models import static_model, words_and_meanings
-from sentence_training import arguments
+from sentence_training import arguments, cached
 from sentence_transformers import SentenceTransformerTrainer
 
 from negcache.integrations.sentence_transformers import CorpusSoftmaxLoss, corpus_pairs
@@ -27,7 +27,7 @@ def main(folder, rank, world, steps, *resumed):
     words, meanings = words_and_meanings(300)  # three blocks of rows
     data = Dataset.from_dict({"anchor": words, "positive": meanings})
     pairs, model = corpus_pairs(data, meanings), static_model()
-    loss = CorpusSoftmaxLoss(model, pairs, rho=0.1)
+    loss = CorpusSoftmaxLoss(model, pairs, rho=0.1, sampler=cached(pairs))
     trainer = SentenceTransformerTrainer(
         model=model, args=args, train_dataset=pairs.dataset, loss=loss, callbacks=[loss.callback()]
     )

@@ -195,8 +195,7 @@ class SoftmaxLoss(nn.Module):
         ``progress`` wraps the iterable of batch starts, as ``tqdm`` does."""
         if self.store is not None:
             missing = self.store.missing()
-            most = most_of_all(self.store, len(missing))
-            self._refresh(missing, most, batch_size, progress)
+            self._refresh(missing, most_of_all(self.store, len(missing)), batch_size, progress)
         self._filled = self.store
 
     def report(self) -> StepReport:
@@ -250,8 +249,9 @@ class SoftmaxLoss(nn.Module):
     def _prepare(self, queries: Tensor, positives: Tensor, training: bool) -> Mesh:
         """Refuse what can be, and fill the store; the processes whose queries share draws."""
         mesh = Mesh.now()
-        begin(self.sampler, queries, positives, self.encoder, self.parameters())
         check_no_replica(self)
+        if training:
+            begin(self.sampler, queries, positives, self.encoder, self.parameters())
         if training and mesh.size > 1:
             shared = shares_gradients(self)
             check_shared_gradients(mesh.size, shared, "negcache.Retriever(loss_fn, query_tower)")

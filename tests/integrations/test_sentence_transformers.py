@@ -13,6 +13,7 @@ from sentence_models import (
     tokenizer_text,
     words_and_meanings,
 )
+from sentence_training import cached
 from sentence_transformers import (
     CrossEncoder,
     SentenceTransformerTrainer,
@@ -76,7 +77,8 @@ def test_items_are_stored_as_encode_document_gives_them(kind, tmp_path):
     model.prompts |= {"query": "a word ", "document": "the meaning "}
     model.train()
     pairs = corpus_pairs(asked_and_meant(150), words_and_meanings(150)[1])
-    stored, training = rows_of(CorpusSoftmaxLoss(model, pairs)), model.training
+    loss = CorpusSoftmaxLoss(model, pairs, sampler=cached(pairs))
+    stored, training = rows_of(loss), model.training
     options = {"convert_to_tensor": True, "normalize_embeddings": True}
     torch.testing.assert_close(stored, model.encode_document(pairs.corpus, **options))
     assert not torch.allclose(stored, model.encode_query(pairs.corpus, **options), atol=1e-3)
@@ -147,7 +149,7 @@ def test_the_loss_of_an_evaluation_is_that_of_the_whole_corpus():
     halves = DatasetDict(train=data.select(range(300)), dev=data.select(range(300, 400)))
     pairs = corpus_pairs(halves, meanings)
     loss, exact, found = CorpusSoftmaxLoss(model, pairs), [], []
-    items = rows_of(loss)
+    items = model.encode_document(meanings, convert_to_tensor=True, normalize_embeddings=True)
     for rows in torch.arange(100).view(10, 10).T.repeat(3, 1):
         labels = torch.tensor(pairs.dataset["dev"]["label"])[rows]
         queries = [words[300 + row] for row in rows]
@@ -156,17 +158,6 @@ def test_the_loss_of_an_evaluation_is_that_of_the_whole_corpus():
         asked = model.encode_query(queries, convert_to_tensor=True, normalize_embeddings=True)
         exact.append(float(torch.nn.functional.cross_entropy(20 * asked @ items.T, labels[:, 2])))
     assert np.mean(found) == pytest.approx(np.mean(exact), abs=0.03)
-
-
-def test_more_negatives_are_drawn_when_asked_for():
-    model, labels = static_model(), torch.tensor(PAIRS.dataset["label"])[:4]
-    counts = []
-    for number in (1, 8):
-        loss, optimizer = CorpusSoftmaxLoss(model, PAIRS, num_negatives=number), sgd(model)
-        loss.softmax.step_with(optimizer)
-        loss([model.preprocess(WORDS[:4])], labels)
-        counts.append(loss.softmax.report().encoded_grad)
-    assert counts[0] < counts[1]
 
 
 def test_the_model_stands_once_in_the_loss():
@@ -180,13 +171,13 @@ def test_the_model_stands_once_in_the_loss():
 
 
 def test_what_the_card_says():
-    config = CorpusSoftmaxLoss(static_model(), PAIRS, 10.0, nc.stores.Snapshot(5)).get_config_dict()
-    assert config == {
+    policy, drawn = nc.stores.Snapshot(5), cached(PAIRS)
+    loss = CorpusSoftmaxLoss(static_model(), PAIRS, 10.0, policy, sampler=drawn)
+    assert loss.get_config_dict() == {
         "scale": 10.0,
         "rho": "Snapshot",
         "mini_batch_size": None,
-        "sampler": "CorpusDraws",
-        "num_negatives": 1,
+        "sampler": "SharedDraws",
         "num_items": len(MEANINGS),
         "gather_across_devices": True,
     }
@@ -237,7 +228,7 @@ class OfTwo(SentenceTransformerTrainingArguments):
 
 
 def test_several_processes_are_refused_before_the_corpus_is_encoded(tmp_path):
-    loss = CorpusSoftmaxLoss(static_model(), PAIRS)
+    loss = CorpusSoftmaxLoss(static_model(), PAIRS, sampler=cached(PAIRS))
     begun = OfTwo(f"{tmp_path}", use_cpu=True), TrainerState(), TrainerControl()
     with pytest.raises(InputError, match="2 processes"):
         loss.callback().on_train_begin(*begun, optimizer=torch.optim.SGD(loss.model.parameters()))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from sentence_models import asked_and_meant, static_model, words_and_meanings
+from sentence_training import cached
 from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
@@ -34,12 +35,12 @@ UNIFORM = nc.Uniform(range(len(MEANINGS)), 2)
         ({"rho": "0.1"}, "or a refresh policy; got 0.1"),
         ({"rho": nc.stores.Snapshot}, "or a refresh policy"),
         ({"mini_batch_size": 0}, "mini_batch_size of 1 or more"),
-        ({"num_negatives": 0}, "num_negatives of 1 or more"),
+        ({"rho": nc.stores.Snapshot(5)}, "a number as rho with sampler=.auto.*; got Snapshot"),
         ({"seed": -1}, "a seed of 0 or more"),
         ({"prompt": b"passage: "}, "prompt as a text; got bytes"),
-        ({"sampler": "uniform"}, "a sampler, or a function.*; got str"),
-        ({"sampler": lambda store: None}, "a sampler, or a function.*; got NoneType"),
-        ({"sampler": nc.InBatch(), "num_negatives": 2}, "default sampler alone"),
+        ({"sampler": "uniform"}, "a sampler, a function.*; got 'uniform'"),
+        ({"sampler": None}, "a sampler, a function.*; got NoneType"),
+        ({"sampler": lambda store: None}, "a sampler, a function.*; got NoneType"),
         ({"sampler": UNIFORM, "rho": 0.001}, "rho=0.001 and a sampler that does not read it"),
         ({"sampler": lambda store: UNIFORM, "rho": 0.1}, "rho=0.1 and a sampler that does not"),
     ],
@@ -58,8 +59,8 @@ def test_rho_is_a_thousandth_where_the_store_is_the_loss_own():
         store = loss.softmax.store
         return loss.get_config_dict()["rho"], None if store is None else store.refresh.rho
 
-    documented = {"scale": 20.0, "rho": 0.001, "mini_batch_size": None, "sampler": None}
-    assert said() == said(**documented, gather_across_devices=True) == (0.001, 0.001)
+    documented = {"scale": 20.0, "rho": None, "mini_batch_size": None, "sampler": "auto"}
+    assert said() == said(**documented, gather_across_devices=True) == (None, None)
     assert said(sampler=lambda store: nc.CachedRest(store, 4)) == (0.001, 0.001)
     assert said(sampler=lambda store: nc.CachedRest(store, 4), rho=0.5) == (0.5, 0.5)
     assert said(sampler=UNIFORM) == said(sampler=lambda store: UNIFORM) == (None, None)
@@ -80,7 +81,7 @@ def arguments(out):
 
 def test_training_without_the_callback_is_refused_by_the_line_to_add(tmp_path):
     model = static_model()
-    loss, other = CorpusSoftmaxLoss(model, PAIRS), CorpusSoftmaxLoss(model, PAIRS)
+    loss, other = (CorpusSoftmaxLoss(model, PAIRS, sampler=cached(PAIRS)) for _ in range(2))
     for callbacks in ([], [other.callback()]):
         trainer = SentenceTransformerTrainer(
             model, arguments(tmp_path), PAIRS.dataset, loss=loss, callbacks=callbacks
@@ -102,7 +103,7 @@ def test_a_loop_of_ones_own_follows_its_optimizer():
     loss.softmax.step_with(optimizer)
     loss(queries, labels).backward()
     optimizer.step()
-    assert loss.softmax.store.clock == 1
+    assert loss.softmax.sampler.steps == 1
     del optimizer
     with pytest.raises(InputError, match="follows the optimizer"):
         loss(queries, labels)

@@ -12,6 +12,7 @@ from sentence_training import (
     StopAt,
     arguments,
     assert_same,
+    cached,
     outcome,
     some_pairs,
     trainer_of,
@@ -42,7 +43,10 @@ def both_ways():
 
 def trainer_of_two(model, out, *callbacks):
     pairs = both_ways()
-    losses = {name: CorpusSoftmaxLoss(model, each, rho=RHO) for name, each in pairs.items()}
+    losses = {
+        name: CorpusSoftmaxLoss(model, each, rho=RHO, sampler=cached(each))
+        for name, each in pairs.items()
+    }
     return SentenceTransformerTrainer(
         model=model,
         args=arguments(out),
@@ -99,7 +103,7 @@ def test_two_losses_of_the_same_pairs_are_refused_and_one_for_both_is_not(tmp_pa
         train(one, other)
     for loss in (one, other):  # one after the other, in trainers of their own
         train(loss, loss)
-        assert loss.softmax.store.clock == 2
+        assert loss.softmax.sampler.steps == 2
 
 
 def test_a_run_with_other_positives_is_not_resumed(tmp_path):

@@ -16,6 +16,7 @@ from sentence_training import (
     StopAt,
     arguments,
     assert_same,
+    cached,
     outcome,
     some_pairs,
     trainer_of,
@@ -63,7 +64,7 @@ class Meanings:
 def plain_loop(model, pairs, words, batches, accumulation):
     """The same run with nothing but SoftmaxLoss and torch."""
     store = nc.DenseCache(len(pairs.corpus), 16, refresh=RHO)
-    sampler = nc.SharedDraws(nc.CachedSoftmax(store, 1), log_popularity=pairs.log_popularity)
+    sampler = cached(pairs)(store)
     known = pairs.known_positives
     items = Meanings(model, pairs.corpus)
     score = nc.DotScore(1 / 20)
@@ -156,6 +157,19 @@ def test_a_run_with_evaluations_is_the_run_without(straight, tmp_path):
     assert losses[-1] == trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
 
 
+def test_the_default_run_is_the_same_when_evaluated_and_resumed(tmp_path):
+    whole = trainer_of(static_model(), some_pairs(), tmp_path / "whole", sampler="auto")
+    whole.train()
+    assert whole.loss.softmax.sampler.steps == STEPS
+    pairs = some_pairs()
+    more = {"eval_strategy": "steps", "eval_steps": 3, "eval_on_start": True}
+    more |= {"evaluated": pairs.dataset.select(range(12)), "sampler": "auto"}
+    trainer_of(static_model(), pairs, tmp_path, StopAt(7), **more).train()
+    resumed = trainer_of(static_model(), pairs, tmp_path, **more)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same(outcome(resumed), outcome(whole))
+
+
 def test_a_checkpoint_elsewhere_is_named_and_another_one_is_told(straight, tmp_path):
     shutil.copytree(straight[2] / "checkpoint-10", tmp_path / "moved" / "checkpoint-10")
     moved = f"{tmp_path / 'moved' / 'checkpoint-10'}"
@@ -167,7 +181,7 @@ def test_a_checkpoint_elsewhere_is_named_and_another_one_is_told(straight, tmp_p
     with pytest.raises(InputError, match="weights"):
         trainer.train(resume_from_checkpoint=moved)
     model, pairs = static_model(), some_pairs()
-    loss = CorpusSoftmaxLoss(model, pairs, rho=RHO)
+    loss = CorpusSoftmaxLoss(model, pairs, rho=RHO, sampler=cached(pairs))
     trainer = SentenceTransformerTrainer(
         model,
         arguments(tmp_path / "new"),

@@ -35,10 +35,12 @@ class Auto:
 
     Every item of the pool has the weight ``log(times seen) - log(times expected)``, expected being
     ``(B - 1) pi`` from the batch, ``M / N`` from M uniform draws and ``M' mean p~`` from cached
-    ones: unbiased to O(1/B) at any choice. Each few steps the noise that the negatives add to the
-    gradient is estimated for every choice, from a larger pool and its fresh scores, and the choice
-    with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs are counted,
-    never timed, so equal runs choose alike. Embeddings are stored once cached draws are chosen.
+    ones: unbiased to O(1/B) at any choice. Passes without gradient leave the batch out, as their
+    queries may be others than those that were counted. Each few steps the noise that the negatives
+    add to the gradient is estimated for every choice, from a larger pool and its fresh scores, and
+    the choice with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs
+    are counted, never timed, so equal runs choose alike. Embeddings are stored once cached draws
+    are chosen.
     Ours.
 
     Args:
@@ -71,24 +73,16 @@ class Auto:
         self.pool: Pool | None = None
         self.steps = self.next_look = 0
 
-    @torch.no_grad()
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)
-        if self.budget is None:
-            self.begin(len(request.queries), request.queries.shape[1], 0, 0)
-        drawn, laws = [request.targets], []
-        for proposal, count in self._proposals(request, generator):
-            ids, log_times = proposal.draw_some(count, generator)
-            drawn.append(ids)
-            laws.append((proposal, log_times))
-        ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
-        log_share = self._log_share(ids)
-        expected = [alike(request.others).to(log_share).log() + log_share]
-        expected += [(law.log_expected(ids) + times).to(log_share) for law, times in laws]
-        log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
-        self.pool = Pool(share(ids, seen, log_expected, request), log_share)
-        metrics = {name: float(value) for name, value in self.choice._asdict().items()}
-        return replace(self.pool.draw, metrics=metrics)
+        trains = torch.is_grad_enabled()
+        with torch.no_grad():
+            choice = self.choice if trains and self.has_begun else self._choice_of_nothing(request)
+            pool = self._pool(request, choice, generator, with_batch=trains)
+        if trains:
+            self.pool = pool
+        metrics = {name: float(value) for name, value in choice._asdict().items()}
+        return replace(pool.draw, metrics=metrics)
 
     @property
     def choice(self) -> Choice:
@@ -152,11 +146,39 @@ class Auto:
         if state["stores"]:
             self._make_store(self.seen.counts.device)
 
+    def _choice_of_nothing(self, request: Request) -> Choice:
+        """For a pass that learns nothing, from a batch of whatever size."""
+        queries, dim = request.queries.shape
+        budget = self.budget or Budget(StepCosts(queries, dim, self.num_items), 0)
+        return budget.wide
+
+    def _pool(
+        self,
+        request: Request,
+        choice: Choice,
+        generator: torch.Generator,
+        *,
+        with_batch: bool,
+    ) -> Pool:
+        """Without the batch's positives where they are of other queries than those counted."""
+        drawn, laws = [request.targets] if with_batch else [], []
+        for proposal, count in self._proposals(request, choice, generator):
+            ids, log_times = proposal.draw_some(count, generator)
+            drawn.append(ids)
+            laws.append((proposal, log_times))
+        ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
+        log_share = self._log_share(ids)
+        expected = [(law.log_expected(ids) + times).to(log_share) for law, times in laws]
+        if with_batch:
+            expected.append(alike(request.others).to(log_share).log() + log_share)
+        log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
+        return Pool(share(ids, seen, log_expected, request), log_share)
+
     def _proposals(
-        self, request: Request, generator: torch.Generator
+        self, request: Request, choice: Choice, generator: torch.Generator
     ) -> list[tuple[ItemProposal, int]]:
         """The laws of this step, each with how many draws are kept of it."""
-        uniform, cached, scored = self.choice
+        uniform, cached, scored = choice
         samplers: list[tuple[Any, int]] = [
             (Uniform(range(self.num_items), self._each(request, uniform)), uniform)
         ]

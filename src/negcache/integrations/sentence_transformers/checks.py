@@ -44,23 +44,19 @@ def check_settings(pairs: Any, scale: Any, rho: Any, prompt: Any) -> None:
         raise InputError("prompt as a text", type(prompt).__name__, 'such as "passage: "')
 
 
-def check_draws(sampler: Any, rho: Any, num_negatives: int, seed: int) -> None:
+def check_draws(sampler: Any, rho: Any, seed: int) -> None:
     """Settings of draws, and none without an effect. Raises InputError."""
-    if num_negatives < 1:
-        raise InputError(
-            "num_negatives of 1 or more", f"{num_negatives}", "1 for each query will do"
-        )
     if seed < 0:
         raise InputError("a seed of 0 or more", f"{seed}", "any whole number from 0 on")
-    if sampler is None:
-        return
-    if num_negatives != 1:
-        raise InputError(
-            "num_negatives for the default sampler alone",
-            f"{num_negatives} and sampler={type(sampler).__name__}",
-            "say it to your sampler",
-        )
-    if not callable(sampler):
+    if sampler == "auto":
+        if not isinstance(rho, float | int | None):
+            raise InputError(
+                'a number as rho with sampler="auto", which fills a store when it pays',
+                type(rho).__name__,
+                "say the policy to a store of your own: sampler=lambda store: "
+                "negcache.SharedDraws(negcache.CachedSoftmax(store, 1))",
+            )
+    elif not callable(sampler):
         check_sampler(sampler)
         check_no_rho(rho)
 
@@ -69,8 +65,8 @@ def check_sampler(sampler: Any) -> None:
     """Raises InputError."""
     if not isinstance(sampler, Sampler):
         raise InputError(
-            "a sampler, or a function that makes one from the store",
-            type(sampler).__name__,
+            'a sampler, a function that makes one from the store, or "auto"',
+            repr(sampler) if isinstance(sampler, str) else type(sampler).__name__,
             "sampler=lambda store: negcache.CachedRest(store, 64)",
         )
 

@@ -1,5 +1,6 @@
 """Softmax over a whole corpus as a loss of sentence-transformers."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,6 @@ from negcache.integrations.sentence_transformers.checks import (
     check_unwrapped,
     dense,
 )
-from negcache.integrations.sentence_transformers.corpus_draws import CorpusDraws
 from negcache.integrations.sentence_transformers.pairs import CorpusPairs
 from negcache.integrations.sentence_transformers.texts import (
     ITEM_PROMPTS,
@@ -33,6 +33,7 @@ from negcache.integrations.sentence_transformers.texts import (
 from negcache.integrations.sentence_transformers.trainer_callback import CorpusSoftmaxCallback
 from negcache.interfaces import RefreshPolicy, Sampler, Store
 from negcache.losses import SoftmaxLoss
+from negcache.samplers import Auto
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
 from negcache.stores import DenseCache
@@ -45,23 +46,23 @@ RHO = 0.001
 class CorpusSoftmaxLoss(nn.Module):
     """Cross-entropy over all texts of a corpus, from a few encoded negatives a step.
 
-    Takes the place of ``MultipleNegativesRankingLoss``: negatives come from the whole corpus, by
-    their stored embeddings, with the weights that make up for the choice; the batch's positives and
-    mined negatives stand beside them. No known positive of a query is ever its negative. Source:
-    Lindgren et al., NeurIPS 2021.
+    Takes the place of ``MultipleNegativesRankingLoss``: negatives come from the whole corpus, with
+    the weights that make up for the choice; the batch's positives and mined negatives stand beside
+    them. No known positive of a query is ever its negative. Source: Lindgren et al., NeurIPS 2021.
 
     Args:
         model: a SentenceTransformer, to be trained; queries and items share it, by its routes where
             it has some.
         pairs: of ``corpus_pairs``; train on its ``dataset``.
         scale: of the cosine, the inverse temperature.
-        rho: the fraction of the corpus that is encoded anew each optimizer step, oldest first; or a
-            refresh policy. None: .001; or nothing, where the sampler reads a store of its own.
+        rho: the fraction of the corpus that is encoded anew each optimizer step, oldest first,
+            where embeddings are stored; for a function also a refresh policy. None: as many items
+            as the batch has queries; for a function .001, or nothing where it does not read the
+            loss' store.
         mini_batch_size: encode at most so many items at a time, and once more in the backward pass,
             for memory; None: all at once.
-        sampler: None: ``SharedDraws(CachedSoftmax(store, num_negatives))``, and in training the
-            batch's positives with them. Or a function that makes one from the store; or a sampler.
-        num_negatives: drawn for each query by the default sampler; all queries share them.
+        sampler: "auto": ``samplers.Auto``, as many uniform draws, or cached ones, as pay. Or a
+            function that makes one from the store; or a sampler.
         prompt: put before each item; None: the model's own for documents.
         seed: of the draws.
         gather_across_devices: among several processes, negatives and the corpus are those of all;
@@ -79,8 +80,7 @@ class CorpusSoftmaxLoss(nn.Module):
         rho: float | RefreshPolicy | None = None,
         *,
         mini_batch_size: int | None = None,
-        sampler: Sampler | Callable[[Store], Sampler] | None = None,
-        num_negatives: int = 1,
+        sampler: Sampler | Callable[[Store], Sampler] | str = "auto",
         prompt: str | None = None,
         seed: int = 0,
         gather_across_devices: bool = True,
@@ -89,16 +89,17 @@ class CorpusSoftmaxLoss(nn.Module):
         model = dense(model)
         check_settings(pairs, scale, rho, prompt)
         check_mini_batches(mini_batch_size, model)
-        check_draws(sampler, rho, num_negatives, seed)
+        check_draws(sampler, rho, seed)
         self.pairs, self.scale, self.rho = pairs, scale, rho
-        self.num_negatives, self.gather_across_devices = num_negatives, gather_across_devices
+        self.gather_across_devices = gather_across_devices
         self.prompt = own_prompt(model, ITEM_PROMPTS) if prompt is None else prompt
         self.query_prompt = own_prompt(model, QUERY_PROMPTS)
         tower, texts = ItemTower(model), corpus_of(pairs.corpus, model, self.prompt)
+        dim = partial(_dimensions, tower, texts, model.device)
         self.softmax = SoftmaxLoss(
             tower,
             texts,
-            self._sampler(sampler, _dimensions(tower, texts, model.device), model.device),
+            self._sampler(sampler, dim, model.device),
             DotScore(1 / scale),
             known_positives=pairs.known_positives,
             mini_batch_size=mini_batch_size,
@@ -154,7 +155,6 @@ class CorpusSoftmaxLoss(nn.Module):
             else type(self.rho).__name__,
             "mini_batch_size": self.softmax.mini_batch_size,
             "sampler": type(sampler).__name__,
-            "num_negatives": self.num_negatives,
             "num_items": len(self.pairs.corpus),
             "gather_across_devices": self.gather_across_devices,
         }
@@ -174,17 +174,20 @@ class CorpusSoftmaxLoss(nn.Module):
 
     def _sampler(
         self,
-        sampler: Sampler | Callable[[Store], Sampler] | None,
-        dim: int,
+        sampler: Sampler | Callable[[Store], Sampler] | str,
+        dim: Callable[[], int],
         device: torch.device,
     ) -> Sampler:
-        if sampler is not None and not callable(sampler):
+        count = len(self.pairs.corpus)
+        if isinstance(sampler, str):
+            rho = self.rho
+            refreshed = math.ceil(rho * count) if isinstance(rho, float | int) else None
+            shares = self.pairs.log_popularity.to(device)
+            return Auto(range(count), log_popularity=shares, refreshed=refreshed)
+        if not callable(sampler):
             return sampler
         refresh = RHO if self.rho is None else self.rho
-        store = DenseCache(len(self.pairs.corpus), dim, refresh=refresh, device=device)
-        if sampler is None:
-            shares = self.pairs.log_popularity.to(device)
-            sampler = partial(CorpusDraws, num_negatives=self.num_negatives, log_popularity=shares)
+        store = DenseCache(count, dim(), refresh=refresh, device=device)
         made = sampler(store)
         check_sampler(made)
         if made.store is store:
