@@ -187,6 +187,23 @@ class Run:
         return {"train_ce": round(float(softmax_loss(target, logits).mean()), 5)}
 
 
+def in_turns(runs: dict[str, Run], seconds: float, steps: int = 5) -> Iterator[tuple[str, Run]]:
+    """Some steps of each, one after the other, until each has had its CPU seconds.
+
+    A machine that others use too is then as slow for all of them.
+
+    Returns:
+        After each turn, whose it was.
+    """
+    left = {name: run.train(seconds=seconds, every=steps) for name, run in runs.items()}
+    while left:
+        for name in list(left):
+            if next(left[name], None) is None:
+                del left[name]
+            else:
+                yield name, runs[name]
+
+
 def some(judged: Judgements, at_most: int | None) -> Judgements:
     """The judgements of a fixed random choice of queries."""
     queries = judged.queries.unique()

@@ -21,7 +21,7 @@ from torch import nn
 
 import negcache as nc
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from benchmarks.retrieval import Build, Problem, Run, fetched, log_popularity
+from benchmarks.retrieval import Build, Problem, Run, fetched, in_turns, log_popularity
 from negcache.run.data import Task
 from negcache.samplers import Auto
 from negcache.shapes import Float, Tensor
@@ -83,20 +83,16 @@ def trained(task: str, seed: int, seconds: float) -> None:
     """All methods, a turn each until each has had its seconds; their figures are kept."""
     setting = problem(task)
     runs = {name: Run(setting, build, RATE, seed) for name, build in METHODS.items()}
-    steps = {name: run.train(seconds=seconds, every=TURN) for name, run in runs.items()}
     rows: list[dict[str, Any]] = []
     points = dict.fromkeys(runs, 1)
-    while steps:
-        for name in list(steps):
-            run = runs[name]
-            _warm_up(run)
-            figures = next(steps[name], None)
-            if figures is None:
-                del steps[name]
-            elif run.seconds >= points[name] * seconds / POINTS.get(name, POINTS["others"]):
-                point = {"task": task, "seed": seed, "of": seconds, "method": name}
-                rows.append(point | _measured(run, last=run.seconds >= seconds) | hardware())
-                points[name] += 1
+    for run in runs.values():
+        _warm_up(run)
+    for name, run in in_turns(runs, seconds, TURN):
+        _warm_up(run)
+        if run.seconds >= points[name] * seconds / POINTS.get(name, POINTS["others"]):
+            point = {"task": task, "seed": seed, "of": seconds, "method": name}
+            rows.append(point | _measured(run, last=run.seconds >= seconds) | hardware())
+            points[name] += 1
     append_rows(NAME, rows)
 
 

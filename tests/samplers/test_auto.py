@@ -149,12 +149,15 @@ def noises(budget, hard):
 
 
 def test_what_is_chosen_follows_noise_and_cost():
-    cheap, dear, fixed = costly(16_000), costly(30_000_000), costly(16_000, parameters=10_000_000)
+    cheap, dear, fixed = (
+        costly(flops, num_items=2_000, parameters=parameters)
+        for flops, parameters in ((16_000, 0), (30_000_000, 0), (16_000, 10_000_000))
+    )
     for budget in (cheap, dear, fixed):
-        budget.noise = noises(budget, hard=20_000)  # a flat softmax: every pool is good
+        budget.noise = noises(budget, hard=2_000)  # a flat softmax: every pool is good
         budget.decide(has_store=True)
         assert budget.choice.cached == 0, "a better law would buy nothing"
-        budget.noise = noises(budget, hard=10)  # a sharp one
+        budget.noise = noises(budget, hard=1)  # a sharp one
     flat = cheap.choice.uniform
     cheap.decide(has_store=True)
     dear.decide(has_store=True)
@@ -200,6 +203,46 @@ class Training:
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+
+def test_a_second_cache_has_to_be_worth_more_than_the_first():
+    budget = costly(30_000_000)
+    budget.noise = noises(budget, hard=10)
+    for fills in (3, 6, 12):
+        budget.spent = (fills - 1) * budget.costs.fill
+        budget.decide(has_store=False)
+        assert budget.choice.cached == 0
+        budget.spent = fills * budget.costs.fill
+        budget.decide(has_store=False)
+        assert budget.choice.cached > 0
+        budget.filled()
+        assert not any(choice.cached for choice in budget.noise)
+        budget.noise = noises(budget, hard=10)
+
+
+def test_a_cache_that_is_wrong_is_let_go():
+    """Its rows point elsewhere: draws from it miss what the softmax wants, as a look can see."""
+    run = Training(flops=10**7)
+    for number in range(70):
+        run.step(number)
+    sampler, store = run.sampler, run.sampler.store
+    assert store is not None
+    seen = sampler.budget.noise[sampler.choice]
+    sampler.next_look = sampler.steps
+    store.table.rows.stored.copy_(nn.functional.normalize(torch.randn(2000, 16), dim=1))
+    run.step(70)
+    cached = [noise for choice, noise in sampler.budget.noise.items() if choice.cached >= 8]
+    assert max(cached) > 3 * seen
+    sampler.budget.noise = {
+        choice: 100.0 if choice.cached else noise for choice, noise in sampler.budget.noise.items()
+    }
+    sampler.next_look = sampler.steps
+    run.step(71)
+    assert sampler.choice.cached == 0
+    assert sampler.store is None
+    run.loss_fn.report()
+    run.step(72)
+    assert run.loss_fn.report().encoded_nograd == 0
 
 
 @pytest.mark.parametrize("before", [pytest.param(5, marks=pytest.mark.slow), 65])

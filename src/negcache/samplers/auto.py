@@ -1,8 +1,9 @@
 """Negatives chosen for the user: the batch's positives, and as many more as pay."""
 
+import math
 from collections.abc import Sized
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.pooled import alike, share
-from negcache.samplers.budget import Budget, Choice
+from negcache.samplers.budget import Budget, Choice, Pool
 from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.combinators import SharedDraws
 from negcache.samplers.seen_positives import SeenPositives
@@ -23,13 +24,6 @@ from negcache.stores.dense import DenseCache
 from negcache.validation import check_popularity, count_items
 
 
-class Pool(NamedTuple):
-    """What was drawn last, and log pi of its items."""
-
-    draw: Draw
-    log_share: Float64[Tensor, "M"]
-
-
 class Auto:
     """The batch's positives, uniform draws, and cached draws where they pay: shared by the batch.
 
@@ -38,10 +32,8 @@ class Auto:
     ones: unbiased to O(1/B) at any choice. Passes without gradient leave the batch out, as their
     queries may be others than those that were counted. Each few steps the noise that the negatives
     add to the gradient is estimated for every choice, from a larger pool and its fresh scores, and
-    the choice with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs
-    are counted, never timed, so equal runs choose alike. Embeddings are stored once cached draws
-    are chosen.
-    Ours.
+    the choice with the least ``sqrt(1 + noise) * cost`` is taken. Costs are counted, never timed,
+    so equal runs choose alike. Embeddings are stored while cached draws are chosen. Ours.
 
     Args:
         items: the corpus, or anything of its length.
@@ -113,13 +105,16 @@ class Auto:
         assert self.pool is not None
         self.budget.spend(self.choice)
         if self.looks:
-            self.budget.look(request, rows, targets, *self.pool)
+            self.budget.look(request, rows, targets, self.pool)
             # processes that draw apart look apart, and would not fill a shared store together
             together = request.total_rows in (None, len(request.queries))
             self.budget.decide(has_store=self.store is not None, may_fill=together)
-            self.next_look = self.steps + self.budget.pause
-            if self.budget.choice.cached and self.store is None:
+            if not self.budget.choice.cached:
+                self.store = None
+            elif self.store is None:
+                self.budget.filled()
                 self._make_store(request.queries.device)
+            self.next_look = self.steps + self.budget.pause
         if self.log_popularity is None:
             self.seen.add(request.targets)
         self.steps += 1
@@ -168,11 +163,16 @@ class Auto:
             laws.append((proposal, log_times))
         ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
         log_share = self._log_share(ids)
-        expected = [(law.log_expected(ids) + times).to(log_share) for law, times in laws]
+        each = [law.log_expected(ids).to(log_share) for law, _ in laws]
+        expected = [
+            log_expected + times for log_expected, (_, times) in zip(each, laws, strict=True)
+        ]
         if with_batch:
             expected.append(alike(request.others).to(log_share).log() + log_share)
         log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
-        return Pool(share(ids, seen, log_expected, request), log_share)
+        knows_all = choice.cached and choice.scored == 1
+        stored = each[-1] - math.log(len(request.queries)) if knows_all else None
+        return Pool(share(ids, seen, log_expected, request), log_share, stored)
 
     def _proposals(
         self, request: Request, choice: Choice, generator: torch.Generator

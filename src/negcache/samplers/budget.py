@@ -33,7 +33,8 @@ SCORED = (1.0, 0.25, 0.0625)
 """Shares of the cache that cached draws may be made from."""
 
 WORTH_A_FILL = 3
-"""Fills of the cache that the training has cost before one is thought of."""
+"""Fills of the cache that the training has cost before one is thought of; twice as many before a
+second one, and so on."""
 
 
 class Choice(NamedTuple):
@@ -61,8 +62,25 @@ class Choice(NamedTuple):
         return self.scored / (sure + drawn) + (1 - self.scored) / sure
 
 
+class Pool(NamedTuple):
+    """What was drawn.
+
+    Args:
+        draw: shared by the queries.
+        log_share: log pi of its items.
+        log_stored: log of their mean chance under the stored softmax, where they were drawn by it.
+    """
+
+    draw: Draw
+    log_share: Float64[Tensor, "M"]
+    log_stored: Float64[Tensor, "M"] | None = None
+
+
 class Budget:
-    """Learns what each choice is worth, and takes the best: the least ``(1 + noise) * cost``.
+    """Learns what each choice is worth, and takes the best: least ``sqrt(1 + noise) * cost``.
+
+    That is what the way of an optimizer costs whose steps are gradients over the root of their mean
+    square, as Adam's: the noisier they are, the shorter.
 
     Args:
         costs: of a step.
@@ -75,7 +93,8 @@ class Budget:
         self.costs, self.refreshed = costs, refreshed
         self.choice = Choice(self._within(costs.queries))
         self.noise: dict[Choice, float] = {}
-        self.looks, self.spent = 0, 0.0
+        self.looks = self.fills = 0
+        self.spent = 0.0
 
     @property
     def choices(self) -> list[Choice]:
@@ -100,18 +119,17 @@ class Budget:
         request: Request,
         rows: Float[Tensor, "M D"],
         targets: Float[Tensor, "B p D"],
-        draw: Draw,
-        log_share: Float64[Tensor, "M"],
+        pool: Pool,
     ) -> None:
         """Estimate the noise of every choice from some of the queries, and remember it.
+
+        Cached draws are taken as those of a fresh cache, until there is one that says how it is.
 
         Args:
             rows: fresh embeddings of what was drawn.
             targets: those of the queries' positives.
-            draw: shared by the queries.
-            log_share: log pi of its items.
         """
-        total = len(request.queries)
+        total, draw = len(request.queries), pool.draw
         if total < 2 or not len(rows) or draw.masked is None:
             return
         some = torch.arange(0, total, -(-total // LOOKED_AT), device=rows.device)
@@ -121,7 +139,9 @@ class Budget:
         positive = request.score.paired(queries, targets[some, :1]).squeeze(1)
         weight = draw.weight if draw.weight.ndim == 1 else draw.weight.mean(dim=0)
         found = chances(positive, logits, weight)
-        softmax, batch = found.among.double().mean(dim=0), (total - 1) * log_share.exp()
+        softmax, batch = found.among.double().mean(dim=0), (total - 1) * pool.log_share.exp()
+        if pool.log_stored is not None:
+            softmax = pool.log_stored.exp()
         rarity = [each.rarity(batch, softmax, self.costs.num_items) for each in self.choices]
         noise = relative_noise(found, weight.exp(), torch.stack(rarity), total).tolist()
         self.looks += 1
@@ -149,22 +169,28 @@ class Budget:
         return min(max(longest, paid), shortest << max(0, self.looks - 1))
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
-        """Take what gives a precision at the least cost.
+        """Take what goes the same way at the least cost.
 
         Args:
             has_store: else cached draws want one filled first, and the training has to have cost
                 some times as much.
             may_fill: whether that can be done at all.
         """
-        paid = may_fill and self.spent >= WORTH_A_FILL * self.costs.fill
+        paid = may_fill and self.spent >= (WORTH_A_FILL << self.fills) * self.costs.fill
         affordable = has_store or paid
         worth = {
-            choice: (1 + noise) * self.cost(choice)
+            choice: math.sqrt(1 + noise) * self.cost(choice)
             for choice, noise in self.noise.items()
             if affordable or not choice.cached
         }
         if worth:
             self.choice = min(worth, key=lambda choice: worth[choice])
+
+    def filled(self) -> None:
+        """A store has been made for the choice: what was taken of a fresh one is forgotten."""
+        self.fills, self.spent = self.fills + 1, 0.0
+        self.looks = min(self.looks, 1)
+        self.noise = {choice: value for choice, value in self.noise.items() if not choice.cached}
 
     def explain(self) -> str:
         """What every choice costs, and adds to the noise of the gradient."""
@@ -184,6 +210,7 @@ class Budget:
             "choice": list(self.choice),
             "noise": [[*choice, noise] for choice, noise in self.noise.items()],
             "looks": self.looks,
+            "fills": self.fills,
             "spent": self.spent,
         }
 
@@ -192,7 +219,7 @@ class Budget:
         """As it was saved."""
         budget = Budget(StepCosts(**state["costs"]), int(state["refreshed"]))
         budget.choice, budget.spent = Choice(*state["choice"]), float(state["spent"])
-        budget.looks = int(state["looks"])
+        budget.looks, budget.fills = int(state["looks"]), int(state["fills"])
         budget.noise = {Choice(*choice): float(noise) for *choice, noise in state["noise"]}
         return budget
 
