@@ -235,8 +235,8 @@ class SoftmaxLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SoftmaxLoss":
         """``to(device)`` moves what the sampler holds as well."""
         device = device_after(fn, self.device)
+        move(self.sampler, device)  # first: it may refuse
         super()._apply(fn, recurse)
-        move(self.sampler, device)
         return self
 
     @property

@@ -409,7 +409,7 @@ def test_a_state_of_other_settings_is_refused():
             other.load_state_dict(state)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("name", ["anchored", "compose"])
 def test_a_file_holds_what_memory_would(tmp_path, dtype, name):
     stores = []
@@ -419,8 +419,31 @@ def test_a_file_holds_what_memory_would(tmp_path, dtype, name):
         steps(store, encode, 4)
         stores.append(store)
     assert_same(*stores)
-    assert (tmp_path / "coordinates").stat().st_size >= PAGE + N * L * dtype.itemsize
-    assert stores[1].held.coordinates == N * L * dtype.itemsize
+    size = N * (L * dtype.itemsize + 4 * (dtype == torch.int8))
+    assert (tmp_path / "coordinates").stat().st_size >= PAGE + size
+    assert stores[1].held.coordinates == size
+
+
+def test_int8_coordinates_are_the_float_ones_rounded(tmp_path):
+    """A quarter of the memory; also once the basis has moved; saved and loaded as they are."""
+    exact, coarse = (filled(Encoder(), dtype=dtype) for dtype in (torch.float32, torch.int8))
+    wanted, found = exact.rows(EVERYTHING), coarse.rows(EVERYTHING)
+    bound = wanted[:, :-1].abs().amax(dim=1, keepdim=True) / 254
+    off = (found - wanted)[:, :-1].abs()
+    assert bool((off <= 1.001 * bound).all())
+    assert float(off.max()) > 0
+    assert torch.equal(found[:, -1], torch.ones(N))
+    move = torch.eye(wanted.shape[1])
+    move[0, 0] = -2.0
+    coarse.table.move(move)
+    torch.testing.assert_close(
+        coarse.rows(EVERYTHING), found @ move, atol=2 * float(bound.max()), rtol=0
+    )
+    again = build(dtype=torch.int8, path=tmp_path / "coordinates")
+    again.load_state_dict(coarse.state_dict())
+    assert torch.equal(again.rows(EVERYTHING), coarse.rows(EVERYTHING))
+    with pytest.raises(nc.InputError, match="state of coordinates without scales"):
+        build().load_state_dict(coarse.state_dict())
 
 
 def test_a_file_left_by_a_crash_is_filled_or_loaded_anew(tmp_path):

@@ -99,6 +99,16 @@ class FileTable:
         """What the file has of each row."""
         return FileRows.columns(dim, dtype) | {"written": Column(torch.int32, 1)}
 
+    @staticmethod
+    def check_device(device: torch.device | str) -> None:
+        """Raises InputError: rows in a file are read on the host alone."""
+        if torch.device(device).type != "cpu":
+            raise InputError(
+                "rows in a file on the host",
+                f"{device}",
+                "leave the loss on the CPU, or keep the rows in memory: no path=",
+            )
+
     @property
     def written(self) -> Int[Tensor, "S"]:
         """int32 [S], -1 for rows that were never written, or were let go.

@@ -32,8 +32,7 @@ def make_table(
     """
     if path is None:
         return RowTable(shard, dim, dtype, device)
-    if torch.device(device).type != "cpu":
-        raise InputError("rows in a file on the host", f"{device}", 'leave device="cpu"')
+    FileTable.check_device(device)
     return FileTable(shard, dim, dtype, path)
 
 
