@@ -148,7 +148,7 @@ def test_rows_in_a_file_are_on_the_host(tmp_path, kind):
 
 def test_a_loss_over_rows_in_a_file_stays_on_the_host(tmp_path):
     run = Training("subset", path=tmp_path / "rows")
-    with pytest.raises(nc.InputError, match="file on the host; got meta.*leave the loss"):
+    with pytest.raises(nc.InputError, match=r"file on the host; got meta.*leave the loss"):
         run.loss_fn.to("meta")
     assert {each.device.type for each in run.loss_fn.parameters()} == {"cpu"}
     run.step(0)

@@ -1,9 +1,12 @@
-"""How much of a gradient's noise is that of the sampled negatives, under laws that were not drawn.
+"""How far a gradient from sampled negatives is off, under laws that were not drawn.
 
-A pool in which item j is expected e_j times estimates a query's gradient with an error whose square
-is ``sum_j p_j^2 / e_j`` (embeddings of unit norm, draws as good as independent); the gradient
-itself has the square ``(1 - p+)^2``. On the side of the items, p_j is the sum over the queries. One
-drawn pool tells both sums for any other law: item j counts ``seen_j / e_j`` times.
+A pool in which item j is to be expected e_j times holds it with the chance ``c = 1 - exp(-e_j)``.
+Where it does, it counts as p / c, and the softmax over what was drawn makes ``p / (p + c (1 - p))``
+of it; where it does not, p is missing. The mean square of both over ``(1 - p+)^2``, the square of
+the gradient itself, is the noise (embeddings of unit norm). For small p it is ``sum p_j^2 / e_j``;
+however rare a hard negative is, it cannot err by more than p. On the side of the items the errors
+of all queries add up. One drawn pool tells the sums for any other law: item j stands for
+``seen_j / e_j`` items.
 """
 
 from typing import NamedTuple
@@ -63,10 +66,26 @@ def relative_noise(
     """
     p = found.softmax.double()
     signal = found.missed.double().square().sum().clamp_min(1e-30)
-    squares = p.square().sum(dim=0)
     # of all B queries, from pairs among the b that were looked at
-    pairs = (p.sum(dim=0).square() - squares).clamp_min(0) * ((queries - 1) / max(len(p) - 1, 1))
-    per_item = stands_for.double() * rarity
-    by_query = (per_item * squares).sum(dim=1) / signal
-    by_item = (per_item * (squares + pairs)).sum(dim=1) / signal
-    return (by_query + by_item) / 2
+    scale = (queries - 1) / max(len(p) - 1, 1)
+    noise = [_errors(p, -torch.expm1(-1 / each), scale) for each in rarity]
+    return torch.stack([(stands_for.double() * each).sum() for each in noise]) / signal
+
+
+def _errors(
+    p: Float64[Tensor, "b M"], chance: Float64[Tensor, "M"], scale: float
+) -> Float64[Tensor, "M"]:
+    """Mean square of what each item errs by, which is drawn with a chance, or missed.
+
+    Args:
+        scale: of pairs of queries.
+    """
+    drawn = p * (1 - p) * (1 - chance) / (p + chance * (1 - p)).clamp_min(1e-30)
+
+    def squares(errors: Tensor) -> Tensor:
+        """The mean of the sides of the queries and of the items."""
+        own = errors.square().sum(dim=0)
+        pairs = (errors.sum(dim=0).square() - own).clamp_min(0) * scale
+        return own + pairs / 2
+
+    return chance * squares(drawn) + (1 - chance) * squares(p)

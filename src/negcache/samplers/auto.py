@@ -32,8 +32,9 @@ class Auto:
     ones: unbiased to O(1/B) at any choice. Passes without gradient leave the batch out, as their
     queries may be others than those that were counted. Each few steps the noise that the negatives
     add to the gradient is estimated for every choice, from a larger pool and its fresh scores, and
-    the choice with the least ``sqrt(1 + noise) * cost`` is taken. Costs are counted, never timed,
-    so equal runs choose alike. Embeddings are stored while cached draws are chosen. Ours.
+    the choice with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs
+    are counted, never timed, so equal runs choose alike. Embeddings are stored while cached draws
+    are chosen. Ours.
 
     Args:
         items: the corpus, or anything of its length.

@@ -77,10 +77,7 @@ class Pool(NamedTuple):
 
 
 class Budget:
-    """Learns what each choice is worth, and takes the best: least ``sqrt(1 + noise) * cost``.
-
-    That is what the way of an optimizer costs whose steps are gradients over the root of their mean
-    square, as Adam's: the noisier they are, the shorter.
+    """Learns what each choice is worth, and takes the best: the least ``(1 + noise) * cost``.
 
     Args:
         costs: of a step.
@@ -157,7 +154,7 @@ class Budget:
     def wide(self) -> Choice:
         """The choice, with as many uniform draws as a look wants."""
         least, most = WIDE
-        wanted = self._within(min(max(least, 4 * self.costs.queries), most))
+        wanted = self._within(min(max(least, self.costs.queries), most))
         return self.choice._replace(uniform=max(self.choice.uniform, wanted))
 
     @property
@@ -169,7 +166,7 @@ class Budget:
         return min(max(longest, paid), shortest << max(0, self.looks - 1))
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
-        """Take what goes the same way at the least cost.
+        """Take what gives a precision at the least cost.
 
         Args:
             has_store: else cached draws want one filled first, and the training has to have cost
@@ -179,7 +176,7 @@ class Budget:
         paid = may_fill and self.spent >= (WORTH_A_FILL << self.fills) * self.costs.fill
         affordable = has_store or paid
         worth = {
-            choice: math.sqrt(1 + noise) * self.cost(choice)
+            choice: (1 + noise) * self.cost(choice)
             for choice, noise in self.noise.items()
             if affordable or not choice.cached
         }
