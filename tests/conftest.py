@@ -1,5 +1,7 @@
 """Every call of the library is checked against its shapes and types while tests run."""
 
+import jaxtyping
+import pytest
 import torch
 from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
@@ -10,3 +12,11 @@ torch.set_num_threads(1)
 
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
 """A fault that is seen is seen: no smaller example of it is looked for."""
+
+
+@pytest.fixture
+def unchecked():
+    """What a user without our type checks meets: the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+from negcache.admission import admit
 from negcache.class_vectors import row_here
 from negcache.distributed import Mesh
 from negcache.estimators import log_q_corrected
@@ -21,7 +22,7 @@ from negcache.shapes import Float, Int, Tensor
 from negcache.step import draw_negatives, encode_once, exclusion_of, sampled_loss
 from negcache.stores import LiveTable
 from negcache.targets import Counted
-from negcache.validation import admit, check_finite
+from negcache.validation import check_finite
 
 
 def default_sampler(absolute: bool) -> Callable[[LiveTable, int], Sampler]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from negcache.admission import admit, admit_excluded
 from negcache.devices import device_after, move
 from negcache.distributed import ALONE, Mesh, shares_gradients
 from negcache.encoder import ItemEncoder, Progress
@@ -28,8 +29,6 @@ from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded, draw_negatives, encode_once, exclusion_of, reduced, sampled_loss
 from negcache.stores.among_processes import check_processes, check_refresh, most_of_all
 from negcache.validation import (
-    admit,
-    admit_excluded,
     check_dimensions,
     check_mini_batches,
     check_no_replica,
@@ -250,6 +249,7 @@ class SoftmaxLoss(nn.Module):
         """Refuse what can be, and fill the store; the processes whose queries share draws."""
         mesh = Mesh.now()
         check_no_replica(self)
+        admit_sampler(self.sampler, self.corpus, self.gather_across_devices)
         if training:
             begin(self.sampler, queries, positives, self.encoder, self.parameters())
         if training and mesh.size > 1:

@@ -65,6 +65,11 @@ def counted(
 
 def check_hidden(hidden: Tensor, dim: int) -> Tensor:
     """The hidden states themselves. Raises InputError where their last dimension is not D."""
+    if not isinstance(hidden, Tensor) or not hidden.is_floating_point():
+        got = hidden.dtype if isinstance(hidden, Tensor) else type(hidden).__name__
+        raise InputError(
+            "hidden as a tensor of floating point numbers", f"{got}", "pass your hidden states"
+        )
     if not hidden.ndim or hidden.shape[-1] != dim:
         raise InputError(
             f"hidden of shape [..., {dim}]",
@@ -75,6 +80,9 @@ def check_hidden(hidden: Tensor, dim: int) -> Tensor:
 
 
 def _the_one(target: Tensor | None, targets: Tensor | None) -> Tensor:
+    for given in (target, targets):
+        if given is not None and not isinstance(given, Tensor):
+            raise InputError("targets as tensors", type(given).__name__, "torch.as_tensor(target)")
     if target is not None and targets is None:
         return target
     if targets is not None and target is None:

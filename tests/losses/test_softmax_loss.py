@@ -6,8 +6,8 @@ from setting import B, D, N, Setting, Watched
 from torch import nn
 
 import negcache as nc
+from negcache.admission import admit_excluded
 from negcache.packing import from_bytes, to_bytes
-from negcache.validation import admit_excluded
 
 
 def shared(store):

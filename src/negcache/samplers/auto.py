@@ -180,9 +180,10 @@ class Auto:
     ) -> list[tuple[ItemProposal, int]]:
         """The laws of this step, each with how many draws are kept of it."""
         uniform, cached, scored = choice
-        samplers: list[tuple[Any, int]] = [
-            (Uniform(range(self.num_items), self._each(request, uniform)), uniform)
-        ]
+        samplers: list[tuple[Any, int]] = []
+        if uniform:
+            each = self._each(request, uniform)
+            samplers.append((Uniform(range(self.num_items), each), uniform))
         if cached and self.store is not None:
             each = self._each(request, cached)
             samplers.append((CachedSoftmax(self.store, each, scored=scored), cached))

@@ -29,6 +29,9 @@ the tower is costly."""
 LEAST, MOST = 4, 8192
 """Negatives beside the batch."""
 
+ALONE = 32
+"""Queries of a batch whose positives may be the only negatives."""
+
 SCORED = (1.0, 0.25, 0.0625)
 """Shares of the cache that cached draws may be made from."""
 
@@ -101,7 +104,8 @@ class Budget:
         sizes = sorted({self._within(least << power) for power in range(12)})
         more = sorted({self._within(queries * quarters // 4) for quarters in (1, 2, 4, 8, 16)})
         cached = (Choice(least, count, scored) for count in more for scored in SCORED)
-        return [*map(Choice, sizes), *cached]
+        alone = [Choice(0)] * (queries >= ALONE)
+        return [*alone, *map(Choice, sizes), *cached]
 
     def cost(self, choice: Choice) -> float:
         """Of a step, in the seconds of ``StepCosts``."""
