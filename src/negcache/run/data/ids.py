@@ -34,7 +34,8 @@ def refuse_unfit(path: Path, ids: pa.Array | pa.ChunkedArray, *, spaces: bool) -
     if len(bad):
         raise InputError(
             "ids without tabs or line breaks" if spaces else "ids without white space in them",
-            f"{bad[0].as_py()!r} in {path}, and {len(bad) - 1:,} more like it",
+            f"{bad[0].as_py()!r} in {path}"
+            + (f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""),
             "rename them"
             if spaces
             else "rename them: the run files of `evaluate` cannot hold them",

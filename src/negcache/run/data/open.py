@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.checksum import sha256_of
+from negcache.run.data import prepared
 from negcache.run.data.beir import beir_tables
 from negcache.run.data.built_once import built_once
 from negcache.run.data.data_report import report_faults
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
-from negcache.run.data.prepare import FORMAT, MANIFEST, SOURCES, TOKENIZER, Settings, prepare
+from negcache.run.data.prepare import FORMAT, Settings, prepare
+from negcache.run.data.prepared import TOKENIZER, damage, read_manifest, salvage
+from negcache.run.data.reading import clause
 from negcache.run.data.tables import Tables
 from negcache.run.data.task import Task
 from negcache.run.data.texts import TextTable
@@ -49,12 +52,20 @@ def open_task(
     settings = Settings(max_tokens, vocab_size)
     tables = _tables(source)
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
-    with built_once(folder, MANIFEST) as parts:
-        if parts is not None:
-            prepare(tables, parts, settings, strict=strict)
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    try:
+        with built_once(folder, partial(damage, folder), partial(salvage, folder)) as parts:
+            if parts is not None:
+                prepare(tables, parts, settings, strict=strict)
+    except OSError as failure:  # of a source it would be an InputError
+        raise InputError(
+            f"to write what is prepared into {folder.parent}",
+            clause(failure),
+            "make room there, or choose another folder ($NEGCACHE_CACHE); what is done is kept",
+        ) from failure
+    manifest = read_manifest(folder)
+    assert manifest is not None
     if verify:
-        _verify(json.loads((folder / SOURCES).read_text("utf-8")), folder)
+        prepared.verify(folder)
     report_faults(tables.name, manifest["untidy"], strict=strict)
     return _load(folder, tables.name, manifest["fingerprint"])
 
@@ -99,13 +110,3 @@ def _load(folder: Path, name: str, fingerprint: str) -> Task:
 
 def _judgements(home: Path) -> Judgements:
     return Judgements(*torch.from_numpy(np.load(home / "judgements.npy")))
-
-
-def _verify(sources: dict[str, str], folder: Path) -> None:
-    for path, expected in sources.items():
-        if (got := sha256_of(Path(path))) != expected:
-            raise InputError(
-                f"{path} as it was prepared (sha256 {expected[:12]}...)",
-                f"sha256 {got[:12]}..., though size and time are unchanged",
-                f"remove {folder} to prepare it anew, or restore the file",
-            )

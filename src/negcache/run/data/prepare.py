@@ -16,6 +16,7 @@ from negcache.run.atomic import atomic_write, remove
 from negcache.run.checksum import sha256_of
 from negcache.run.data import data_report
 from negcache.run.data.judgements import Judgements
+from negcache.run.data.prepared import SOURCES, TOKENIZER, write_manifest
 from negcache.run.data.tables import Tables
 from negcache.run.data.texts import TextTable, write_texts
 from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
@@ -23,7 +24,6 @@ from negcache.run.data.tokens import continue_tokens
 from negcache.run.progress import track
 
 FORMAT = 2  # of the prepared folder; raise it when what is written here changes
-MANIFEST, SOURCES, TOKENIZER = "manifest.json", "sources.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
         data_report.report_faults(tables.name, faults, strict=True)
     _write_judgements(folder, splits, len(queries))
     _write_tokens(folder, corpus, queries, train, settings)
-    manifest = {
+    told = {
         "format": FORMAT,
         "name": tables.name,
         "settings": asdict(settings),
         "untidy": dict(faults),
         "fingerprint": _fingerprint(folder, settings),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+    write_manifest(folder, told)
 
 
 def _begin(tables: Tables, folder: Path) -> None:
@@ -106,7 +106,7 @@ def _write_tokens(
         )
         trained = train_tokenizer(texts, settings.vocab_size, settings.max_tokens)
         with atomic_write(path) as part:
-            trained.save(str(part))
+            part.write_text(trained.to_str(pretty=True), "utf-8")
     tokenizer = Tokenizer.from_file(str(path))
     for name, table in (("corpus", corpus), ("queries", queries)):
 
