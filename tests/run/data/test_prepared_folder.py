@@ -120,7 +120,7 @@ def test_a_mending_that_is_killed_is_gone_on_with(folder, prepared, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(preparation, "train_tokenizer", stop)
+        patch.setattr(preparation, "make_tokenizer", stop)
         warnings.simplefilter("ignore")
         with pytest.raises(KeyboardInterrupt):
             open_task(folder)

@@ -17,6 +17,8 @@ class DataConfig(BaseModel):
     """What is learnt from: a task, or a stream of pairs; then a task only measures.
 
     source: a built-in task or a folder; max_tokens: per text; strict: refuse faulty data.
+    vocab_size, lowercase, strip_accents: of the tokenizer that is trained, unless ``tokenizer``
+    names a tokenizer.json.
     negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
 
     pairs: files of training pairs, a folder, glob or address; items: those of items without
@@ -29,6 +31,9 @@ class DataConfig(BaseModel):
     source: str | None = None
     max_tokens: int = Field(default=128, ge=1)
     vocab_size: int = Field(default=16384, ge=2)
+    tokenizer: str | None = None
+    lowercase: bool = True
+    strip_accents: bool = False
     strict: bool = False
     negatives: str | None = None
     negatives_per_query: int = Field(default=8, ge=1)
@@ -48,6 +53,9 @@ class DataConfig(BaseModel):
                 "neither",
                 "name one, or --set data.source=...",
             )
+        if self.tokenizer is not None:
+            trained = ("vocab_size", "lowercase", "strip_accents")
+            refuse_idle(self, "data", trained, "a tokenizer that is trained, no data.tokenizer")
         of_streams = ("items", "items_per_step", "window", "skip_broken", "workers")
         if self.pairs is None:
             refuse_idle(self, "data", of_streams, "data.pairs, files of training pairs")
