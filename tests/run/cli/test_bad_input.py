@@ -43,7 +43,7 @@ SETTINGS = {
     "sampler.power=1e300": "sampler.power to be less than or equal to 100",
     "timeout_seconds=1e300": "timeout_seconds to be less",
     "steps=" + "[" * 3000: "steps to be a valid integer",
-    "a." * 3000 + "b=1": "a known config key|'a'",
+    "a." * 1000 + "b=1": "a known config key|'a'",
     "data.tokenizer=nowhere.json": "a tokenizer that is trained|data.vocab_size = 400",
     "tower.pooling=" + "x" * 5000: "--set key=value|--set tower.pooling=xxx",
     "early_stopping_patience=-1": "early_stopping_patience to be greater",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,9 +51,11 @@ def _parquet_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         parquet.ParquetFile(path, page_checksum_verification=True) as file,
     ):
         names = choose(path, file.schema_arrow.names, NEEDED, optional, "rename the columns")
-        for batch in file.iter_batches(BATCH_ROWS, columns=names):
-            batch.validate(full=True)  # finds text that is not UTF-8
-            yield _with_schema(path, batch, schema)
+        # closed before the file is: what reads ahead would read what is no longer there
+        with closing(file.iter_batches(BATCH_ROWS, columns=names, use_threads=False)) as batches:
+            for batch in batches:
+                batch.validate(full=True)  # finds text that is not UTF-8
+                yield _with_schema(path, batch, schema)
 
 
 def _with_schema(path: Path, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

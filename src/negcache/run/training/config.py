@@ -132,7 +132,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise InputError("a TOML config file", f"no file {path}", "check the path")
     try:
-        values = _toml(path.read_text(encoding="utf-8"))
+        values = _toml(path.read_bytes().decode())  # line ends as they are
     except (OSError, ValueError) as error:
         raise InputError(f"TOML in {path}", str(error), "correct that line") from error
     for override in overrides:
