@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from negcache.errors import InputError
+from negcache.errors import InputError, visible
 
 if TYPE_CHECKING:
     from negcache.run.cli.runs import Run
@@ -173,7 +173,7 @@ def export(
     from negcache.run.cli.runs import trained
 
     for folder in export_run(trained(run, checkpoint), out):
-        typer.echo(f'written; to use it: SentenceTransformer("{folder}")')
+        _say(f'written; to use it: SentenceTransformer("{folder}")')
 
 
 @app.command()
@@ -185,7 +185,7 @@ def data(
     from negcache.run.data import write_beir
 
     write_beir(name, out)
-    typer.echo(f"{name} written to {out}")
+    _say(f"{name} written to {out}")
 
 
 @app.command()
@@ -231,7 +231,7 @@ def _stopped(signal: int | None, command: str) -> None:
 def _say(text: str, *, err: bool = False) -> None:
     """One process prints."""
     if not RANK:
-        typer.echo(text, err=err)
+        typer.echo(visible(text), err=err)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from negcache.errors import visible
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import Part, memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
@@ -52,7 +53,7 @@ def show(console: Console, planned: PlannedRun, capacity: Capacity) -> None:
     if planned.processes > 1:
         console.print(_sent(sent_by(planned)))
     for line in _notes(planned, capacity):
-        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {visible(line)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _memory(parts: list[Part], capacity: Capacity) -> Table:

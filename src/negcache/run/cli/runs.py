@@ -185,7 +185,7 @@ def _meet(config: Config) -> Accelerator:
 def _with_whole_paths(config: Config) -> Config:
     """Files and folders by their whole path: found from wherever the run is resumed."""
     data, tower = config.data, config.tower
-    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives")}
+    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives", "tokenizer")}
     patterns = {name: _whole_pattern(getattr(data, name)) for name in ("pairs", "items")}
     return config.model_copy(
         update={

@@ -10,6 +10,7 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from negcache.errors import visible
 from negcache.run.atomic import atomic_write
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.runs import Run
@@ -49,11 +50,11 @@ def open_searcher(run: Run) -> Searcher:
 
 def show(console: Console, found: list[tuple[float, str, str]], asked: str) -> None:
     """A table of what was found."""
-    table = Table(title=Text(asked), title_justify="left", expand=False)
+    table = Table(title=Text(visible(asked)), title_justify="left", expand=False)
     table.add_column("score", justify="right")
     table.add_column("entry")
     for score, name, text in found:
-        table.add_row(f"{score:.2f}", Text(text or name))
+        table.add_row(f"{score:.2f}", Text(visible(text or name)))
     console.print(table, markup=False)
 
 

@@ -21,6 +21,9 @@ from negcache.run.evaluation import Ranking, measure
 from negcache.run.training import Config
 from negcache.run.training.checkpoint import STATE, Checkpoints
 
+DATA = ("source", "max_tokens", "vocab_size", "tokenizer", "lowercase", "strip_accents")
+"""Keys that decide what a task is measured by."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -182,13 +185,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _settings(run: Found) -> tuple[str | None, int, int]:
-    data = run.config.data
-    return data.source, data.max_tokens, data.vocab_size
+def _settings(run: Found) -> tuple[Any, ...]:
+    return tuple(getattr(run.config.data, name) for name in DATA)
 
 
 def _data(run: Found) -> str:
-    return "{}, max_tokens {}, vocab_size {}".format(*_settings(run))
+    named = zip(DATA, _settings(run), strict=True)
+    return ", ".join(f"{name} {value}" for name, value in named if value is not None)
 
 
 def _damage(path: Path, how: str) -> InputError:
