@@ -34,7 +34,7 @@ def test_train_evaluate_search(call, small, run):
 
     done = call("search", run, "word1 word2", "-k", "3")
     assert done.exit_code == 0
-    assert done.stdout.count("│") == 2 * 3 + 3
+    assert done.stdout.count("│") == 3 * 4
     (index,) = (run / "index").iterdir()
     made = index.stat().st_mtime_ns
     asked = call("search", run, "-k", "2", input="word1 word2\nword3\n\n")
