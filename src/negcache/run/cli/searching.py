@@ -77,13 +77,14 @@ def open_searcher(run: Run, out: Path | None = None) -> Searcher:
 def show(console: Console, searcher: Searcher, text: str, k: int) -> None:
     """A table of what is found for a text."""
     table = Table(title=Text(text), title_justify="left", expand=False)
-    table.caption, table.caption_justify = Text(_explain(searcher.retriever.score)), "left"
     table.add_column("score", justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("entry")
     for score, name, entry in searcher.find(text, k):
         table.add_row(f"{score:.2f}", Text(name), Text(entry))
     console.print(table, markup=False)
+    told = _explain(searcher.retriever.score)
+    console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def prompt(console: Console, searcher: Searcher, k: int, hint: str) -> None:
