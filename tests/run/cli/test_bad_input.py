@@ -17,7 +17,7 @@ SETTINGS = {
     "cache.refresh_rows=241": "at most the 240 items|241",
     "batch_size=1000": "at most the 192 training pairs|batch_size = 1000",
     "sampler.estimator=cached_partition": "sampler.shared false|log_q_corrected",
-    "data.source=/nowhere": "/nowhere",
+    "data.source=/nowhere": "/nowhere|negcache data wordnet-sense OUT",
     "steps": "--set key=value|--set steps",
     "steps.more=1": "steps.more",
     "schedule.name=step": "'constant', 'linear' or 'cosine'|'step'",

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from negcache.errors import InputError, visible
-from negcache.run.atomic import atomic_write
+from negcache.run.atomic import atomic_write, writing
 from negcache.run.cli.comparing.curves import draw
 from negcache.run.cli.comparing.page import render
 from negcache.run.cli.comparing.report import TITLES, Report, report_on
@@ -25,7 +25,6 @@ from negcache.run.cli.comparing.runs import (
     read_run,
 )
 from negcache.run.cli.comparing.significance import CONFIDENCE
-from negcache.run.training.checkpoint import writing
 
 
 def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None) -> None:

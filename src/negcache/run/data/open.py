@@ -84,7 +84,8 @@ def _tables(source: str | Path) -> Tables:
     raise InputError(
         f"a built-in task ({', '.join(BUILT_IN)}) or a BEIR folder",
         f"{str(source)!r}, which is neither",
-        "check the path; `go`, `debian` and others: python -m benchmarks.datasets NAME OUT",
+        "check the path; a folder is made by: negcache data wordnet-sense OUT, or (`go`, `debian` "
+        "and others) python -m benchmarks.datasets NAME OUT",
     )
 
 

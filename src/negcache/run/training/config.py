@@ -33,6 +33,7 @@ class Config(BaseModel):
 
     Args:
         steps: optimizer steps in all.
+        max_seconds: of training steps, after which it is not trained on; None: any number.
         batch_size: queries per forward pass, of all processes together.
         accumulation: forward passes per optimizer step.
         device: "auto" or "cpu".
@@ -52,6 +53,7 @@ class Config(BaseModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(default=2000, ge=1, le=MOST)
+    max_seconds: float | None = Field(default=None, gt=0, le=1e9, allow_inf_nan=False)
     batch_size: int = Field(default=128, ge=1, le=MOST)
     accumulation: int = Field(default=1, ge=1, le=2**20)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -158,13 +160,11 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error.errors()[0]) from error
 
 
-def differences(a: Config, b: Config) -> list[str]:
+def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """Dotted keys in which two configs differ, with both values."""
     other = dict(leaves(b.model_dump()))
     return [
-        f"{key} ({value!r} -> {other[key]!r})"
-        for key, value in leaves(a.model_dump())
-        if other[key] != value
+        (key, value, other[key]) for key, value in leaves(a.model_dump()) if other[key] != value
     ]
 
 

@@ -148,6 +148,7 @@ class CacheConfig(BaseModel):
 
     refresh: share of the rows looked at again each step; refresh_rows: the same as a count; dtype:
     of the rows, int8 has a scale a row; on_disk: rows in files of the run's folder, not in memory.
+    fill_checkpoint_seconds: after which a fill, of hours perhaps, is kept so far.
     Of kind "streaming": size, items held; row_weight and eviction as ``StreamingCache`` takes them.
     """
 
@@ -157,6 +158,7 @@ class CacheConfig(BaseModel):
     refresh_rows: int | None = Field(default=None, ge=0, le=2**40)
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     on_disk: bool = False
+    fill_checkpoint_seconds: float = Field(default=300.0, gt=0, le=1e9, allow_inf_nan=False)
     size: int | None = Field(default=None, ge=2, le=2**40)
     row_weight: Literal["none", "uniform", "popularity", "dedup"] = "none"
     eviction: Literal["fifo", "least_recently_refreshed"] = "fifo"

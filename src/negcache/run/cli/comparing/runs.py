@@ -126,7 +126,8 @@ def is_evaluated(run: Found, split: str) -> bool:
 def evaluate_now(run: Found, split: str) -> None:
     """Measure a run as ``negcache evaluate`` does."""
     AcceleratorState._reset_state(True)  # runs of different precision, one after the other
-    evaluate_run(trained(run.folder), split)
+    with trained(run.folder) as opened:
+        evaluate_run(opened, split)
 
 
 def read_run(run: Found, task: Task, split: str) -> Measured:
