@@ -334,7 +334,8 @@ def _numbers(column: Any, *, temporal: bool = False) -> list[Any]:
         or (temporal and pa.types.is_temporal(kind))
     ):
         raise RefusalError(f"numbers: {kind}")
-    values = column.to_pylist()
+    moments = pa.types.is_temporal(kind)  # of which some are beyond Python's
+    values = [one.value for one in column] if moments else column.to_pylist()
     if any(
         value is None or (isinstance(value, float) and not math.isfinite(value)) for value in values
     ):

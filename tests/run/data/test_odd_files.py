@@ -14,6 +14,7 @@ from negcache.errors import InputError
 from negcache.run.data import open_interactions, open_task, read_xc
 from negcache.run.data.ids import WHITE
 from negcache.run.data.mined import read_mined_negatives
+from negcache.run.data.streams import Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:small")
 
@@ -71,6 +72,9 @@ def test_what_is_no_plain_file(folder, tmp_path, odd):
         refused(f"{name}.*{told}", read_mined_negatives, tmp_path / name, task)
     refused(f"train.txt.*{told}", read_xc, tmp_path / "train.txt")
     refused("log.parquet", open_interactions, tmp_path / "log.parquet")
+    make(tmp_path / "pairs.jsonl")
+    found = "files .* none" if odd == "folder" else f"pairs.jsonl.*{told}"
+    refused(found, Stream.open, tmp_path / "pairs.jsonl", batch_size=1, seed=0)
 
 
 def test_a_link_to_a_file_is_that_file(folder, tmp_path):

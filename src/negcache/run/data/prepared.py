@@ -36,6 +36,7 @@ def write_manifest(folder: Path, told: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What was told of the folder; None where that is missing or damaged."""
     try:
+        refuse_odd(folder / MANIFEST)
         told = json.loads((folder / MANIFEST).read_text("utf-8"))
         return told if told.pop("check") == _check(told) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
