@@ -153,6 +153,8 @@ def test_damaged_runs_are_named(refused, call, trained, tmp_path):
     swapped = lines[0].split()
     swapped[4] = "-1000.0"
     ranking.write_text("".join([" ".join(swapped) + "\n", *lines[1:]]))
+    assert "scores that rise within a query" in refused("compare", trained[0], run)
+    ranking.write_text("".join(lines).replace(" Q0 d", " Q0 x"))  # other items
     assert "than in test.json" in refused("compare", trained[0], run)
     ranking.write_text("".join(lines))
     (run / "timings.jsonl").write_text('{"step": 3\n')

@@ -165,6 +165,8 @@ def _measure(path: Path, task: Task, split: str) -> dict[str, dict[str, float]]:
         scores = torch.tensor([[score for _, score in row] for row in ranked.values()])
     except ValueError as error:
         raise _damage(path, str(error)) from error
+    if bool((scores.diff(dim=1) > 0).any()):
+        raise _damage(path, "scores that rise within a query")
     judged = task.judgements(split)
     known = torch.isin(judged.queries, judged.queries[judged.grades > 0])
     queries = task.query_text.ids(judged.queries[known])
