@@ -1,14 +1,13 @@
 """Does a run that is killed again and again end exactly as one that never was?
 
-``python -m benchmarks.soak`` kills 20 training processes with SIGKILL, every third one while it
-writes a checkpoint, resumes each, and compares final parameters and metrics bit by bit with an
-uninterrupted run. The last line, also in ``benchmarks/results/soak.json``, is
-``{"kills": 20, "equal": 20, ...}``.
+``python -m benchmarks.soak`` kills processes with SIGKILL, 200 times, whatever they do
+(``benchmarks.soak_commands``). The last line, also in ``benchmarks/results/soak_commands.json``, is
+``{"kills": 200, "unequal": 0, "left_behind": 0, ..., "duplicated_steps": 0}``.
 
-With ``--processes 2`` one of two processes that ``torchrun`` started is killed, and torchrun starts
-both anew, which go on from the newest checkpoint. Then one is stopped (SIGSTOP): the other must end
-with an error that names it. The figures are in ``soak_processes.json``.
-``benchmarks.soak_streaming`` is of a stream whose cache is in files.
+With ``--processes 2`` one of two processes that ``torchrun`` started is killed, every third time
+while it writes a checkpoint, and torchrun starts both anew, which go on from the newest checkpoint.
+Then one is stopped (SIGSTOP): the other must end with an error that names it. The figures are in
+``soak_processes.json``. ``benchmarks.soak_streaming`` is of a stream whose cache is in files.
 """
 
 import argparse
@@ -169,16 +168,13 @@ def kill_inside_checkpoint(process: "Popen[str]", run: Path, after: int, kill: K
 def killed_run(config: Path, run: Path, rng: random.Random, inside: bool, processes: int) -> bool:
     """Train, kill once at a random moment, go on to the end; whether a kill did land."""
     words = "train", config, "--out", run
-    process = negcache(*words) if processes == 1 else torchrun(processes, *words)
-    rank = rng.randrange(processes)
-    kill = process.kill if processes == 1 else partial(signal_worker, process, rank)
+    process = torchrun(processes, *words)
+    kill = partial(signal_worker, process, rng.randrange(processes))
     if inside:
         landed = kill_inside_checkpoint(process, run, rng.randrange(STEPS * 3 // 4), kill)
     else:
         landed = kill_at_line(process, run, rng.randrange(1, STEPS // 5), kill)
     done = finish(process)
-    if processes == 1:
-        done = finish(negcache("resume", run))
     if done.returncode:
         raise RuntimeError(done.stderr)
     return landed
@@ -204,13 +200,12 @@ def prepare(folder: Path) -> Path:
     return config
 
 
-def main(kills: int = 20, seed: int = 0, processes: int = 1) -> dict[str, object]:
+def main(kills: int = 20, seed: int = 0, processes: int = 2) -> dict[str, object]:
     """Kill and compare; the figures."""
     start, rng = time.perf_counter(), random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="negcache-soak-"))
     config = prepare(folder)
-    words = "train", config, "--out", folder / "whole"
-    straight = torchrun(processes, *words) if processes > 1 else negcache(*words)
+    straight = torchrun(processes, "train", config, "--out", folder / "whole")
     assert finish(straight).returncode == 0
     whole = result(folder / "whole")
     done = equal = inside = 0
@@ -222,14 +217,14 @@ def main(kills: int = 20, seed: int = 0, processes: int = 1) -> dict[str, object
             equal += result(run) == whole
             print(f"kill {done}: {equal} equal", flush=True)
         shutil.rmtree(run)
-    named = {"stopped_is_named": stopped_run(config, folder / "stopped")} if processes > 1 else {}
+    named = {"stopped_is_named": stopped_run(config, folder / "stopped")}
     shutil.rmtree(folder)
     seconds = round(time.perf_counter() - start)
     figures: dict[str, object] = {"kills": done, "equal": equal, "inside_checkpoint_write": inside}
     return figures | named | {"seconds": seconds}
 
 
-def keep(figures: dict[str, object], name: str = "soak") -> None:
+def keep(figures: dict[str, object], name: str) -> None:
     """Add the figures to the record and print them as the last line."""
     append_rows(name, [figures | hardware()])
     conclude(name, figures)
@@ -238,7 +233,13 @@ def keep(figures: dict[str, object], name: str = "soak") -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="kept; a soak that was stopped goes on there")
     told = parser.parse_args()
-    several = told.processes > 1
-    keep(main(told.kills, processes=told.processes), "soak_processes" if several else "soak")
+    if told.processes > 1:
+        keep(main(told.kills or 20, told.seed, told.processes), "soak_processes")
+    else:
+        from benchmarks.soak_commands import soak
+
+        keep(soak(told.kills or 200, told.seed, told.folder), "soak_commands")

@@ -213,9 +213,6 @@ def test_folders_that_are_no_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(InputError, match="sentence-transformers can load"):
         TransformerTower.load(tmp_path, pooling="mean")
-    (tmp_path / "modules.json").write_text("[]")
-    with pytest.raises(InputError, match="sentence-transformers can load"):
-        TransformerTower.load(tmp_path)
 
 
 def test_roberta_counts_its_positions_from_the_padding_id(tmp_path, plain):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -13,13 +12,15 @@ from torch import nn
 from transformers.utils import logging
 
 from negcache.errors import InputError
+from negcache.towers.model_files import TRUSTED, loading, module_folders
 
 
 def check_folder(folder: Path, pooling: str | None) -> bool:
     """Whether a folder is a whole sentence-transformers model; reads no weights.
 
     Raises:
-        InputError: it is no model, or a plain encoder and ``pooling`` is not named.
+        InputError: it is no model, or a plain encoder and ``pooling`` is not named, or it would
+            have code of its own run.
     """
     whole = (folder / "modules.json").is_file()
     if not whole and not (folder / "config.json").is_file():
@@ -34,37 +35,27 @@ def check_folder(folder: Path, pooling: str | None) -> bool:
             f"{folder} without modules.json, and pooling={pooling!r}",
             f"pass the pooling the model was trained with: {', '.join(Pooling.POOLING_MODES)}",
         )
+    module_folders(folder)
     return whole
 
 
 def read(folder: Path, pooling: str | None, dtype: torch.dtype) -> SentenceTransformer:
     """The model in a folder, with the pooling it brings or the one that was named."""
     whole = check_folder(folder, pooling)
-    offline: dict[str, Any] = {"local_files_only": True}
-    settings = {"dtype": dtype}
-    try:
-        with without_bars():
-            if whole:
-                model = SentenceTransformer(
-                    str(folder), device="cpu", local_files_only=True, model_kwargs=settings
-                )
-                _check_own_pooling(model, folder, pooling)
-                return model
-            encoder = Transformer(
-                str(folder),
-                model_kwargs=offline | settings,
-                processor_kwargs=dict(offline),
-                config_kwargs=dict(offline),
-            )
+    settings = {"dtype": dtype, "use_safetensors": True}
+    with loading(folder, "a model that sentence-transformers can load"), without_bars():
+        if whole:
+            model = SentenceTransformer(str(folder), device="cpu", model_kwargs=settings, **TRUSTED)
+            _check_own_pooling(model, folder, pooling)
+            return model
+        encoder = Transformer(
+            str(folder),
+            model_kwargs=TRUSTED | settings,
+            processor_kwargs=dict(TRUSTED),
+            config_kwargs=dict(TRUSTED),
+        )
         pool = Pooling(encoder.get_embedding_dimension(), pooling)  # pyright: ignore[reportArgumentType]
         return SentenceTransformer(modules=[encoder, pool], device="cpu")
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            "a model that sentence-transformers can load", f"{folder}: {first}", "check the folder"
-        ) from error
 
 
 @contextmanager

@@ -155,7 +155,8 @@ class TransformerTower(nn.Module):
         self.model.prompts |= prompts
         self.model.default_prompt_name = next(iter(prompts)) if same else None
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        prefix = f".{folder.name.lstrip('.')}.part-"
+        with TemporaryDirectory(f"-{os.getpid()}", prefix, folder.parent) as beside:
             with without_bars():
                 self.model.save(f"{beside}/model", create_model_card=False)
             os.rename(f"{beside}/model", folder)

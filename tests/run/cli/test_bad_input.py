@@ -17,7 +17,7 @@ SETTINGS = {
     "cache.refresh_rows=241": "at most the 240 items|241",
     "batch_size=1000": "at most the 192 training pairs|batch_size = 1000",
     "sampler.estimator=cached_partition": "sampler.shared false|log_q_corrected",
-    "data.source=/nowhere": "/nowhere",
+    "data.source=/nowhere": "/nowhere|negcache data wordnet-sense OUT",
     "steps": "--set key=value|--set steps",
     "steps.more=1": "steps.more",
     "schedule.name=step": "'constant', 'linear' or 'cosine'|'step'",
@@ -31,6 +31,21 @@ SETTINGS = {
     "save_best=MRR@10": "'ndcg10', 'mrr10', 'r1', 'r10' or 'r100'|'MRR@10'",
     "save_best=mrr10": "eval_every from 1 to the 6 steps|eval_every = 0|mrr10 of the dev split",
     "early_stopping_patience=2": "save_best|ndcg10, mrr10, r1, r10, r100|none",
+    "steps=1\nseed=7": r"on one line|--set steps=1\nseed=7",
+    "threads=100000": "threads to be less than or equal to 1024|100000",
+    "accumulation=10000000": "accumulation to be less",
+    "steps=" + "9" * 4000: "steps to be less than or equal to 2147483647|99...99",
+    "data.max_tokens=10000000": "data.max_tokens to be less",
+    "data.vocab_size=100000000": "data.vocab_size to be less",
+    "score.temperature=1e-300": "score.temperature to be greater than or equal to 0.0001",
+    "score.temperature=nan": "score.temperature to be a finite number",
+    "optimizer.lr=inf": "optimizer.lr to be a finite number",
+    "sampler.power=1e300": "sampler.power to be less than or equal to 100",
+    "timeout_seconds=1e300": "timeout_seconds to be less",
+    "steps=" + "[" * 3000: "steps to be a valid integer",
+    "a." * 1000 + "b=1": "a known config key|'a'",
+    "data.tokenizer=nowhere.json": "a tokenizer that is trained|data.vocab_size = 400",
+    "tower.pooling=" + "x" * 5000: "--set key=value|--set tower.pooling=xxx",
     "early_stopping_patience=-1": "early_stopping_patience to be greater",
 }
 
@@ -51,6 +66,18 @@ def test_config_files(refused, tmp_path):
     assert "line 2" in refused("train", broken)
     broken.write_text("steps = 3\n")
     assert "config key data; got no value" in refused("train", broken)
+    for text in ("a = " + "[" * 4000, "steps = " + "9" * 4100, "a = " + "{b = " * 1000):
+        broken.write_text(text)
+        assert f"TOML in {broken}" in refused("train", broken)
+    broken.write_text(".".join(["a"] * 20_000) + " = 1")
+    assert "a line of more than 4,096 characters" in refused("train", broken)
+    broken.write_bytes(b"steps = 3 # caf\xe9")
+    assert f"TOML in {broken}" in refused("train", broken)
+
+
+def test_one_query_alone_in_a_batch(refused, small, tmp_path):
+    words = ("--set", "sampler.name=in_batch", "--set", "batch_size=1", "--out", tmp_path / "run")
+    assert "batch_size of at least 2" in refused("train", small / "small.toml", *words)
 
 
 def test_a_corpus_of_one_item(refused, small, tmp_path):

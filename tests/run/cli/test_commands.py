@@ -3,9 +3,16 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import ir_measures
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from negcache.run.cli.runs import trained
+from negcache.run.cli.searching import open_searcher
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,7 @@ def test_train_evaluate_search(call, small, run):
 
     done = call("search", run, "word1 word2", "-k", "3")
     assert done.exit_code == 0
-    assert done.stdout.count("│") == 2 * 3 + 3
+    assert done.stdout.count("│") == 3 * 4
     (index,) = (run / "index").iterdir()
     made = index.stat().st_mtime_ns
     asked = call("search", run, "-k", "2", input="word1 word2\nword3\n\n")
@@ -72,6 +79,48 @@ def test_damage_is_told_and_passed_over(call, refused, run):
     done = call("resume", run, "--fall-back")
     assert done.exit_code == 0
     assert "6 steps done" in done.stdout
+
+
+def test_a_search_tells_ids_and_what_a_score_is(call, refused, run):
+    found = call("search", run, "word1 word2", "-k", "1").stdout
+    (row,) = [line for line in found.splitlines() if line.startswith("│")]
+    score, item, _ = (cell.strip() for cell in row.strip("│").split("│"))
+    retriever = trained(run).retriever
+    (best,) = open_searcher(trained(run)).find("word1 word2", 1)
+    assert (score, item) == (f"{best[0]:.2f}", best[1])
+    assert item in retriever.task.corpus_text.ids(range(240))
+    assert "score: cosine similarity / temperature 0.05; higher is better" in found
+    for text in ("", " \t\n"):
+        assert "a text to search for; got an empty one" in refused("search", run, text)
+
+
+def test_the_version(call):
+    assert call("--version").stdout == f"negcache {version('negcache')}\n"
+
+
+@pytest.mark.parametrize("settings", [(), ("tower.shared=false", "score.normalize=false")])
+def test_static_towers_are_exported(call, small, tmp_path, settings):
+    """Folders that sentence-transformers loads; equal embeddings, of texts without a token too."""
+    words = [word for setting in ("data.max_tokens=3", *settings) for word in ("--set", setting)]
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert call("train", small / "small.toml", *words, "--out", run).exit_code == 0
+    done = call("export", run, out)
+    assert done.exit_code == 0, (done.output, done.exception)
+    retriever = trained(run).retriever
+    texts = retriever.task.corpus_text.texts(range(240))
+    shared = not settings
+    model, queries = (_model(out if shared else out / side) for side in ("item", "query"))
+    assert isinstance(model[0], StaticEmbedding)
+    rows = model.encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(rows, retriever.encode_items(), atol=1e-6, rtol=0)
+    for text in ("Word1, word2 word3 word4", "", "\u200b"):
+        row = queries.encode([text], convert_to_tensor=True)
+        torch.testing.assert_close(row, retriever.encode_text(text), atol=1e-6, rtol=0)
+    assert model.similarity_fn_name == ("cosine" if shared else "dot")
+
+
+def _model(folder):
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 def test_help_names_every_command(call):

@@ -153,6 +153,8 @@ def test_damaged_runs_are_named(refused, call, trained, tmp_path):
     swapped = lines[0].split()
     swapped[4] = "-1000.0"
     ranking.write_text("".join([" ".join(swapped) + "\n", *lines[1:]]))
+    assert "scores that rise within a query" in refused("compare", trained[0], run)
+    ranking.write_text("".join(lines).replace(" Q0 d", " Q0 x"))  # other items
     assert "than in test.json" in refused("compare", trained[0], run)
     ranking.write_text("".join(lines))
     (run / "timings.jsonl").write_text('{"step": 3\n')
@@ -235,3 +237,12 @@ def test_holm():
     assert holm([0.2]) == [0.2]
     assert holm([0.01, 0.02, 0.03, 0.9]) == pytest.approx([0.04, 0.06, 0.06, 0.9])
     assert holm([0.9, 0.5]) == pytest.approx([1.0, 1.0])
+
+
+def test_one_query_that_differs_is_no_difference_shown():
+    for queries in (2, 24):
+        values = np.zeros(queries)
+        values[0] = 0.5
+        found = paired_difference(values, np.zeros(queries))
+        assert (found.p, found.better, found.worse, found.equal) == (1.0, 1, 0, queries - 1)
+        assert found.low <= found.mean <= found.high

@@ -1,8 +1,11 @@
 """Processes that are killed, stopped or run out of disk end as if nothing had been."""
 
+import json
 import random
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +105,15 @@ def test_sigterm_then_a_full_disk_then_the_end(config, whole):
 
     assert soak.finish(soak.negcache("resume", run)).returncode == 0
     assert soak.result(run) == whole
+
+
+def test_every_command_killed_at_any_moment(tmp_path):
+    """The soak, shortened; its processes are forks of one that has no threads."""
+    told = "from benchmarks.soak_commands import soak; from pathlib import Path; import sys, json; "
+    told += "print(json.dumps(soak(12, folder=Path(sys.argv[1]))))"
+    command = [sys.executable, "-c", told, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["kills"] >= 12
+    assert figures["two_at_once"]
+    assert figures["unequal"] == figures["left_behind"] == figures["duplicated_steps"] == 0

@@ -18,6 +18,7 @@ from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fi
 from negcache.run.cli.planning.facts import Facts, facts_of
 from negcache.run.cli.planning.memory import memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
+from negcache.run.cli.planning.seconds import Prices, timed
 from negcache.run.cli.planning.tower import static_size
 from negcache.run.cli.planning.traffic import sent_by
 from negcache.run.cli.planning.work import work_of
@@ -394,3 +395,20 @@ def test_what_other_samplers_send_of_their_draws(word, draws):
     found = sent_by(run)
     assert found.draws == draws
     assert found.masses == 3 * 4 * 128
+
+
+def test_seconds_and_a_warning_where_the_draw_is_most_of_them(small, call, monkeypatch):
+    prices = iter([Prices(1e-12, 1e-6, 1e-12), Prices(1e-6, 1e-12, 1e-12), Prices(1e-12, 1e-6, 0)])
+    monkeypatch.setattr("negcache.run.cli.plan.timed", lambda planned, device: next(prices))
+    drawn = call("plan", small / "small.toml").stdout
+    pairs = 16 * 240 + 16 * 16  # all rows and the pool, by every query
+    assert "seconds, about: draw" in drawn
+    assert f"{pairs * 1e-6:.2g}" in drawn.split("seconds, about: draw")[1].split("\n")[0]
+    assert "Warning: the draw is" in " ".join(drawn.split())
+    assert "Warning" not in call("plan", small / "small.toml").stdout  # the towers are
+    assert "Warning" not in call("plan", small / "small.toml", "--set", "sampler.name=auto").stdout
+
+
+def test_prices_are_timed(started):
+    _, planned = started({"steps": 3})
+    assert all(0 < price < 1e-3 for price in timed(planned, CPU))

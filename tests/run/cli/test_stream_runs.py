@@ -109,7 +109,7 @@ def test_train_evaluate_search(straight, call):
     assert done.exit_code == 0, (done.output, done.exception)
     assert "mrr10" in done.stdout
     done = call("search", run, "a small animal", "-k", "3")
-    assert done.stdout.count("│") == 2 * 3 + 3
+    assert done.stdout.count("│") == 3 * 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -252,7 +252,7 @@ def test_a_run_that_nothing_measures(straight, refused, call, tmp_path):
     assert (run / "tokenizer.json").is_file()
     for command in ("evaluate", "search"):
         assert "evaluation task" in refused(command, run)
-    assert "transformer" in refused("export", run, tmp_path / "out")
+    assert call("export", run, tmp_path / "out").exit_code == 0  # it needs no task
     told = refused("compare", run, straight / "measured", "--out", tmp_path / "page")
     assert "trained on data.pairs alone" in told
 

@@ -160,9 +160,3 @@ def test_a_folder_must_be_named(words, refused, tmp_path):
     (tmp_path / "a.toml").write_text(text)
     told = refused("train", tmp_path / "a.toml", "--out", tmp_path / "run")
     assert 'tower.folder with tower.kind "transformer"; got none' in told
-
-
-def test_static_towers_are_not_exported(small, call, refused, tmp_path):
-    assert call("train", small / "small.toml", "--out", tmp_path / "run").exit_code == 0
-    assert 'got "static"' in refused("export", tmp_path / "run", tmp_path / "out")
-    assert not (tmp_path / "out").exists()

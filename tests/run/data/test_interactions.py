@@ -249,6 +249,10 @@ def test_repeated_pairs_and_small_weights(write):
         ({"weight": [1.0, float("nan")]}, "finite numbers in column weight"),
         ({"weight": [float("inf"), 1.0]}, "got 1 of 2 that are null, NaN or infinite"),
         ({"user": pa.array([], pa.string()), "item": pa.array([], pa.string())}, "rows in .* none"),
+        ({"item": [{"a": 1}, {"a": 2}]}, "strings or integers in column item .*; got struct"),
+        ({"item": [b"x", b"\xff"]}, "text in column item; got .*UTF"),
+        ({"user": ["a\tb", "c"]}, r"without tabs or line breaks; got 'a.tb' in .*log"),
+        ({"item": ["x", "y\u2028"]}, "without tabs or line breaks"),
         ({"item": ["x", "x"]}, "at least 2 items in .*; got 2 interactions left, 1 items"),
     ],
 )
@@ -257,7 +261,7 @@ def test_logs_that_are_refused(write, columns, match):
 
 
 def test_files_that_are_refused(write, log, tmp_path):
-    refused("a Parquet file; got .*nowhere.parquet", tmp_path / "nowhere.parquet")
+    refused(r"the file .*nowhere\.parquet; got No such file", tmp_path / "nowhere.parquet")
     (tmp_path / "text.parquet").write_text("user,item\n")
     refused("a Parquet file; got .*text.parquet", tmp_path / "text.parquet")
     twice = write("items", item=["x", "x"], price=[1.5, 2.5], shown=[["a"], None])

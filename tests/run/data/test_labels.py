@@ -108,19 +108,28 @@ def test_some_labels_of_a_point_with_many(tmp_path):
         ("4 5 3", "4 5 2", "labels from 0 to 1 in .*; got 0 to 2"),
         ("4 5 3", "4 5", "a first line `points features labels` in .*; got '4 5'"),
         ("4 5 3\n", "", "a first line .*; got '2,0 0:0.5 4:1.5'"),
-        ("2,0", "2,-1", "labels from 0 to 2 in .*; got -1 to 2"),
-        ("2,0", "2,0.5", "whole numbers as labels"),
-        ("2,0", "2,zero", "lines like .* could not convert string to float"),
+        ("4 5 3", "4 5 9999999999", "counts below 2.31 .*; got 4 5 9999999999"),
+        ("4 5 3", "4 5 3_0", "a first line .*; got '4 5 3_0'"),
+        ("2,0", "2,-1", "line 2: '2,-1"),
+        ("2,0", "2,0.5", "line 2: '2,0.5"),
+        ("2,0", "2,zero", "line 2: '2,zero"),
+        ("2,0", "2,0_5", "line 2: '2,0_5"),
+        ("2,0", "2,٣", "line 2: "),
+        ("2,0", "2,7", "labels from 0 to 2 in .*; got 0 to 7"),
+        ("2,0", "2,0 qid:3", "line 2: '2,0 qid"),
+        ("4:1.5", "4:1.5 # 3:1", "line 2: "),
+        ("4:1.5", "4:1_5", "line 2: "),
+        ("4:1.5", "9999999999:1", "too large"),
         ("0:0.5 4:1.5", "4:1.5 0:0.5", "ascending features; got .*sorted and unique"),
-        ("0:0.5", "-1:0.5", "lines like .*Invalid index -1"),
-        ("0:0.5", "0:nan", "finite values in .*; got 1 that are not"),
+        ("0:0.5", "-1:0.5", "line 2: '2,0 -1:0.5"),
+        ("0:0.5", "0:nan", "line 2: '2,0 0:nan"),
         ("0:0.5", "0:1e99", "finite values in .*; got 1 that are not"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_files_that_are_refused(path, old, new, match):
     assert old in FILE
-    path.write_text(FILE.replace(old, new, 1))
+    path.write_text(FILE.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InputError, match=match):
         read_xc(path)
 
@@ -134,6 +143,8 @@ def test_a_folder(path):
     task = open_xc(path.parent)
     assert list(task.splits) == ["train", "test"]
     assert task.label_names == ["a", "b", "c"]
+    (path.parent / "labels.txt").write_text("a\u2028b\r\nb\x0bc\r\nc\r\n", encoding="utf-8")
+    assert open_xc(path.parent).label_names == ["a\u2028b", "b\x0bc", "c"]  # not every line end is
     (path.parent / "labels.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"3 lines in .*labels.txt; got 2"):
         open_xc(path.parent)
@@ -143,3 +154,9 @@ def test_a_folder(path):
     path.unlink()
     with pytest.raises(InputError, match=r"the file .*train.txt"):
         open_xc(path.parent)
+
+
+def test_as_many_labels_as_a_header_may_say_are_not_listed(path):
+    path.write_text(FILE.replace("4 5 3", f"4 5 {2**31 - 1}"))
+    names = open_xc(path.parent).label_names
+    assert (len(names), names[-1], names[1:3]) == (2**31 - 1, str(2**31 - 2), ["1", "2"])

@@ -125,12 +125,24 @@ def test_any_rows_against_a_slow_reader(task, tmp_path, rows, most):
 BAD = {
     "m.csv": ("x", "ends in .jsonl"),
     "m.tsv": ("q0\td0\td4\n", "query-id.*q0, d0, d4"),
-    "a.tsv": ("query-id\tnegative-id\nq0\td4\td5\n", "a.tsv: .*Expected 2 columns, got 3"),
+    "a.tsv": ("query-id\tnegative-id\nq0\td4\td5\n", "2 cells a line.*a.tsv, line 2: 3 cells"),
     "b.tsv": ("query-id\tnegative-id\nq0\t\xff\n", "b.tsv, line 2"),
-    "m.jsonl": ('{"query-id": "q0", "negative-id": "d4"}\n{"query', "m.jsonl: .*JSON"),
-    "a.jsonl": ("", "a.jsonl: .*[Ee]mpty"),
-    "b.jsonl": ('{"query-id": "q0", "negative-id": {"a": 1}}\n', "b.jsonl: "),
+    "m.jsonl": (
+        '{"query-id": "q0", "negative-id": "d4"}\n{"query',
+        "m.jsonl, line 2: malformed JSON",
+    ),
+    "a.jsonl": ("", "rows in .*a.jsonl; got none"),
+    "b.jsonl": (
+        '{"query-id": "q0", "negative-id": {"a": 1}}\n',
+        r"b.jsonl, line 1: \{.a.: 1\}, which is no id",
+    ),
     "c.jsonl": ('{"query-id": "q0", "negatives": ["d0"]}\n', "none that can be used in"),
+    "d.jsonl": ('{"query-id": "q0", "negative-scores": [1]}\n', "negative-id.*d.jsonl; got no neg"),
+    "e.jsonl": ('{"query-id": "q0", "negatives": [1.5]}\n', "e.jsonl, line 1: 1.5, which is no id"),
+    "f.jsonl": ('{"query-id": true, "negatives": ["d4"]}\n', "line 1: true, which is no id"),
+    "g.jsonl": ('{"negatives": ["d4"]}\n', "line 1: null, which is no id"),
+    "h.jsonl": (f'{{"query-id": "q0", "negatives": {"[" * 20_000}', "h.jsonl, line 1: malformed"),
+    "i.jsonl": (f'{{"query-id": "q0", "z": {"[" * 900}{"]" * 900}}}\n', "i.jsonl"),
 }
 
 
@@ -144,7 +156,36 @@ def test_bad_files(task, tmp_path, name):
 
 
 def test_no_file_and_no_negatives_asked_for(task, tmp_path):
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match=r"the file .*none\.jsonl; got No such file"):
         read_mined_negatives(tmp_path / "none.jsonl", task)
     with pytest.raises(InputError, match="at least 1 negative"):
         read_mined_negatives(as_jsonl(tmp_path), task, most=0)
+
+
+def test_ids_stay_what_they_are(tmp_path, monkeypatch):
+    """An id like a date or a number, or one in quotes, is a string, in every form."""
+    monkeypatch.setenv("NEGCACHE_CACHE", str(tmp_path / "cache"))
+    names = ["2020-01-01", "007", "1e3", '"d"', "true", "12:30:00"]
+    corpus = [{"_id": name, "text": f"text {i}"} for i, name in enumerate(names)]
+    qrels = {"train": [("2021-01-01", names[0], 1)]}
+    queries = [{"_id": "2021-01-01", "text": "query"}]
+    task = open_task(write_folder(tmp_path / "t", corpus, queries, qrels), vocab_size=300)
+    row = {"query-id": "2021-01-01", "negative-ids": names[1:], "negative-score": [0.5]}
+    table = [["query-id", *(f"negative-{i}" for i in range(1, 6)), "negative-score"]]
+    table.append([row["query-id"], *names[1:], "0.5"])
+    (tmp_path / "m.tsv").write_text("".join("\t".join(cells) + "\n" for cells in table))
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "m.parquet")
+    for path in (lines(tmp_path / "m.jsonl", [row]), tmp_path / "m.tsv", tmp_path / "m.parquet"):
+        found, faults = read_mined_negatives(path, task, strict=True)
+        assert found.tolist() == [[1, 2, 3, 4, 5]]
+        assert not faults
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.float64(), pa.date32(), pa.list_(pa.list_(pa.string())), pa.bool_()]
+)
+def test_columns_that_hold_no_ids(task, tmp_path, kind):
+    columns = {"query-id": ["q0"], "negatives": pa.nulls(1, kind)}
+    parquet.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match=r"in column negatives of .*m\.parquet; got"):
+        read_mined_negatives(tmp_path / "m.parquet", task)

@@ -130,7 +130,7 @@ def test_an_interrupted_preparation_is_gone_on_with(folder, cache_of_this_test, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "train_tokenizer", stop)
+        patch.setattr(preparation, "make_tokenizer", stop)
         with pytest.raises(KeyboardInterrupt):
             open_task(folder)
     [parts] = (cache_of_this_test / "tasks").iterdir()
@@ -145,7 +145,7 @@ def test_an_interrupted_preparation_is_gone_on_with(folder, cache_of_this_test, 
 def test_parts_of_other_content_are_not_gone_on_from(folder, monkeypatch):
     """Of the same size and time, so that the folder is the same."""
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "train_tokenizer", None)
+        patch.setattr(preparation, "make_tokenizer", None)
         with pytest.raises(TypeError):
             open_task(folder)
     path = folder / "corpus.jsonl"

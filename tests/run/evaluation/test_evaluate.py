@@ -1,5 +1,6 @@
 """Rankings, measures and run files of a task small enough to know the answers."""
 
+import math
 import weakref
 
 import ir_measures
@@ -10,7 +11,7 @@ from torch import nn
 from negcache import DotScore, InputError
 from negcache.run.data import Judgements
 from negcache.run.evaluation import Side, encode_all, evaluate, write_run
-from negcache.run.evaluation.metrics import Ranking
+from negcache.run.evaluation.metrics import Ranking, measure
 
 score = DotScore(temperature=1.0)
 
@@ -69,6 +70,17 @@ def test_queries_without_a_relevant_item_are_not_counted():
     assert find(judged((0, 0, 1), (4, 4, 0))).means["mrr10"] == 1.0
     with pytest.raises(InputError, match="relevant"):
         find(judged((4, 4, 0)))
+
+
+@pytest.mark.parametrize("right", ["a", "c", "e"])
+def test_ties_are_broken_by_the_written_ranks(right):
+    """Whatever library computes a measure: equal scores come in the order that is written."""
+    ranking = Ranking(["q"], [["c", "a", "e"]], torch.ones(1, 3))
+    rank = "cae".index(right) + 1
+    values = measure(ranking, ["q"], [right], torch.tensor([1]))
+    assert values["mrr10"]["q"] == 1 / rank
+    assert values["r1"]["q"] == (rank == 1)
+    assert values["ndcg10"]["q"] == pytest.approx(1 / math.log2(1 + rank))
 
 
 def test_run_file_reads_back(tmp_path):

@@ -147,7 +147,7 @@ def test_a_run_that_gets_no_better_ends(start, lines):
     part = interrupt(start("part", **KEYS, **OVERSHOOT, early_stopping_patience=2), end - 4)
     assert part.trainer.run() == signal.SIGTERM
     again = reopen(part.folder)
-    assert again.trainer.best.waited == 1
+    assert again.trainer.best.waited == 0  # the evaluation that was stopped is made again
     assert again.trainer.run() is None
     assert again.trainer.step == end
     assert result(again.folder) == result(run.folder)
@@ -198,14 +198,3 @@ def test_a_best_that_is_gone_or_damaged_is_told(start):
     with pytest.raises(InputError, match=rf"got {run.trainer.best.step}\. .*--checkpoint"):
         trained(run.folder)
     assert trained(run.folder, "newest").trainer.step == 40
-
-
-def test_a_checkpoint_of_an_older_version_is_refused(start):
-    run = start()
-    run.trainer.run()
-    state = run.trainer.checkpoints.load()
-    del state["best"], state["parts"]["scheduler"]
-    run.trainer.checkpoints.save(12, state)
-    for open_again in (reopen, trained):
-        with pytest.raises(InputError, match=r"this version .* without best and scheduler in"):
-            open_again(run.folder)

@@ -2,24 +2,18 @@
 
 import os
 import warnings
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from signal import Signals
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
 from negcache.errors import InputError
-
-if TYPE_CHECKING:
-    from negcache.run.cli.runs import Run
-
-
-RANK = int(os.environ.get("RANK", "0"))
-"""Number of this process among those that ``torchrun`` or ``accelerate launch`` started."""
-
-RANK_COUNT = int(os.environ.get("WORLD_SIZE", "1"))
-"""How many there are."""
+from negcache.run.cli.ending import RANK, RANK_COUNT, say, stopped, train_to_the_end
+from negcache.run.signals import Stopped, stop_signals
 
 TOGETHER = ("train", "resume", "evaluate")
 """Verbs that several processes share; the others are done by the first."""
@@ -39,14 +33,41 @@ class CleanErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with stop_signals() as stops, stops.at_once():
+                return super().invoke(ctx)
         except InputError as error:
             told = f"process {RANK}: {error}" if RANK else str(error)
             Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
+        except Stopped as stop:
+            say(
+                f"Stopped by {Signals(stop.number).name}; nothing is half written. The same "
+                "command does it again; a run that has begun to train: negcache resume RUN",
+                err=True,
+            )
+            raise typer.Exit(128 + stop.number) from stop
 
 
 app = typer.Typer(cls=CleanErrors, no_args_is_help=True, add_completion=False, help=__doc__)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        say(f"negcache {version('negcache')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Which version this is.", callback=_show_version),
+    ] = False,
+) -> None:
+    """Softmax training over very large item sets."""
+
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Checkpoint = Annotated[
     str | None,
@@ -75,7 +96,8 @@ def train(
     from negcache.run.training import load_config
 
     settings = load_config(config, [*(set_ or ()), *(["data.strict=true"] if strict else [])])
-    _train(start_or_go_on(settings, out or Path("runs") / config.stem))
+    with start_or_go_on(settings, out or Path("runs") / config.stem) as run:
+        train_to_the_end(run)
 
 
 @app.command()
@@ -104,11 +126,20 @@ def resume(
             "--fall-back", help="Where the newest checkpoint is damaged, go on from the one before."
         ),
     ] = False,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Train to this step instead.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Train for so many seconds in all instead.")
+    ] = None,
 ) -> None:
-    """Go on with a run that was stopped or killed, as if it had never been."""
+    """Go on with a run that was stopped or killed, as if it had never been, or lengthen it."""
     from negcache.run.cli.runs import reopen
 
-    _train(reopen(run, fall_back=fall_back))
+    told = {"steps": steps, "max_seconds": max_seconds}
+    changes = {key: value for key, value in told.items() if value is not None}
+    with reopen(run, fall_back=fall_back, changes=changes) as opened:
+        train_to_the_end(opened)
 
 
 @app.command()
@@ -116,15 +147,22 @@ def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     checkpoint: Checkpoint = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder to write to; default RUN/evaluation."),
+    ] = None,
 ) -> None:
     """Measure a run by exact search; writes the measures and a TREC run file."""
-    from negcache.run.cli.runs import evaluate_run, trained
+    from negcache.run.atomic import check_writable
+    from negcache.run.cli.runs import EVALUATION, evaluate_run, trained
 
-    opened = trained(run, checkpoint)
-    for name, value in evaluate_run(opened, split).items():
-        _say(f"{name:8}{value:.4f}")
-    written = f"written to {run / 'evaluation' / split}.json and .trec"
-    _say(f"checkpoint of step {opened.trainer.step}; {written}")
+    with trained(run, checkpoint, reads_only=out is not None) as opened:
+        home = out or run / EVALUATION
+        check_writable(home)
+        for name, value in evaluate_run(opened, split, home).items():
+            say(f"{name:8}{value:.4f}")
+        written = f"written to {home / split}.json and .trec"
+        say(f"checkpoint of step {opened.trainer.step}; {written}")
 
 
 @app.command()
@@ -150,16 +188,22 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items to show.")] = 10,
     checkpoint: Checkpoint = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the encoded corpus; default RUN/index."),
+    ] = None,
 ) -> None:
     """Search the corpus of a run for a text, or for what you type."""
     from negcache.run.cli.runs import trained
-    from negcache.run.cli.searching import open_searcher, prompt, show
+    from negcache.run.cli.searching import check_text, open_searcher, prompt, show
 
-    console, searcher = Console(), open_searcher(trained(run, checkpoint))
+    if text is not None:
+        check_text(text)
+    console, searcher = Console(), open_searcher(trained(run, checkpoint, locked=False), out)
     if text is None:
         prompt(console, searcher, k, "Type a query.")
     else:
-        show(console, searcher.find(text, k), text)
+        show(console, searcher, text, k)
 
 
 @app.command()
@@ -168,12 +212,15 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     checkpoint: Checkpoint = None,
 ) -> None:
-    """Write the trained transformers as folders that sentence-transformers loads."""
-    from negcache.run.cli.export import export_run
+    """Write the trained towers as folders that sentence-transformers loads."""
+    from negcache.run.cli.export import check_out, export_run
     from negcache.run.cli.runs import trained
 
-    for folder in export_run(trained(run, checkpoint), out):
-        typer.echo(f'written; to use it: SentenceTransformer("{folder}")')
+    check_out(out)
+    with trained(run, checkpoint, reads_only=True) as opened:
+        folders = export_run(opened, out)
+    for folder in folders:
+        say(f'written; to use it: SentenceTransformer("{folder}")')
 
 
 @app.command()
@@ -185,7 +232,7 @@ def data(
     from negcache.run.data import write_beir
 
     write_beir(name, out)
-    typer.echo(f"{name} written to {out}")
+    say(f"{name} written to {out}")
 
 
 @app.command()
@@ -196,7 +243,7 @@ def demo(
     """The main job on real data: three kinds of negatives over 117,659 items, compared."""
     from negcache.run.cli.demo import run_demo
 
-    _stopped(run_demo(out, steps), "negcache demo" + (f" --out {out}" if out else ""))
+    stopped(run_demo(out, steps), "negcache demo" + (f" --out {out}" if out else ""))
 
 
 def _be_the_only_one() -> None:
@@ -206,37 +253,9 @@ def _be_the_only_one() -> None:
         os.environ.pop(name, None)
 
 
-def _train(run: "Run") -> None:
-    """Train to the end, or say how to go on."""
-    trainer, next_one = run.trainer, f"next: negcache evaluate {run.folder}"
-    if trainer.is_stopped_early:
-        _say("This run was stopped early and is finished; it is not trained on.")
-    _stopped(trainer.run(), f"negcache resume {run.folder}")
-    best = f"; best {trainer.best}" if trainer.best.step else ""
-    if trainer.is_stopped_early:
-        _say(
-            f"Stopped early at step {trainer.step} of {run.config.steps}: no better evaluation in "
-            f"{trainer.best.waited}{best}; {next_one}"
-        )
-    else:
-        _say(f"{trainer.step} steps done{best}; {next_one}")
-
-
-def _stopped(signal: int | None, command: str) -> None:
-    if signal is not None:
-        _say(f"Stopped; everything is in a checkpoint. To go on: {command}", err=True)
-        raise typer.Exit(128 + signal)
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """One process prints."""
-    if not RANK:
-        typer.echo(text, err=err)
-
-
 def _show_warning(message: Warning | str, *_: object) -> None:
     """A warning is one line, without the place in our code."""
-    _say(f"Warning: {message}", err=True)
+    say(f"Warning: {message}", err=True)
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from negcache.errors import InputError
-from negcache.run.atomic import atomic_write
+from negcache.errors import InputError, visible
+from negcache.run.atomic import atomic_write, writing
 from negcache.run.cli.comparing.curves import draw
 from negcache.run.cli.comparing.page import render
 from negcache.run.cli.comparing.report import TITLES, Report, report_on
@@ -25,7 +25,6 @@ from negcache.run.cli.comparing.runs import (
     read_run,
 )
 from negcache.run.cli.comparing.significance import CONFIDENCE
-from negcache.run.training.checkpoint import writing
 
 
 def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None) -> None:
@@ -46,13 +45,15 @@ def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None)
     task = open_data(found, split)
     for run in found:
         if not is_evaluated(run, split):
-            typer.echo(f"{run.folder}: measuring split {split} at step {run.measured}", err=True)
+            told = f"{run.folder}: measuring split {split} at step {run.measured}"
+            typer.echo(visible(told), err=True)
             evaluate_now(run, split)
     runs = [read_run(run, task, split) for run in found]
     report = report_on(runs, split, measure)
     _write(out, report, runs)
     _show(Console(), report)
-    typer.echo(f"written to {out / 'comparison.html'}, with the pictures and comparison.json")
+    written = f"written to {out / 'comparison.html'}, with the pictures and comparison.json"
+    typer.echo(visible(written))
 
 
 def _write(out: Path, report: Report, runs: Sequence[Measured]) -> None:
@@ -86,14 +87,14 @@ def _pictures(runs: Sequence[Measured], measure: str) -> Mapping[str, tuple[str,
 
 
 def _show(console: Console, report: Report) -> None:
-    table = Table(title=Text(f"Split {report.split}, {report.num_queries:,} queries"))
+    table = Table(title=_text(f"Split {report.split}, {report.num_queries:,} queries"))
     table.add_column("run", overflow="fold")
     for name in report.runs:
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(_text(name), justify="right", overflow="fold")
     for label, values in report.rows:
-        table.add_row(Text(label), *map(Text, values))
+        table.add_row(_text(label), *map(_text, values))
     console.print(table)
-    against = Table(title=Text(f"{report.title} against {report.runs[0]}"))
+    against = Table(title=_text(f"{report.title} against {report.runs[0]}"))
     against.add_column("run", overflow="fold")
     for name in ("difference", f"{CONFIDENCE:.0%} interval", "p", "p (Holm)"):
         against.add_column(name, justify="right")
@@ -101,7 +102,12 @@ def _show(console: Console, report: Report) -> None:
         found = one.difference
         interval = f"{found.low:+.4f} to {found.high:+.4f}"
         figures = f"{found.mean:+.4f}", interval, f"{found.p:.4f}", f"{one.adjusted:.4f}"
-        against.add_row(Text(one.name), *figures)
+        against.add_row(_text(one.name), *figures)
     console.print(against)
     for sentence in report.verdict:
-        console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {visible(sentence)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(name: str) -> Text:
+    """Of whatever origin, without markup."""
+    return Text(visible(name))

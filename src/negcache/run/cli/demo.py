@@ -62,13 +62,13 @@ def run_demo(out: Path | None, steps: int) -> int | None:
     console.print(_INTRODUCTION.format(steps=steps, out=out), markup=False, soft_wrap=True)
     for method in METHODS:
         console.print(f"\n{LABELS[method]}", style="bold")
-        run = _open(out / method, _config(method, steps))
-        stopped = run.trainer.run() if run.trainer.step < steps else None
-        if stopped is not None:
-            return stopped
-        outcomes.append(_outcome(method, run))
+        with _open(out / method, _config(method, steps)) as run:
+            stopped = run.trainer.run() if run.trainer.step < steps else None
+            if stopped is not None:
+                return stopped
+            outcomes.append(_outcome(method, run))
     _compare(console, outcomes)
-    _ask(console, open_searcher(trained(out / "cached")), out / "cached")
+    _ask(console, open_searcher(trained(out / "cached", locked=False)), out / "cached")
     return None
 
 
@@ -134,7 +134,7 @@ def _ask(console: Console, searcher: Searcher, folder: Path) -> None:
     """Two queries of ours, then the user's where there is one."""
     console.print("\nAsk the retriever trained with the cache for a word in context:")
     for text in SAMPLES:
-        show(console, searcher.find(text, 5), text)
+        show(console, searcher, text, 5)
     if sys.stdin.isatty():
         prompt(console, searcher, 5, 'Type "word : a sentence with the word".')
     console.print(f"To ask more: negcache search {folder}", markup=False)

@@ -7,11 +7,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from negcache.errors import visible
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import Part, memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
 from negcache.run.cli.planning.readable import readable
 from negcache.run.cli.planning.samplers import SAMPLER_COSTS
+from negcache.run.cli.planning.seconds import Seconds, seconds_of, timed
 from negcache.run.cli.planning.stores import chosen_store
 from negcache.run.cli.planning.traffic import Sent, sent_by
 from negcache.run.cli.planning.work import Work, work_of
@@ -19,6 +21,9 @@ from negcache.run.cli.sampling import check_word
 from negcache.run.cli.sources import open_source
 from negcache.run.training import Config
 from negcache.run.training.trainer import check_shares, make_accelerator
+
+MOST = 0.5
+"""Share of a step that the draw may take without a warning."""
 
 
 def plan(
@@ -40,19 +45,20 @@ def plan(
     device = make_accelerator(config).device
     planned = planned_run(config, open_source(config, folder).facts(), device, processes)
     there = capacity(device, folder)
-    show(Console(), planned, there)
+    seconds = seconds_of(planned, work_of(planned), timed(planned, device))
+    show(Console(), planned, there, seconds)
     check_fits(memory_parts(planned), there)
 
 
-def show(console: Console, planned: PlannedRun, capacity: Capacity) -> None:
+def show(console: Console, planned: PlannedRun, capacity: Capacity, seconds: Seconds) -> None:
     """The tables of a plan."""
     parts = [part for part in memory_parts(planned) if part.bytes]
     console.print(_memory(parts, capacity))
-    console.print(_work(work_of(planned)))
+    console.print(_work(work_of(planned), seconds))
     if planned.processes > 1:
         console.print(_sent(sent_by(planned)))
-    for line in _notes(planned, capacity):
-        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+    for line in (*_warnings(planned, seconds), *_notes(planned, capacity)):
+        console.print(f"- {visible(line)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _memory(parts: list[Part], capacity: Capacity) -> Table:
@@ -73,7 +79,7 @@ def _memory(parts: list[Part], capacity: Capacity) -> Table:
     return table
 
 
-def _work(work: Work) -> Table:
+def _work(work: Work, seconds: Seconds) -> Table:
     table = Table(title="One optimizer step")
     table.add_column("what")
     table.add_column("amount", justify="right")
@@ -86,6 +92,9 @@ def _work(work: Work) -> Table:
         ("fresh scores, forward and backward", work.score_flops),
     ):
         table.add_row(f"matrix flops: {name}", readable(flops, "flop", 1000))
+    for name, amount in seconds._asdict().items():
+        table.add_row(f"seconds, about: {name}", f"{amount:.2g}")
+    table.add_row("seconds, about: together", f"{sum(seconds):.2g}")
     if work.fill:
         table.add_row("once, before the first step: items encoded", f"{work.fill:,}")
     return table
@@ -100,6 +109,18 @@ def _sent(sent: Sent) -> Table:
     table.add_section()
     table.add_row("together", readable(sum(sent)))
     return table
+
+
+def _warnings(planned: PlannedRun, seconds: Seconds) -> list[str]:
+    """What makes a step slow and need not."""
+    share = seconds.draw / sum(seconds)
+    if share <= MOST or planned.config.sampler.name == "auto":
+        return []
+    return [
+        f"Warning: the draw is {share:.0%} of a step. sampler.scored below 1 or cache.dtype int8 "
+        'make it cheaper; sampler.name "uniform" with many negatives, or "auto", which weighs '
+        "both, may learn more in the same time."
+    ]
 
 
 def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
@@ -123,6 +144,8 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
             if facts.mapped_bytes
             else []
         ),
+        "Seconds are counted operations at prices that were timed here just now: right to a factor "
+        "of two or three, less so where other work is done beside it.",
         '"later" is not counted at once: negcache evaluate and search after training.',
         *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),

@@ -3,18 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
-from negcache.run.atomic import atomic_write
+from negcache.run.atomic import atomic_write, forget_interrupted, writing
 from negcache.run.cli.build import build
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits
 from negcache.run.cli.planning.memory import memory_parts
@@ -23,9 +25,10 @@ from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.sources import Source, open_source
 from negcache.run.cli.towers import Towers
 from negcache.run.evaluation import write_run
+from negcache.run.formats import check_format
+from negcache.run.lock import RunLock
 from negcache.run.together import check_alike, on_first
 from negcache.run.training import Checkpoints, Config, Trainer
-from negcache.run.training.checkpoint import writing
 from negcache.run.training.config import parse_config
 from negcache.run.training.config_tables import SamplerConfig
 from negcache.run.training.trainer import make_accelerator
@@ -33,13 +36,19 @@ from negcache.run.training.trainer import make_accelerator
 ROWS = Path("cache") / "rows"
 """In the folder of a run with ``cache.on_disk``; what can be undone is beside it."""
 
+CONFIG, FORMAT = "config.json", 1
+"""In the folder of a run: the format of the folder, which version made it, and its config."""
+
+EVALUATION = "evaluation"
+"""In the folder of a run: what ``negcache evaluate`` found."""
+
 WITHOUT_CACHE = {"sampler": SamplerConfig(name="in_batch")}
 """Keys of a run whose towers alone are wanted."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with everything in it alive."""
+    """A run folder with everything in it alive; no other process works on it until it is left."""
 
     folder: Path
     config: Config
@@ -47,6 +56,13 @@ class Run:
     trainer: Trainer
     towers: Towers
     evaluation: Retriever | None
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.held.close()
 
     @property
     def retriever(self) -> Retriever:
@@ -81,11 +97,13 @@ def start(
     planned = planned_run(config, source.facts(), accelerator.device, mesh.size)
     check_fits(memory_parts(planned), capacity(accelerator.device, folder))
     on_first(mesh, partial(_make, folder, config, source))
-    try:
-        return _open(config, folder, accelerator, source)
-    except BaseException:  # what has not begun leaves nothing behind
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with _held(folder, mesh) as held:
+        try:
+            run = _open(config, folder, accelerator, source)
+        except BaseException:  # what has not begun leaves nothing behind
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return replace(run, held=held.pop_all())
 
 
 def start_or_go_on(config: Config, folder: Path) -> Run:
@@ -108,67 +126,109 @@ def _check_new(folder: Path) -> None:
 
 
 def _make(folder: Path, config: Config, source: Source) -> None:
-    with writing(folder), atomic_write(folder) as part:
-        part.mkdir()
-        if config.cache.on_disk:
-            (part / ROWS).parent.mkdir()
-        text = json.dumps(config.model_dump(), indent=2)
-        (part / "config.json").write_text(text + "\n", encoding="utf-8")
-        source.save(part)
+    forget_interrupted(folder)
+    with writing(folder):
+        try:
+            with atomic_write(folder, exclusive=True) as part:
+                part.mkdir()
+                if config.cache.on_disk:
+                    (part / ROWS).parent.mkdir()
+                _write_config(part, config)
+                source.save(part)
+        except FileExistsError:  # another process was faster
+            _check_new(folder)
 
 
-def reopen(folder: Path, *, fall_back: bool = False) -> Run:
+def _write_config(folder: Path, config: Config) -> None:
+    told = {"format": FORMAT, "negcache": version("negcache")} | config.model_dump()
+    with writing(folder / CONFIG), atomic_write(folder / CONFIG) as part:
+        part.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _held(folder: Path, mesh: Mesh, *, reads_only: bool = False) -> ExitStack:
+    """Have the run, one process for all; until what is returned is closed."""
+    held = ExitStack()
+
+    def hold() -> None:
+        held.callback(RunLock(folder, reads_only=reads_only).release)
+
+    on_first(mesh, hold)
+    return held
+
+
+def reopen(
+    folder: Path, *, fall_back: bool = False, changes: Mapping[str, Any] | None = None
+) -> Run:
     """A run as its newest checkpoint left it; as it began, where there is none yet.
 
     Args:
         folder: of the run.
         fall_back: take the checkpoint before, where the newest is damaged.
+        changes: of its config, by key; kept there where they may be made.
     """
-    config = read_config(folder)
+    kept = read_config(folder)
+    config = parse_config(kept.model_dump() | dict(changes or {}))
     accelerator = _meet(config)
-    run = _open(config, folder, accelerator, _source(config, folder))
-    run.trainer.restore(fall_back=fall_back)
-    return run
+    with _held(folder, Mesh.now()) as held:
+        run = _open(config, folder, accelerator, _source(config, folder))
+        run.trainer.restore(fall_back=fall_back)
+        if config != kept:
+            on_first(run.trainer.mesh, partial(_write_config, folder, config))
+        return replace(run, held=held.pop_all())
 
 
 def read_config(folder: Path) -> Config:
     """The config that a run was started with."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise InputError("a run folder with config.json", f"{folder}", "check the path")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"JSON in {path}", str(error), "restore the file") from error
+    values = values if isinstance(values, dict) else {}
+    check_format(values.pop("format", None), FORMAT, path)
+    values.pop("negcache", None)
     return parse_config(values)
 
 
-def trained(folder: Path, checkpoint: str | None = None) -> Run:
+def trained(
+    folder: Path, checkpoint: str | None = None, *, locked: bool = True, reads_only: bool = False
+) -> Run:
     """The towers of a run as one of its checkpoints has them, to be used; it has no cache.
 
     Args:
         folder: of the run.
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
+        locked: no other process may work on it meanwhile.
+        reads_only: nothing will be written there.
     """
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
-    step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-    run = _open(config, folder, accelerator, _source(config, folder), goes_on=False)
-    run.trainer.restore_step(step)
-    return run
+    with _held(folder, mesh, reads_only=reads_only) if locked else ExitStack() as held:
+        step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
+        run = _open(config, folder, accelerator, _source(config, folder), goes_on=False)
+        run.trainer.restore_step(step)
+        return replace(run, held=held.pop_all())
 
 
-def evaluate_run(run: Run, split: str) -> dict[str, float]:
-    """Measure a split; writes ``evaluation/SPLIT.json`` and a TREC run file, ``SPLIT.trec``."""
+def evaluate_run(run: Run, split: str, out: Path | None = None) -> dict[str, float]:
+    """Measure a split; writes ``SPLIT.trec``, a TREC run file, then ``SPLIT.json``.
+
+    Args:
+        run: of which the towers are trained.
+        split: of its task.
+        out: the folder to write to; None: ``evaluation`` in that of the run.
+    """
     result = run.retriever.evaluate(split)
-    out = run.folder / "evaluation"
+    out = run.folder / EVALUATION if out is None else out
 
     def write() -> None:
         with writing(out):
-            out.mkdir(exist_ok=True)
-            values = {"step": run.trainer.step, "split": split, **result.means}
-            (out / f"{split}.json").write_text(json.dumps(values, indent=2) + "\n")
             write_run(out / f"{split}.trec", result.ranking)
+            values = {"step": run.trainer.step, "split": split, **result.means}
+            with atomic_write(out / f"{split}.json") as part:
+                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     on_first(run.trainer.mesh, write)
     return result.means
@@ -185,7 +245,7 @@ def _meet(config: Config) -> Accelerator:
 def _with_whole_paths(config: Config) -> Config:
     """Files and folders by their whole path: found from wherever the run is resumed."""
     data, tower = config.data, config.tower
-    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives")}
+    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives", "tokenizer")}
     patterns = {name: _whole_pattern(getattr(data, name)) for name in ("pairs", "items")}
     return config.model_copy(
         update={

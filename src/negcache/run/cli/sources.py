@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer
 
 from negcache.distributed import Mesh
-from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler
 from negcache.known_positives import KnownPositives
 from negcache.run.cli.planning.facts import Facts, facts_of, facts_of_streams
@@ -25,6 +24,7 @@ from negcache.run.cli.stream_checks import check_pairs_of_task, check_sizes
 from negcache.run.cli.towers import Towers, check_tower
 from negcache.run.data import Task, open_task
 from negcache.run.data.mined import read_mined_negatives
+from negcache.run.data.reading import reading
 from negcache.run.data.streams import (
     ITEMS,
     BatchItems,
@@ -33,7 +33,7 @@ from negcache.run.data.streams import (
     WithTokens,
     check_alike_ids,
 )
-from negcache.run.data.tokenizer import train_tokenizer
+from negcache.run.data.tokenizer import TokenizerSettings, load_tokenizer, make_tokenizer
 from negcache.run.progress import track
 from negcache.run.together import on_first
 from negcache.run.training import Config
@@ -115,9 +115,13 @@ def open_evaluation(config: Config) -> Task | None:
     data = config.data
     if data.source is None:
         return None
-    return open_task(
-        data.source, max_tokens=data.max_tokens, vocab_size=data.vocab_size, strict=data.strict
-    )
+    return open_task(data.source, strict=data.strict, **asdict(_tokens(config)))
+
+
+def _tokens(config: Config) -> TokenizerSettings:
+    data = config.data
+    own = data.tokenizer, data.lowercase, data.strip_accents
+    return TokenizerSettings(data.max_tokens, data.vocab_size, *own)
 
 
 @dataclass(frozen=True)
@@ -275,17 +279,13 @@ def _own_tokenizer(config: Config, pairs: Stream, items: Stream | None, path: Pa
 
     def told() -> str:
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            with reading(path, "the tokenizer of the run", "restore the file from a copy"):
+                return path.read_text(encoding="utf-8")
         blocks = track("training the tokenizer", size=len)(_first_texts(pairs, items))
-        return train_tokenizer(blocks, config.data.vocab_size, config.data.max_tokens).to_str()
+        return make_tokenizer(blocks, _tokens(config)).to_str()
 
     text = on_first(Mesh.now(), told)
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # of tokenizers, which has no other
-        raise InputError(
-            f"the tokenizer of the run in {path}", str(error), "restore the file from a copy"
-        ) from error
+    return load_tokenizer(path, "restore the file of the run from a copy", text)
 
 
 def _first_texts(pairs: Stream, items: Stream | None) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from negcache.run.atomic import remove
 
 
 @contextmanager
-def built_once(folder: Path, last: str) -> Iterator[Path | None]:
+def built_once(
+    folder: Path, damage: Callable[[], Sequence[str]], salvage: Callable[[Path], None]
+) -> Iterator[Path | None]:
     """Give the folder to build in, or None where it is built; it takes its name when it is done.
 
     What an interrupted call has written there is found by the next. Another process that wants the
@@ -19,20 +21,23 @@ def built_once(folder: Path, last: str) -> Iterator[Path | None]:
 
     Args:
         folder: to be built.
-        last: the file that is there once it is.
+        damage: what of it is missing or damaged; nothing, once it is built.
+        salvage: moves what is intact of a damaged folder to where it is built, and removes it.
     """
     parts = folder.with_name(f".{folder.name}.parts")
-    while not (folder / last).exists():
+    while damage():
         parts.mkdir(parents=True, exist_ok=True)
         lock = os.open(parts, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is(parts, lock):  # who had it is done
                 continue
-            if (folder / last).exists():
+            if not damage():
                 remove(parts)
                 break
             try:
+                if folder.exists():
+                    salvage(parts)
                 yield parts
             except InputError:
                 remove(parts)

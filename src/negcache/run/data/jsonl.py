@@ -1,17 +1,18 @@
-"""JSON lines as record batches, and the line to blame when that fails."""
+"""JSON lines, read strictly: one object a line, no name twice, no NaN, no half characters."""
 
-import gzip
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import json as arrow_json
 
 from negcache.errors import InputError
+from negcache.run.data import reading
+from negcache.run.data.reading import encoding_fault, lines_of
+from negcache.run.data.tables import BATCH_ROWS
 
-BLOCK_BYTES = 1 << 24  # of text parsed at a time; the longest line that can be read
 LIKE = '{"_id": "d1", "title": "", "text": "..."}'
 
 
@@ -22,92 +23,74 @@ def json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         path: each line an object whose ``_id`` is a string.
         schema: string columns; those but ``_id`` may be null or absent in the file.
     """
+    rows = _texts(path, schema.names)
+    while block := list(islice(rows, BATCH_ROWS)):
+        columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def json_rows(path: Path, like: str = LIKE) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON lines file by the number of their line; blank lines are passed over.
+
+    Args:
+        path: gzip or plain.
+        like: a good line, shown where one is not.
+    """
+    for number, line in lines_of(path):
+        if line.strip():
+            yield number, object_of(path, number, line, like)
+
+
+def object_of(path: Path | str, number: int, line: bytes, like: str = LIKE) -> dict[str, Any]:
+    """The object in a line, or an InputError that names the line."""
     try:
-        yield from _parse(path, schema)
-    except (pa.ArrowInvalid, OSError, EOFError) as failure:
-        raise _first_fault(path, schema, str(failure)) from failure
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, gzip or plain, numbered from 1."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        yield from enumerate(stream, start=1)
-
-
-def encoding_fault(path: Path | str, number: int) -> InputError:
-    """What to say of a line that is no UTF-8."""
-    return InputError(
-        "UTF-8 text", f"{path}, line {number}, which is not", "convert the file to UTF-8"
-    )
+        row = _STRICT.decode(line.decode().rstrip("\r\n"))
+        if b"\\u" in line:  # only so can half a character be written
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeDecodeError as failure:
+        raise encoding_fault(path, number) from failure
+    except (ValueError, RecursionError) as failure:
+        told = str(failure) or "nested too deeply"
+        raise line_fault(path, number, f"malformed JSON ({told})", like) from failure
+    if not isinstance(row, dict):
+        raise line_fault(path, number, f"not an object: {shown(row)}", like)
+    return row
 
 
 def line_fault(path: Path | str, number: int, what: str, like: str = LIKE) -> InputError:
-    """What to say of a line that is not as it should be.
-
-    Args:
-        path: of the file.
-        number: of the line, from 1.
-        what: is wrong with it.
-        like: a good one.
-    """
-    return InputError(
-        f"one JSON object a line, like {like}",
-        f"{path}, line {number}: {what}",
-        "correct that line",
-    )
+    """What to say of a line that is not as it should be, beside a good one."""
+    return reading.line_fault(path, number, what, f"one JSON object a line, like {like}")
 
 
 def shown(value: Any) -> str:
     """A value as JSON, its first 80 characters."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        text = "a value nested too deeply"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _parse(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    with pa.input_stream(str(path), compression="detect") as stream:
-        first = stream.read(1)
-    if not first:  # pyarrow refuses an empty file; to us it is a file of no rows
-        return
-    with pa.input_stream(str(path), compression="detect") as stream:
-        reader = arrow_json.open_json(
-            stream,
-            read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            parse_options=arrow_json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
-            ),
-        )
-        for batch in reader:
-            batch.validate(full=True)  # finds text that is not UTF-8
-            if batch["_id"].null_count:
-                raise pa.ArrowInvalid("a row without _id")
-            yield batch.select(schema.names)
+def _texts(path: Path, names: list[str]) -> Iterator[list[str | None]]:
+    for number, row in json_rows(path):
+        found = [row.get(name) for name in names]
+        if not isinstance(row.get("_id"), str):
+            raise line_fault(path, number, f"without a string _id: {shown(row)}")
+        for name, value in zip(names, found, strict=True):
+            if value is not None and not isinstance(value, str):
+                raise line_fault(path, number, f"with a {name} that is no string: {shown(row)}")
+        yield found
 
 
-def _first_fault(path: Path, schema: pa.Schema, message: str) -> InputError:
-    """Read the file again, slowly, to name the line that pyarrow could not take."""
-    try:
-        for number, line in lines_of(path):
-            if len(line) > BLOCK_BYTES:
-                return line_fault(path, number, f"{len(line):,} bytes long; cut it below 16 MB")
-            if line.strip() and (fault := _fault_in(path, number, line, schema)):
-                return fault
-    except (OSError, EOFError) as failure:
-        message = str(failure)
-    return InputError("a readable JSON lines file", f"{path}: {message}", "write the file anew")
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice in one object")
+    return found
 
 
-def _fault_in(path: Path, number: int, line: bytes, schema: pa.Schema) -> InputError | None:
-    try:
-        row = json.loads(line.decode().strip())
-    except UnicodeDecodeError:
-        return encoding_fault(path, number)
-    except ValueError as failure:
-        return line_fault(path, number, f"malformed JSON ({failure})")
-    if not isinstance(row, dict):
-        return line_fault(path, number, f"not an object: {shown(row)}")
-    if not isinstance(row.get("_id"), str):
-        return line_fault(path, number, f"without a string _id: {shown(row)}")
-    for name in schema.names:
-        if not isinstance(row.get(name), str | None):
-            return line_fault(path, number, f"with a {name} that is no string: {shown(row)}")
-    return None
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)

@@ -3,24 +3,34 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes most of its functions at import, where a type checker sees none.)
 
+import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pyarrow import csv, parquet
-from pyarrow import json as arrow_json
+from pyarrow import parquet
 
 from negcache.errors import InputError
+from negcache.run.data.columns import choose, ids_of, is_id, is_list, texts_of
 from negcache.run.data.data_report import report_faults
-from negcache.run.data.jsonl import encoding_fault, lines_of
+from negcache.run.data.jsonl import json_rows, line_fault, shown
+from negcache.run.data.reading import reading, refuse_odd
+from negcache.run.data.tables import BATCH_ROWS
 from negcache.run.data.task import Task
+from negcache.run.data.tsv import read_tsv
 from negcache.shapes import Int, Tensor
 
-FORM = "the columns query-id, positive-id (optional) and negative-id, or more that begin so"
+FORM = "the columns query-id, positive-id (optional) and negative-id, or several such"
+LIKE = '{"query-id": "q1", "positive-id": "d1", "negative-ids": ["d2", "d3"]}'
+NEGATIVE = re.compile(r"negatives?([-_]ids?)?([-_]?[0-9]+)?")
+"""Names of columns of ids."""
 
 
 def read_mined_negatives(
@@ -30,7 +40,8 @@ def read_mined_negatives(
 
     The file is JSON lines, Parquet, or tab-separated with a header, ``.gz`` or plain. Each row
     has a ``query-id``, the ``positive-id`` it was mined for if you like, and one or more columns
-    that begin with ``negative``: an id each, or a list of ids. Rows of a query add up.
+    ``negative``, ``negatives``, ``negative-id`` or ``negative-ids``, numbered or not: an id each,
+    or a list of ids. Other columns are left out. Rows of a query add up.
 
     Args:
         path: the file.
@@ -47,13 +58,10 @@ def read_mined_negatives(
     path = Path(path)
     if most < 1:
         raise InputError("at least 1 negative a query", f"{most}", "keep 1 or more")
-    table = _read(path)
-    asked = task.query_text.find(table["query-id"])
-    own = None
-    if "positive-id" in table.column_names:
-        own = task.corpus_text.find(table["positive-id"])
-    row, item = _negatives(table, task)
-    query, faults = asked[row], Counter[str]()
+    found = _read(path)
+    asked, item = task.query_text.find(found.asked), task.corpus_text.find(found.items)
+    own = None if found.own is None else task.corpus_text.find(found.own)
+    query, faults = asked[found.row], Counter[str]()
     faults["rows of an unknown query (left out)"] = int((asked < 0).sum())
     if own is not None:
         faults["rows with an unknown positive (kept)"] = int((own < 0).sum())
@@ -68,93 +76,130 @@ def read_mined_negatives(
     return _table(keys, task, most, path), +faults
 
 
-def _read(path: Path) -> pa.Table:
-    """All columns, ids as strings."""
-    if not path.is_file():
-        raise InputError("a file of mined negatives", f"no file {path}", "check the path")
-    try:
-        table = _by_ending(path)
-        table.validate(full=True)  # finds text that is not UTF-8
-    except (pa.ArrowInvalid, OSError) as failure:
-        raise _fault(path, str(failure)) from failure
-    negative = [name for name in table.column_names if name.startswith("negative")]
-    if "query-id" not in table.column_names or not negative:
-        raise InputError(
-            f"{FORM}, in {path}",
-            ", ".join(table.column_names) or "no column",
-            "rename the columns; a TSV file needs a header line",
-        )
-    wanted = [n for n in table.column_names if n in ("query-id", "positive-id") or n in negative]
-    try:
-        columns = [_as_ids(table[name]) for name in wanted]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as failure:
-        raise _fault(path, str(failure)) from failure
-    return pa.table(columns, wanted)
+class _Mined(NamedTuple):
+    """A file of mined negatives.
+
+    Args:
+        asked: query of each row.
+        own: its positive; None: the file names none.
+        row: the row of each negative, ascending, int64.
+        items: the negatives.
+    """
+
+    asked: pa.ChunkedArray
+    own: pa.ChunkedArray | None
+    row: np.ndarray
+    items: pa.ChunkedArray
 
 
-def _by_ending(path: Path) -> pa.Table:
+def _read(path: Path) -> _Mined:
+    """All ids as strings."""
     name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        return parquet.read_table(path)
     if name.endswith(".jsonl"):
-        with pa.input_stream(str(path), compression="detect") as stream:
-            return arrow_json.read_json(stream)
+        return _of_lines(path)
     if name.endswith(".tsv"):
-        return _read_tsv(path)
+        return _of_table(path, read_tsv(path, partial(_choose, path))[0])
+    if path.name.endswith(".parquet"):
+        refuse_odd(path)
+        with reading(path, "a Parquet file"):
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(_choose(path, file.schema_arrow.names))
+            table.validate(full=True)  # finds text that is not UTF-8
+        return _of_table(path, table)
     raise InputError("a file that ends in .jsonl, .parquet or .tsv", f"{path}", "rename it")
 
 
-def _read_tsv(path: Path) -> pa.Table:
-    """Every column as strings, so that an id like 007 stays what it is."""
-    tabs = csv.ParseOptions(delimiter="\t")
-    with csv.open_csv(path, parse_options=tabs) as reader:
-        names = reader.schema.names
-    return csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(use_threads=False),  # so that errors name the row
-        parse_options=tabs,
-        convert_options=csv.ConvertOptions(
-            column_types={name: pa.string() for name in names}, strings_can_be_null=False
-        ),
+def _choose(path: Path, there: list[str]) -> list[str]:
+    """The columns of ids: of query, of positive, of negatives; ``negative-score`` is none."""
+    negative = [name for name in there if NEGATIVE.fullmatch(name)]
+    if "query-id" not in there or not negative:
+        raise InputError(
+            f"{FORM}, in {path}",
+            ", ".join(there) or "no column",
+            "rename the columns; a TSV file needs a header line",
+        )
+    return choose(path, there, ["query-id", *negative], ["positive-id"])
+
+
+def _of_lines(path: Path) -> _Mined:
+    rows, count = _lines(path), 0
+    asked, own, row, items = list[pa.Array](), list[pa.Array](), [np.zeros(0, np.int64)], []
+    while block := list(islice(rows, BATCH_ROWS)):
+        queries, positives, found = zip(*block, strict=True)
+        asked.append(pa.array(queries, pa.string()))
+        own.append(pa.array(positives, pa.string()))
+        row.append(count + np.repeat(np.arange(len(block)), [len(ids) for ids in found]))
+        items.append(pa.array([one for ids in found for one in ids], pa.string()))
+        count += len(block)
+    if not count:
+        raise InputError(f"rows in {path}", "none", "write the file anew")
+    if not len(np.concatenate(row)):
+        raise InputError(f"{FORM}, in {path}", "no negative", "rename the fields")
+    told = any(len(part) > part.null_count for part in own)
+    return _Mined(
+        pa.chunked_array(asked),
+        pa.chunked_array(own) if told else None,
+        np.concatenate(row),
+        pa.chunked_array(items),
     )
 
 
-def _as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings, or lists of strings; ids that were written as whole numbers too."""
-    many = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    return column.cast(pa.list_(pa.string()) if many else pa.string())
+def _lines(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Query, positive and negatives of each line."""
+    for number, line in json_rows(path, LIKE):
+        found = [one for name in line if NEGATIVE.fullmatch(name) for one in _listed(line[name])]
+        query, positive = line.get("query-id"), line.get("positive-id")
+        named = [query, *([] if positive is None else [positive]), *found]
+        if wrong := [one for one in named if not _is_id(one)]:
+            told = f"{shown(wrong[0])}, which is no id: {shown(line)}"
+            raise line_fault(path, number, told, LIKE)
+        yield str(query), None if positive is None else str(positive), [str(one) for one in found]
 
 
-def _fault(path: Path, message: str) -> InputError:
-    if not path.name.endswith((".parquet", ".parquet.gz")):
-        for number, line in lines_of(path):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return encoding_fault(path, number)
-    return InputError(FORM, f"{path}: {message.splitlines()[0]}", "correct the file")
+def _listed(value: Any) -> list[Any]:
+    """The ids in a field: one, a list of them, or none."""
+    many = value if isinstance(value, list) else [value]
+    return [one for one in many if one is not None and one != ""]
 
 
-def _negatives(table: pa.Table, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """(row of the file, item) of every negative, by row and then by column."""
-    rows, items = zip(*_each_column(table), strict=True)
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _of_table(path: Path, table: pa.Table) -> _Mined:
+    own = table["positive-id"] if "positive-id" in table.column_names else None
+    if own is not None:
+        own = texts_of(path, _ids(path, own, "positive-id"), "positive-id")
+    rows, items = zip(*_each_column(path, table), strict=True)
     row = np.concatenate(rows)
     order = np.argsort(row, kind="stable")
     ids = pa.chunked_array([chunk for item in items for chunk in item.chunks], pa.string())
-    return row[order], task.corpus_text.find(ids)[order]
+    return _Mined(
+        ids_of(path, table["query-id"], "query-id"), own, row[order], ids.take(pa.array(order))
+    )
 
 
-def _each_column(table: pa.Table) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
-    for name in table.column_names:
-        if not name.startswith("negative"):
-            continue
-        column = table[name]
-        row = np.arange(len(column))
-        if pa.types.is_list(column.type):
+def _each_column(path: Path, table: pa.Table) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """(row, id) of every negative in each column; a cell may stay empty."""
+    for name in filter(NEGATIVE.fullmatch, table.column_names):
+        column, row = table[name], np.arange(len(table))
+        if is_list(column.type):
             row = row.repeat(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
             column = pc.list_flatten(column)
-        there = pc.fill_null(pc.not_equal(column, ""), False)  # a cell may stay empty
+        column = texts_of(path, _ids(path, column, name), name)
+        there = pc.fill_null(pc.not_equal(column, ""), False)
         yield row[there.to_numpy()], column.filter(there)
+
+
+def _ids(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column that may hold ids, nulls among them."""
+    if not is_id(column.type) and not pa.types.is_null(column.type):
+        raise InputError(
+            f"strings or integers, or lists of them, in column {name} of {path}",
+            str(column.type),
+            "cast the column",
+        )
+    return column
 
 
 def _positives(task: Task, asked: np.ndarray, own: np.ndarray | None) -> np.ndarray:

@@ -2,24 +2,27 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
-from negcache.run.checksum import sha256_of
+from negcache.run.data import prepared
 from negcache.run.data.beir import beir_tables
 from negcache.run.data.built_once import built_once
 from negcache.run.data.data_report import report_faults
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
-from negcache.run.data.prepare import FORMAT, MANIFEST, SOURCES, TOKENIZER, Settings, prepare
+from negcache.run.data.prepare import FORMAT, prepare
+from negcache.run.data.prepared import TOKENIZER, damage, read_manifest, salvage
+from negcache.run.data.reading import clause
 from negcache.run.data.tables import Tables
 from negcache.run.data.task import Task
 from negcache.run.data.texts import TextTable
+from negcache.run.data.tokenizer import TokenizerSettings, load_tokenizer
 from negcache.run.data.tokens import TokenFile
 from negcache.run.data.wordnet import BUILT_IN, wordnet_tables
 
@@ -29,6 +32,9 @@ def open_task(
     *,
     max_tokens: int = 128,
     vocab_size: int = 16384,
+    tokenizer: str | Path | None = None,
+    lowercase: bool = True,
+    strip_accents: bool = False,
     strict: bool = False,
     cache_dir: Path | None = None,
     verify: bool = False,
@@ -42,19 +48,30 @@ def open_task(
         source: ``wordnet-sense``, ``wordnet-reverse``, or a BEIR folder (JSON lines or Parquet).
         max_tokens: texts are cut to so many tokens.
         vocab_size: tokens of the tokenizer that is trained on the corpus and the train queries.
+        tokenizer: a ``tokenizer.json`` to take instead.
+        lowercase: capitals are small letters to the one that is trained.
+        strip_accents: so are letters with accents those without; else "schön" is not "schon".
         strict: refuse a faulty folder, where otherwise a warning counts its faults.
         cache_dir: where prepared tasks are kept; None: ``$NEGCACHE_CACHE``, else the user's cache.
         verify: compare the content of the source files with what was prepared.
     """
-    settings = Settings(max_tokens, vocab_size)
+    settings = TokenizerSettings(max_tokens, vocab_size, tokenizer, lowercase, strip_accents)
     tables = _tables(source)
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
-    with built_once(folder, MANIFEST) as parts:
-        if parts is not None:
-            prepare(tables, parts, settings, strict=strict)
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    try:
+        with built_once(folder, partial(damage, folder), partial(salvage, folder)) as parts:
+            if parts is not None:
+                prepare(tables, parts, settings, strict=strict)
+    except OSError as failure:  # of a source it would be an InputError
+        raise InputError(
+            f"to write what is prepared into {folder.parent}",
+            clause(failure),
+            "make room there, or choose another folder ($NEGCACHE_CACHE); what is done is kept",
+        ) from failure
+    manifest = read_manifest(folder)
+    assert manifest is not None
     if verify:
-        _verify(json.loads((folder / SOURCES).read_text("utf-8")), folder)
+        prepared.verify(folder)
     report_faults(tables.name, manifest["untidy"], strict=strict)
     return _load(folder, tables.name, manifest["fingerprint"])
 
@@ -67,15 +84,16 @@ def _tables(source: str | Path) -> Tables:
     raise InputError(
         f"a built-in task ({', '.join(BUILT_IN)}) or a BEIR folder",
         f"{str(source)!r}, which is neither",
-        "check the path; `go`, `debian` and others: python -m benchmarks.datasets NAME OUT",
+        "check the path; a folder is made by: negcache data wordnet-sense OUT, or (`go`, `debian` "
+        "and others) python -m benchmarks.datasets NAME OUT",
     )
 
 
-def _key(tables: Tables, settings: Settings) -> str:
+def _key(tables: Tables, settings: TokenizerSettings) -> str:
     files = [
         [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in tables.files
     ]
-    told = json.dumps([FORMAT, tables.name, settings.max_tokens, settings.vocab_size, files])
+    told = json.dumps([FORMAT, tables.name, settings.told(), files])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -91,7 +109,7 @@ def _load(folder: Path, name: str, fingerprint: str) -> Task:
         corpus_text=TextTable.open(folder / "corpus"),
         query_text=TextTable.open(folder / "queries"),
         splits={split: _judgements(home) for split, home in homes.items()},
-        tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
+        tokenizer=load_tokenizer(folder / TOKENIZER, "remove the folder"),
         fingerprint=fingerprint,
         known={split: KnownPositives.open(home / "known") for split, home in homes.items()},
     )
@@ -99,13 +117,3 @@ def _load(folder: Path, name: str, fingerprint: str) -> Task:
 
 def _judgements(home: Path) -> Judgements:
     return Judgements(*torch.from_numpy(np.load(home / "judgements.npy")))
-
-
-def _verify(sources: dict[str, str], folder: Path) -> None:
-    for path, expected in sources.items():
-        if (got := sha256_of(Path(path))) != expected:
-            raise InputError(
-                f"{path} as it was prepared (sha256 {expected[:12]}...)",
-                f"sha256 {got[:12]}..., though size and time are unchanged",
-                f"remove {folder} to prepare it anew, or restore the file",
-            )

@@ -3,12 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
@@ -16,33 +14,23 @@ from negcache.run.atomic import atomic_write, remove
 from negcache.run.checksum import sha256_of
 from negcache.run.data import data_report
 from negcache.run.data.judgements import Judgements
+from negcache.run.data.prepared import SOURCES, TOKENIZER, write_manifest
 from negcache.run.data.tables import Tables
 from negcache.run.data.texts import TextTable, write_texts
-from negcache.run.data.tokenizer import encode, train_tokenizer, training_texts
+from negcache.run.data.tokenizer import (
+    TokenizerSettings,
+    encode,
+    load_tokenizer,
+    make_tokenizer,
+    training_texts,
+)
 from negcache.run.data.tokens import continue_tokens
 from negcache.run.progress import track
 
-FORMAT = 2  # of the prepared folder; raise it when what is written here changes
-MANIFEST, SOURCES, TOKENIZER = "manifest.json", "sources.json", "tokenizer.json"
+FORMAT = 3  # of the prepared folder; raise it when what is written here changes
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides the tokens: the cut of each text, and the size of the vocabulary."""
-
-    max_tokens: int
-    vocab_size: int
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.vocab_size < 2:
-            raise InputError(
-                "max_tokens of at least 1 and vocab_size of at least 2",
-                f"max_tokens={self.max_tokens}, vocab_size={self.vocab_size}",
-                "raise them (128 and 16384 by default)",
-            )
-
-
-def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -> None:
+def prepare(tables: Tables, folder: Path, settings: TokenizerSettings, *, strict: bool) -> None:
     """Write everything a task needs into ``folder``; the manifest comes last.
 
     Texts, tokenizer and tokens that an earlier call left there are gone on from, unless the content
@@ -67,14 +55,14 @@ def prepare(tables: Tables, folder: Path, settings: Settings, *, strict: bool) -
         data_report.report_faults(tables.name, faults, strict=True)
     _write_judgements(folder, splits, len(queries))
     _write_tokens(folder, corpus, queries, train, settings)
-    manifest = {
+    told = {
         "format": FORMAT,
         "name": tables.name,
-        "settings": asdict(settings),
+        "settings": settings.told(),
         "untidy": dict(faults),
         "fingerprint": _fingerprint(folder, settings),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+    write_manifest(folder, told)
 
 
 def _begin(tables: Tables, folder: Path) -> None:
@@ -97,17 +85,21 @@ def _blocks(what: str, total: int | None = None) -> Callable[[Iterable[Any]], It
 
 
 def _write_tokens(
-    folder: Path, corpus: TextTable, queries: TextTable, train: Judgements, settings: Settings
+    folder: Path,
+    corpus: TextTable,
+    queries: TextTable,
+    train: Judgements,
+    settings: TokenizerSettings,
 ) -> None:
     path = folder / TOKENIZER
     if not path.exists():
         texts = _blocks("training the tokenizer")(
             training_texts(corpus, queries, train.queries.numpy())
         )
-        trained = train_tokenizer(texts, settings.vocab_size, settings.max_tokens)
+        made = make_tokenizer(texts, settings)
         with atomic_write(path) as part:
-            trained.save(str(part))
-    tokenizer = Tokenizer.from_file(str(path))
+            part.write_text(made.to_str(pretty=True), "utf-8")
+    tokenizer = load_tokenizer(path, "remove the folder")
     for name, table in (("corpus", corpus), ("queries", queries)):
 
         def encoded(first: int, name: str = name, table: TextTable = table) -> Iterable[list]:
@@ -128,14 +120,14 @@ def _write_judgements(folder: Path, splits: Mapping[str, Judgements], num_querie
         known.save(home / "known")
 
 
-def _fingerprint(folder: Path, settings: Settings) -> str:
+def _fingerprint(folder: Path, settings: TokenizerSettings) -> str:
     """A name for the prepared data itself: wherever it came from, equal data has equal names."""
     identity = {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for pattern in ("**/*.npy", TOKENIZER)
         for path in sorted(folder.glob(pattern))
     }
-    told = json.dumps([FORMAT, asdict(settings), identity])
+    told = json.dumps([FORMAT, settings.told(), identity])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -1,74 +1,71 @@
 """Reads the judgements of one split."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes most of its functions at import, where a type checker sees none.)
+
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
+from pyarrow import parquet, types
 
 from negcache.errors import InputError
-from negcache.run.data.jsonl import encoding_fault, lines_of
+from negcache.run.data.columns import choose, ids_of, is_text, texts_of
+from negcache.run.data.reading import reading, refuse_odd
 from negcache.run.data.tables import JUDGED
+from negcache.run.data.tsv import read_tsv
+
+MOST = 10_000
+"""The largest grade: what evaluates runs holds, and looks through, a table of all grades."""
+
+_WHOLE = r"^[+-]?[0-9]+(\.0+)?$"
 
 
 def read_qrels(path: Path) -> pa.Table:
     """A table with the schema `JUDGED`, out of a TSV file with a header or a Parquet file."""
-    try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else _read_tsv(path)
-    except pa.ArrowInvalid as failure:
-        raise _fault(path, str(failure)) from failure
-    if missing := set(JUDGED.names) - set(table.column_names):
-        raise InputError(
-            f"a header with {', '.join(JUDGED.names)} in {path}",
-            f"{', '.join(table.column_names)} (no {', '.join(sorted(missing))})",
-            "add the header line, separated by tabs",
-        )
-    ids = [table[name].cast(pa.string()) for name in JUDGED.names[:2]]
-    return pa.table([*ids, _grades(path, table["score"])], schema=JUDGED)
+    remedy = "rename them; of a TSV file the first line names them, separated by tabs"
+    wanted = partial(choose, path, needed=JUDGED.names, remedy=remedy)
+    if path.suffix == ".parquet":
+        refuse_odd(path)
+        with reading(path, "a Parquet file"):
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(wanted(file.schema_arrow.names))
+            table.validate(full=True)  # finds text that is not UTF-8
+        place = "row {}".format
+    else:
+        table, line = read_tsv(path, wanted)
+
+        def place(row: int) -> str:
+            return f"line {line(row)}"
+
+    ids = [ids_of(path, table[name], name) for name in JUDGED.names[:2]]
+    return pa.table([*ids, _grades(path, table["score"], place)], schema=JUDGED)
 
 
-def _read_tsv(path: Path) -> pa.Table:
-    return csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(use_threads=False),  # so that errors name the row
-        parse_options=csv.ParseOptions(delimiter="\t"),
-        convert_options=csv.ConvertOptions(
-            column_types={name: pa.string() for name in JUDGED.names}, strings_can_be_null=False
-        ),
-    )
-
-
-def _grades(path: Path, scores: pa.ChunkedArray) -> pa.ChunkedArray:
+def _grades(path: Path, scores: pa.ChunkedArray, place: Callable[[int], str]) -> pa.ChunkedArray:
     """Whole numbers, also where they are written "1.0"."""
-    try:
-        return pc.cast(pc.cast(scores, pa.float64()), pa.int64())
-    except pa.ArrowInvalid as failure:
-        row, value = next(
-            (row, value) for row, value in enumerate(scores.to_pylist()) if not _is_whole(value)
-        )
+    values = texts_of(path, scores, "score") if is_text(scores.type) else scores
+    if types.is_string(values.type):
+        whole = pc.match_substring_regex(values, _WHOLE)
+        values = pc.if_else(whole, values, None)
+    elif not (types.is_integer(values.type) or types.is_floating(values.type)):
         raise InputError(
-            f"whole numbers in the score column of {path}",
-            f"{value!r} in line {row + 2}",
+            f"whole numbers in the score column of {path}", str(values.type), "cast it"
+        )
+    numbers = pc.cast(values, pa.float64(), safe=False)
+    right = pc.and_(pc.less_equal(pc.abs(numbers), MOST), pc.equal(pc.floor(numbers), numbers))
+    bad = pc.invert(pc.fill_null(right, False))
+    if (row := pc.index(bad, True).as_py()) >= 0:
+        raise InputError(
+            f"whole numbers from {-MOST} to {MOST} in the score column of {path}",
+            f"{_shown(scores[row])} in {place(row)}",
             "grade each pair with an integer, 0 for no positive",
-        ) from failure
+        )
+    return pc.cast(numbers, pa.int64())
 
 
-def _is_whole(value: str | float | None) -> bool:
-    try:
-        return float(value if value is not None else "nan").is_integer()
-    except ValueError:
-        return False
-
-
-def _fault(path: Path, message: str) -> InputError:
-    if path.suffix != ".parquet":
-        for number, line in lines_of(path):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return encoding_fault(path, number)
-    return InputError(
-        "a table with the columns query-id, corpus-id and score",
-        f"{path}: {message.splitlines()[0]}",
-        "correct the file",
-    )
+def _shown(value: Any) -> str:
+    return repr(value.as_py())[:80]

@@ -3,10 +3,12 @@
 A header ``points features labels``, then a line a point: ``l1,l2 f1:v1 f2:v2``, counted from 0.
 """
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +18,16 @@ from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
 from negcache.run.atomic import atomic_write
 from negcache.run.data.labels import LabelledPoints, SparseRows
+from negcache.run.data.reading import line_fault, lines_of, reading, text_of
 
 AS_XC: dict[str, Any] = {"dtype": np.float32, "multilabel": True, "zero_based": True}
 """How the body of a file is read."""
+
+LIKE = "lines like `3,17 0:0.5 42:1` with ascending features"
+_COUNT = re.compile(rb"[0-9]{1,18}")
+_FEATURE = rb"[0-9]{1,10}:[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_LABELS = rb"[0-9]{1,10}(?:,[0-9]{1,10})*"
+_LINE = re.compile(rb"(?:%b|%b)?(?:[ \t]+%b)*[ \t]*\r?\n?" % (_LABELS, _FEATURE, _FEATURE))
 
 
 class XCTask(NamedTuple):
@@ -30,7 +39,7 @@ class XCTask(NamedTuple):
     """
 
     splits: Mapping[str, LabelledPoints]
-    label_names: list[str]
+    label_names: Sequence[str]
 
 
 def open_xc(folder: Path | str) -> XCTask:
@@ -42,7 +51,9 @@ def open_xc(folder: Path | str) -> XCTask:
     folder = Path(folder)
     files = {split: folder / f"{split}.txt" for split in ("train", "dev", "test")}
     splits = {
-        split: read_xc(path) for split, path in files.items() if path.exists() or split == "train"
+        split: read_xc(path)
+        for split, path in files.items()
+        if os.path.lexists(path) or split == "train"
     }
     train = splits["train"]
     for split, points in splits.items():
@@ -64,21 +75,32 @@ def read_xc(path: Path | str) -> LabelledPoints:
             range, or values that are not finite.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            header = _header(path, stream)
-            rows, labels = load_svmlight_file(stream, **AS_XC)
-    except OSError as failure:
-        raise InputError(f"the file {path}", str(failure), "check the path") from failure
-    except ValueError as failure:
-        if isinstance(failure, InputError):
-            raise
-        raise InputError(
-            "lines like `3,17 0:0.5 42:1` with ascending features",
-            f"{path}: {failure}",
-            "correct the file",
-        ) from failure
+    lines = lines_of(path)
+    header = _header(path, next(lines, (1, b""))[1])
+    with reading(path, LIKE, "correct the file"):
+        rows, labels = load_svmlight_file(_Strict(path, lines), **AS_XC)
     return _checked(path, header, rows, labels)
+
+
+class _Strict:
+    """The lines of a file for scikit-learn, which would take ``0_5``, comments and more.
+
+    Args:
+        path: for errors.
+        lines: by number.
+    """
+
+    def __init__(self, path: Path, lines: Iterator[tuple[int, bytes]]) -> None:
+        self.path, self.lines = path, lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number, line in self.lines:
+            if not _LINE.fullmatch(line):
+                raise line_fault(self.path, number, repr(line[:60])[1:], LIKE)
+            yield line
+
+    def read(self) -> bytes:  # which scikit-learn looks for, and does not call
+        raise NotImplementedError
 
 
 def write_xc(path: Path | str, features: Any, labels: Any) -> Path:
@@ -96,16 +118,21 @@ def write_xc(path: Path | str, features: Any, labels: Any) -> Path:
     return path
 
 
-def _header(path: Path, stream: BinaryIO) -> tuple[int, int, int]:
-    line = stream.readline(200).decode("utf-8", "replace")
+def _header(path: Path, line: bytes) -> tuple[int, int, int]:
     words = line.split()
-    if len(words) != 3 or not all(word.isdecimal() for word in words):
+    if len(words) != 3 or not all(_COUNT.fullmatch(word) for word in words):
         raise InputError(
             f"a first line `points features labels` in {path}",
-            repr(line[:60].rstrip("\n")),
-            "write the three counts on a line of their own",
+            repr(line[:60].decode("utf-8", "replace").rstrip("\n")),
+            "write the three counts, below 2^31, on a line of their own",
         )
     points, features, labels = map(int, words)
+    if max(points, features, labels) >= 2**31:
+        raise InputError(
+            f"counts below 2^31 in the first line of {path}",
+            line.decode().strip(),
+            "correct the header",
+        )
     return points, features, labels
 
 
@@ -141,12 +168,31 @@ def _expect(path: Path, expected: str, got: str, right: bool) -> None:
         )
 
 
-def _label_names(path: Path, num_labels: int) -> list[str]:
-    if not path.exists():
-        return [str(label) for label in range(num_labels)]
-    names = path.read_text("utf-8").splitlines()
+def _label_names(path: Path, num_labels: int) -> Sequence[str]:
+    if not os.path.lexists(path):
+        return Numbers(num_labels)
+    names = [text_of(path, number, line).rstrip("\r\n") for number, line in lines_of(path)]
     if len(names) != num_labels:
         raise InputError(
             f"{num_labels:,} lines in {path}", f"{len(names):,}", "name every label, one a line"
         )
     return names
+
+
+class Numbers(Sequence[str]):
+    """The numbers from 0 to ``size - 1`` as names; none is kept."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: Any) -> Any:
+        found = range(self.size)[place]
+        return list(map(str, found)) if isinstance(found, range) else str(found)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(other) == self.size and list(other) == self[:]
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]

@@ -50,7 +50,8 @@ def measure(
     """
     judged = zip(queries, items, grades.tolist(), strict=True)
     qrels = [ir_measures.Qrel(query, item, grade) for query, item, grade in judged]
-    found = [ir_measures.ScoredDoc(q, i, score) for q, i, _, score in ranking.entries()]
+    # by rank, not by score: ties are broken by one rule, whoever computes a measure
+    found = [ir_measures.ScoredDoc(q, i, float(-rank)) for q, i, rank, _ in ranking.entries()]
     names = {wanted: name for name, wanted in MEASURES.items()}
     values: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
     for metric in ir_measures.iter_calc(list(MEASURES.values()), qrels, found):

@@ -5,7 +5,6 @@ that all have. Any number of processes reads it.
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
@@ -30,11 +28,15 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
 from negcache.packing import merge, pack, prune, tensor_names, unpack
-from negcache.run.atomic import atomic_write
+from negcache.run.atomic import atomic_write, sync, writing
 from negcache.run.checksum import sha256_of
+from negcache.run.formats import check_format
 from negcache.run.together import on_first
 
 STATE, MANIFEST = "state.json", "manifest.json"
+
+FORMAT = 1
+"""Of checkpoints; another one is refused."""
 
 
 Wanted = Callable[[str], bool]
@@ -85,12 +87,18 @@ class Checkpoints:
             shared = self.mesh.objects(part)[0]
             _write_tensors(tensors, shared, self.mesh)
             if part is not None:
-                _finish(part, tree, {"step": step, "best": best})
+                _finish(part, tree, {"format": FORMAT, "step": step, "best": best})
         if self.mesh.rank == 0:
-            _sync(self.folder)
+            sync(self.folder)
             self._rotate()
         self.mesh.objects(None)  # nobody goes on before it has its name
         return target
+
+    @property
+    def newest(self) -> int | None:
+        """Number of the newest checkpoint; None where there is none."""
+        paths = self.paths()
+        return _number(paths[-1]) if paths else None
 
     def best(self) -> int | None:
         """Number of the best checkpoint, as the newest names it; None where it names none."""
@@ -126,6 +134,10 @@ class Checkpoints:
             )
         return chosen
 
+    def digest(self, step: int) -> str:
+        """What the checkpoint with this number holds, as hex digits."""
+        return sha256_of(self._path(step) / MANIFEST)
+
     def load_step(self, step: int, wanted: Wanted = _everything) -> dict[str, Any]:
         """State of the checkpoint with this number.
 
@@ -154,7 +166,7 @@ class Checkpoints:
         for path in reversed(self.paths()):
             try:
                 _verify(path)
-            except InputError:
+            except DamageError:
                 if not fall_back:
                     raise
                 damaged.append(path)
@@ -185,26 +197,17 @@ class Checkpoints:
                 shutil.rmtree(path)
 
 
-@contextmanager
-def writing(what: Path) -> Iterator[None]:
-    """A failing write, most often a full disk, becomes a clear error."""
-    try:
-        yield
-    except (OSError, SafetensorError, CheckpointException) as error:
-        several = isinstance(error, CheckpointException)  # its own text holds every traceback
-        told = [str(failure) for failure, _ in error.failures.values()] if several else [str(error)]
-        raise InputError(
-            f"to write {what}",
-            "; ".join(told),
-            "make room on the disk, then resume; earlier checkpoints are untouched",
-        ) from error
-
-
 def _write_tensors(tensors: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
     """Each tensor once, by one of the processes that have it."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _quiet():
-        save(tensors, storage_writer=writer, process_group=mesh.group, no_dist=mesh.size == 1)
+    try:
+        with _quiet():
+            save(tensors, storage_writer=writer, process_group=mesh.group, no_dist=mesh.size == 1)
+    except CheckpointException as error:  # its own text holds every traceback
+        failed = [failure for failure, _ in error.failures.values()]
+        told = OSError("; ".join(map(str, failed)))
+        told.errno = next((one.errno for one in failed if isinstance(one, OSError)), None)
+        raise told from error
 
 
 def _finish(part: Path, tree: Any, manifest: dict[str, Any]) -> None:
@@ -213,7 +216,7 @@ def _finish(part: Path, tree: Any, manifest: dict[str, Any]) -> None:
     hashes = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
     (part / MANIFEST).write_text(json.dumps(manifest | {"sha256": hashes}))
     for path in (*part.iterdir(), part):
-        _sync(path)
+        sync(path)
 
 
 def _read(path: Path, wanted: Wanted, mesh: Mesh) -> dict[str, Any]:
@@ -261,6 +264,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         hashes[STATE]  # at least
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damage(path / MANIFEST, str(error)) from error
+    check_format(manifest.get("format"), FORMAT, path / MANIFEST)
     return manifest | {"sha256": hashes}
 
 
@@ -269,18 +273,13 @@ def _number(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _damage(file: Path, how: str) -> InputError:
-    return InputError(
+class DamageError(InputError):
+    """A file is not as it was written."""
+
+
+def _damage(file: Path, how: str) -> DamageError:
+    return DamageError(
         "an intact checkpoint",
         f"a damaged file {file} ({how})",
         "restore it from a copy, or take another: resume --fall-back, evaluate --checkpoint STEP",
     )
-
-
-def _sync(path: Path) -> None:
-    """Ask the disk to keep a file or a folder's list of names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

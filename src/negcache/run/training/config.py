@@ -1,6 +1,7 @@
 """What a run is: one frozen, typed, validated config, saved beside its results."""
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from negcache.errors import InputError
 from negcache.run.training.config_tables import (
+    MOST,
     STRICT,
     CacheConfig,
     DataConfig,
@@ -22,12 +24,16 @@ from negcache.run.training.config_tables import (
 )
 from negcache.stores.undo_journal import KEPT
 
+LONGEST_LINE = 4096
+"""Characters of a line of TOML; keys of very many dots take time as their square."""
+
 
 class Config(BaseModel):
     """A run. Steps are optimizer steps; ``*_every`` count steps, 0 means never.
 
     Args:
         steps: optimizer steps in all.
+        max_seconds: of training steps, after which it is not trained on; None: any number.
         batch_size: queries per forward pass, of all processes together.
         accumulation: forward passes per optimizer step.
         device: "auto" or "cpu".
@@ -46,20 +52,21 @@ class Config(BaseModel):
     cache: CacheConfig = CacheConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    steps: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    steps: int = Field(default=2000, ge=1, le=MOST)
+    max_seconds: float | None = Field(default=None, gt=0, le=1e9, allow_inf_nan=False)
+    batch_size: int = Field(default=128, ge=1, le=MOST)
+    accumulation: int = Field(default=1, ge=1, le=2**20)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
-    eval_every: int = Field(default=0, ge=0)
-    log_every: int = Field(default=50, ge=1)
-    checkpoint_every: int = Field(default=500, ge=0)
-    keep_checkpoints: int = Field(default=2, ge=1)
+    eval_every: int = Field(default=0, ge=0, le=MOST)
+    log_every: int = Field(default=50, ge=1, le=MOST)
+    checkpoint_every: int = Field(default=500, ge=0, le=MOST)
+    keep_checkpoints: int = Field(default=2, ge=1, le=MOST)
     save_best: Measure | None = None
-    early_stopping_patience: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0)
-    timeout_seconds: float = Field(default=600, gt=0)
+    early_stopping_patience: int = Field(default=0, ge=0, le=MOST)
+    threads: int = Field(default=0, ge=0, le=1024)
+    timeout_seconds: float = Field(default=600, gt=0, le=1e7)
 
     @model_validator(mode="after")
     def _streams(self) -> "Config":
@@ -101,6 +108,12 @@ class Config(BaseModel):
                 "none",
                 "name the dev measure that decides",
             )
+        if self.sampler.name == "in_batch" and self.batch_size < 2:
+            raise InputError(
+                'batch_size of at least 2 with sampler.name "in_batch"',
+                f"{self.batch_size}, and so no negative",
+                "enlarge the batch, or name another sampler",
+            )
         if self.cache.on_disk and self.keep_checkpoints > KEPT:
             raise InputError(
                 f"keep_checkpoints of at most {KEPT} with cache.on_disk",
@@ -121,12 +134,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise InputError("a TOML config file", f"no file {path}", "check the path")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = _toml(path.read_bytes().decode())  # line ends as they are
+    except (OSError, ValueError) as error:
         raise InputError(f"TOML in {path}", str(error), "correct that line") from error
     for override in overrides:
         _override(values, override)
     return parse_config(values)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The values of a TOML text; what would take for ever, or the stack, is a ValueError too."""
+    if any(len(line) > LONGEST_LINE for line in text.splitlines()):
+        raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
 
 
 def parse_config(values: dict[str, Any]) -> Config:
@@ -137,26 +160,27 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error.errors()[0]) from error
 
 
-def differences(a: Config, b: Config) -> list[str]:
+def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """Dotted keys in which two configs differ, with both values."""
     other = dict(leaves(b.model_dump()))
     return [
-        f"{key} ({value!r} -> {other[key]!r})"
-        for key, value in leaves(a.model_dump())
-        if other[key] != value
+        (key, value, other[key]) for key, value in leaves(a.model_dump()) if other[key] != value
     ]
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     """Put one ``a.b=value`` into nested dictionaries."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    whole = equals and key.strip() and len(override.splitlines()) == 1
+    if not whole or len(override) > LONGEST_LINE:
         raise InputError(
-            "--set key=value", f"--set {override}", "write for example --set sampler.name=uniform"
+            "--set key=value, on one line",
+            f"--set {override[:200]}",
+            "write for example --set sampler.name=uniform, and --set again for another key",
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()  # a bare word is a string
     *tables, leaf = key.strip().split(".")
     for table in tables:
@@ -176,15 +200,22 @@ def _explain(fault: Any) -> InputError:
     if fault["type"] == "missing":
         return InputError(f"config key {key}", "no value", f"add it, or --set {key}=...")
     rule = fault["msg"].removeprefix("Input should be ")
-    got = f"{fault['input']!r} ({type(fault['input']).__name__})"
+    got = f"{_shown(fault['input'])} ({type(fault['input']).__name__})"
     return InputError(f"config key {key} to be {rule}", got, f"correct {key} in the config")
 
 
 def _unknown(key: str) -> InputError:
     known = [name for name, _ in leaves(_schema(Config))]
     by_leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    near = by_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return InputError("a known config key", f"{key!r}", f"use {near[0]!r}, the nearest name")
+    near = by_leaf or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
+    return InputError("a known config key", _shown(key), f"use {near[0]!r}, the nearest name")
+
+
+def _shown(value: Any) -> str:
+    """A value of any size and depth, shortened."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    return short.repr(value)
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from negcache.errors import InputError
 
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+MOST = 2**31 - 1
+"""Of what is counted. What has a lower bound of its own cannot be larger in any sense."""
 
 Measure = Literal["ndcg10", "mrr10", "r1", "r10", "r100"]
 """The names in ``evaluation.metrics.MEASURES``: higher is better."""
@@ -17,6 +20,8 @@ class DataConfig(BaseModel):
     """What is learnt from: a task, or a stream of pairs; then a task only measures.
 
     source: a built-in task or a folder; max_tokens: per text; strict: refuse faulty data.
+    vocab_size, lowercase, strip_accents: of the tokenizer that is trained, unless ``tokenizer``
+    names a tokenizer.json.
     negatives: a file of mined negatives, of which ``negatives_per_query`` are kept.
 
     pairs: files of training pairs, a folder, glob or address; items: those of items without
@@ -27,17 +32,20 @@ class DataConfig(BaseModel):
 
     model_config = STRICT
     source: str | None = None
-    max_tokens: int = Field(default=128, ge=1)
-    vocab_size: int = Field(default=16384, ge=2)
+    max_tokens: int = Field(default=128, ge=1, le=2**20)
+    vocab_size: int = Field(default=16384, ge=2, le=2**24)
+    tokenizer: str | None = None
+    lowercase: bool = True
+    strip_accents: bool = False
     strict: bool = False
     negatives: str | None = None
-    negatives_per_query: int = Field(default=8, ge=1)
+    negatives_per_query: int = Field(default=8, ge=1, le=MOST)
     pairs: str | None = None
     items: str | None = None
-    items_per_step: int = Field(default=64, ge=1)
-    window: int = Field(default=8, ge=1)
+    items_per_step: int = Field(default=64, ge=1, le=MOST)
+    window: int = Field(default=8, ge=1, le=MOST)
     skip_broken: bool = False
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
 
     @model_validator(mode="after")
     def _one_kind(self) -> "DataConfig":
@@ -48,6 +56,9 @@ class DataConfig(BaseModel):
                 "neither",
                 "name one, or --set data.source=...",
             )
+        if self.tokenizer is not None:
+            trained = ("vocab_size", "lowercase", "strip_accents")
+            refuse_idle(self, "data", trained, "a tokenizer that is trained, no data.tokenizer")
         of_streams = ("items", "items_per_step", "window", "skip_broken", "workers")
         if self.pairs is None:
             refuse_idle(self, "data", of_streams, "data.pairs, files of training pairs")
@@ -69,16 +80,16 @@ class TowerConfig(BaseModel):
     model_config = STRICT
     kind: Literal["static", "transformer"] = "static"
     shared: bool = True
-    mini_batch_size: int = Field(default=0, ge=0)
-    dim: int = Field(default=64, ge=1)
-    width: int | None = Field(default=None, ge=1)
+    mini_batch_size: int = Field(default=0, ge=0, le=MOST)
+    dim: int = Field(default=64, ge=1, le=2**16)
+    width: int | None = Field(default=None, ge=1, le=2**16)
     folder: str | None = None
     pooling: str | None = None
     query_prompt: str = ""
     item_prompt: str = ""
-    max_length: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1, le=2**20)
     gradient_checkpointing: bool = False
-    train_layers: int | None = Field(default=None, ge=1)
+    train_layers: int | None = Field(default=None, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> "TowerConfig":
@@ -108,7 +119,7 @@ class ScoreConfig(BaseModel):
     """temperature: divides the inner product of the (normalised) embeddings."""
 
     model_config = STRICT
-    temperature: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=0.05, ge=1e-4, le=1e4)
     learn_temperature: bool = False
     normalize: bool = True
 
@@ -123,13 +134,13 @@ class SamplerConfig(BaseModel):
 
     model_config = STRICT
     name: str = "auto"
-    num_negatives: int = Field(default=1, ge=1)
+    num_negatives: int = Field(default=1, ge=1, le=MOST)
     shared: bool = True
     estimator: Literal["log_q_corrected", "cached_partition"] = "log_q_corrected"
-    power: float = Field(default=1.0, gt=0)
-    scored: float = Field(default=1.0, gt=0, le=1)
-    uniform: int = Field(default=1, ge=1)
-    head: int = Field(default=1, ge=1)
+    power: float = Field(default=1.0, gt=0, le=100)
+    scored: float = Field(default=1.0, ge=1e-6, le=1)
+    uniform: int = Field(default=1, ge=1, le=MOST)
+    head: int = Field(default=1, ge=1, le=MOST)
 
 
 class CacheConfig(BaseModel):
@@ -137,16 +148,18 @@ class CacheConfig(BaseModel):
 
     refresh: share of the rows looked at again each step; refresh_rows: the same as a count; dtype:
     of the rows, int8 has a scale a row; on_disk: rows in files of the run's folder, not in memory.
+    fill_checkpoint_seconds: after which a fill, of hours perhaps, is kept so far.
     Of kind "streaming": size, items held; row_weight and eviction as ``StreamingCache`` takes them.
     """
 
     model_config = STRICT
     kind: Literal["dense", "streaming"] = "dense"
     refresh: float = Field(default=0.01, ge=0, le=1)
-    refresh_rows: int | None = Field(default=None, ge=0)
+    refresh_rows: int | None = Field(default=None, ge=0, le=2**40)
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     on_disk: bool = False
-    size: int | None = Field(default=None, ge=2)
+    fill_checkpoint_seconds: float = Field(default=300.0, gt=0, le=1e9, allow_inf_nan=False)
+    size: int | None = Field(default=None, ge=2, le=2**40)
     row_weight: Literal["none", "uniform", "popularity", "dedup"] = "none"
     eviction: Literal["fifo", "least_recently_refreshed"] = "fifo"
 
@@ -173,9 +186,9 @@ class OptimizerConfig(BaseModel):
 
     model_config = STRICT
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    lr: float = Field(default=1e-3, gt=0, le=1e6)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6)
+    clip_norm: float = Field(default=0.0, ge=0)
 
 
 class ScheduleConfig(BaseModel):
@@ -186,7 +199,7 @@ class ScheduleConfig(BaseModel):
 
     model_config = STRICT
     name: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=MOST)
 
 
 def refuse_idle(table: BaseModel, name: str, keys: Iterable[str], needed: str) -> None:

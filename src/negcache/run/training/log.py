@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from torch.utils.tensorboard import SummaryWriter
 
 from negcache.errors import InputError
-from negcache.run.training.checkpoint import writing
+from negcache.run.atomic import writing
 from negcache.run.training.step import Stepped
 
 FILES = ("metrics.jsonl", "timings.jsonl")
@@ -35,9 +35,16 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, state: dict[str, Any] | None = None) -> None:
-        state = state or {"bytes": {}, "step": 0, "window": {}, "totals": {}, "seconds": {}}
+        state = state or {
+            "bytes": {},
+            "step": 0,
+            "window": {},
+            "totals": {},
+            "seconds": {},
+            "lr": 0.0,
+        }
         self.folder, self.window = folder, Counter[str](state["window"])
-        self._lr = math.nan  # until a step is added
+        self._lr: float = state["lr"]
         self.totals, self.seconds = Counter[str](state["totals"]), Counter[str](state["seconds"])
         with writing(folder):
             self._files = {
@@ -60,6 +67,11 @@ class RunLog:
             self.seconds.update(report.seconds)
         self.window.update({"steps": 1, "reports": len(step.reports)})
         self.seconds.update({"wall": wall})
+
+    def add_encoded(self, items: int) -> None:
+        """Take in items that earlier processes encoded without gradient before this step."""
+        for counts in (self.window, self.totals):
+            counts.update({"encoded_nograd": items})
 
     def flush(self, step: int, epoch: int) -> None:
         """Write the last step's rate, means since the last flush, counts since the start."""
@@ -97,6 +109,7 @@ class RunLog:
             "window": dict(self.window),
             "totals": dict(self.totals),
             "seconds": dict(self.seconds),
+            "lr": self._lr,
         }
 
     def __enter__(self) -> "RunLog":

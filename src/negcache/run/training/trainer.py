@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -21,15 +22,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from negcache.distributed import Mesh
 from negcache.errors import InputError
+from negcache.interfaces import Store
 from negcache.messages import Batch
-from negcache.run.progress import bar, track
+from negcache.run.progress import bar
+from negcache.run.signals import Stopped, StopSignals, stop_signals
 from negcache.run.training.best import Best
 from negcache.run.training.checkpoint import Checkpoints
-from negcache.run.training.config import Config, differences, leaves, parse_config
+from negcache.run.training.config import Config
+from negcache.run.training.fill import FillCheckpoints
 from negcache.run.training.log import RunLog
 from negcache.run.training.parts import Parts
-from negcache.run.training.signals import stop_signals
 from negcache.run.training.step import Forward, train_step
+from negcache.run.training.unchanged import check_unchanged
 
 ANSWER = 10.0
 """Seconds that a process has to answer, when others have waited for it in vain."""
@@ -69,9 +73,12 @@ class Trainer:
         self.parts = replace(parts, optimizer=accelerator.prepare(parts.optimizer), mesh=self.mesh)
         self.model = self._wrapped(Forward(parts.query_tower, parts.loss_fn))
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints, self.mesh)
+        seconds = config.cache.fill_checkpoint_seconds
+        self.fills = FillCheckpoints(folder / "fill", seconds, self.mesh)
         self.best = Best(config.save_best, config.early_stopping_patience)
-        self.step = 0
+        self.step, self._seconds, self._owes = 0, 0.0, False
         self._log_state: dict[str, Any] | None = None
+        self._filled: Store | None = None
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         """Gradients reach all processes; each drops out on its own."""
@@ -86,33 +93,47 @@ class Trainer:
         """Whether it ended before its last step, because no better evaluation came."""
         return self.best.is_waited_out and self.step < self.config.steps
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the seconds of its budget have passed."""
+        return self.config.max_seconds is not None and self._seconds >= self.config.max_seconds
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is not trained on."""
+        return self.step >= self.config.steps or self.is_stopped_early or self.is_spent
+
     def restore(self, *, fall_back: bool = False) -> None:
-        """Go on from the newest checkpoint, if there is one.
+        """Go on from the newest checkpoint, if there is one; or from where a fill has come to.
 
         Args:
             fall_back: take the one before, where the newest is damaged.
         """
-        state = self.checkpoints.load(self.parts.wants, fall_back=fall_back)
+        fill = None if fall_back else self.fills.newest(self.checkpoints.newest)
+        state = (fill or self.checkpoints).load(self.parts.wants, fall_back=fall_back)
         if state is not None:
             self._take(state)
 
     def restore_step(self, step: int) -> None:
         """Have the towers of the checkpoint of this step: to measure or to search with."""
         state = self.checkpoints.load_step(step, lambda name: name != "loss")
-        self._check_unchanged(state)
+        check_unchanged(state, self.config, self.parts.data, self.folder)
         self.parts.load_towers(state["parts"])
         self.step = state["step"]
 
     def _take(self, state: dict[str, Any]) -> None:
-        self._check_unchanged(state)
+        check_unchanged(state, self.config, self.parts.data, self.folder)
         self.best.load_state_dict(state["best"])
         self.parts.load_state_dict(state["parts"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self._log_state = state["step"], state["log"]
+        self._seconds = state["log"]["seconds"].get("wall", 0.0)
+        self._owes = state["owes"]
+        self._filled = self.parts.loss_fn.store if state["parts"]["loss"]["filled"] else None
 
     def run(self) -> int | None:
-        """Train to the last step, or until no better evaluation is waited for.
+        """Train to the last step, until no better evaluation is waited for, or for its seconds.
 
         Returns the number of the signal that stopped it, if any.
 
@@ -126,32 +147,48 @@ class Trainer:
             batches = stack.enter_context(self.parts.data.begin(self._position, end))
             shown = self.mesh.rank == 0
             log = stack.enter_context(RunLog(self.folder, self._log_state)) if shown else None
-            if self.step == 0:
-                progress = track("filling the cache") if shown else iter
-                self.parts.loss_fn.fill_cache(progress=progress)
-            received = stack.enter_context(stop_signals())
+            stops = stack.enter_context(stop_signals())
             moved = bar("training", self.step, config.steps) if shown else nullcontext(_ignore)
-            advance = stack.enter_context(moved)
-            while self.step < config.steps and not self.is_stopped_early:
-                advance(self._one_step(batches, log))
-                measured = self._evaluate()
-                improved = bool(measured) and self.best.update(self.step, measured)
-                last = self.step == config.steps or self.is_stopped_early
-                self._log(log, measured, last)
-                stop = self._agreed(received)
-                if last or stop or improved or _due(self.step, config.checkpoint_every):
-                    self._save(log)
-                if stop and not last:
+            advance = None
+            while self._owes or not self.is_done:
+                if stop := self._fill(log, stops):
                     return stop
+                advance = advance or stack.enter_context(moved)
+                if not self._owes:
+                    advance(self._one_step(batches, log))
+                improved = self._measure(log, stops)
+                stop = self._agreed(stops, log)
+                if self.is_done or stop or improved or _due(self.step, config.checkpoint_every):
+                    self._save(log)
+                if stop and (self._owes or not self.is_done):
+                    return stop
+            self._conclude(log)
         return None
 
-    def _agreed(self, received: list[int]) -> int:
-        """The signal that stops all processes, if any of them has one.
+    def _fill(self, log: RunLog | None, stops: StopSignals) -> int | None:
+        """Encode what the store lacks, where it has not been filled; the signal that stopped it."""
+        loss_fn = self.parts.loss_fn
+        if loss_fn.store is None or loss_fn.store is self._filled:
+            return None
+        state, stop = partial(self._state, log), partial(self._agreed, stops, None)
+        try:
+            before = self.fills.fill(loss_fn, self.step, state, stop)
+        except Stopped as stopped:
+            return stopped.number
+        if log is not None:
+            log.add_encoded(before)
+        self._filled = loss_fn.store
+        return None
+
+    def _agreed(self, stops: StopSignals, log: RunLog | None) -> int:
+        """The signal that stops all processes, if any of them has one, and the seconds so far.
 
         Read once a step: a signal during the save waits for the next.
         """
-        mine = torch.tensor(received[0] if received else 0, device=self.mesh.device)
-        return int(self.mesh.largest(mine))
+        seconds = self._seconds if log is None else log.seconds["wall"]
+        mine = torch.tensor([stops.received[0] if stops.received else 0, seconds])
+        stop, self._seconds = self.mesh.largest(mine.double().to(self.mesh.device)).tolist()
+        return int(stop)
 
     @contextmanager
     def _named_absence(self) -> Iterator[None]:
@@ -185,30 +222,49 @@ class Trainer:
             log.add(done, perf_counter() - start)
         return done.reports[-1].loss
 
-    def _evaluate(self) -> dict[str, float]:
-        """Measures of the dev split, when they are due; else none."""
-        evaluate = self.parts.evaluate
-        if evaluate is None or not _due(self.step, self.config.eval_every):
-            return {}
-        return evaluate()
+    def _measure(self, log: RunLog | None, stops: StopSignals) -> bool:
+        """Measure the dev split and write what is due after a step; whether it is the best so far.
 
-    def _log(self, log: RunLog | None, measured: dict[str, float], last: bool) -> None:
-        """Write what is due after a step."""
-        if log is None:
-            return
-        if last or _due(self.step, self.config.log_every):
-            log.flush(self.step, self.parts.data.place(self._position - 1)[0])
-        if measured:
-            log.write(self.step, measured, "dev/")
-        if self.is_stopped_early:
-            log.write(self.step, self.best.figures(), "early_stopping/")
+        An evaluation that a signal stops is owed: a later process makes it before the next step.
+        """
+        measured: dict[str, float] = {}
+        try:
+            if self.parts.evaluate is not None and _due(self.step, self.config.eval_every):
+                with stops.at_once() if self.mesh.size == 1 else nullcontext():
+                    measured = self.parts.evaluate()
+            self._owes = False
+        except Stopped:
+            self._owes = True
+            return False
+        if log is not None:
+            if _due(self.step, self.config.log_every):
+                self._flush(log)
+            if measured:
+                log.write(self.step, measured, "dev/")
+        return bool(measured) and self.best.update(self.step, measured)
+
+    def _flush(self, log: RunLog) -> None:
+        log.flush(self.step, self.parts.data.place(self._position - 1)[0])
+
+    def _conclude(self, log: RunLog | None) -> None:
+        """The last lines. No checkpoint knows of them: a run that is lengthened has others."""
+        if log is not None:
+            if log.window["steps"]:
+                self._flush(log)
+            if self.is_stopped_early:
+                log.write(self.step, self.best.figures(), "early_stopping/")
 
     def _save(self, log: RunLog | None) -> None:
+        self.checkpoints.save(self.step, self._state(log), best=self.best.step)
+        self.fills.forget()
+
+    def _state(self, log: RunLog | None) -> dict[str, Any]:
         epoch, batch = self.parts.data.place(self._position)
         scaler = self.accelerator.scaler
-        state = {
+        return {
             "step": self.step,
             "position": {"epoch": epoch, "batch": batch},
+            "owes": self._owes,
             "config": self.config.model_dump(),
             "fingerprints": self.parts.data.fingerprints,
             "parts": self.parts.state_dict(),
@@ -216,36 +272,6 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "log": None if log is None else log.state_dict(self.step),
         }
-        self.checkpoints.save(self.step, state, best=self.best.step)
-
-    def _check_unchanged(self, state: dict[str, Any]) -> None:
-        known = ("best", "fingerprints", "scheduler")
-        missing = [name for name in known if name not in state | state["parts"]]
-        if missing:
-            raise InputError(
-                "a checkpoint of this version of negcache",
-                f"one without {' and '.join(missing)} in {self.folder}",
-                "go on with the version that wrote it, or train anew into another folder",
-            )
-        changed = differences(parse_config(state["config"]), self.config)
-        if changed:
-            raise InputError(
-                "the config that the run was started with",
-                f"changes in {', '.join(changed)}",
-                "undo them in config.json, or train anew into another folder",
-            )
-        self._check_data(state["fingerprints"])
-
-    def _check_data(self, before: dict[str, str]) -> None:
-        found = self.parts.data.fingerprints
-        for name in sorted(before | found):
-            if before.get(name) != found.get(name):
-                place = dict(leaves(self.config.model_dump())).get(name, self.folder / name)
-                raise InputError(
-                    f"the data that the run was started with ({before.get(name, 'none')[:12]})",
-                    f"other data in {name}, {place} ({found.get(name, 'none')[:12]})",
-                    "restore the data, or train anew into another folder",
-                )
 
 
 def check_shares(batch_size: int, processes: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from negcache.errors import visible
 from negcache.run.cli.comparing.history import AXES, Curve
 
 
@@ -34,7 +35,7 @@ def draw(curves: Sequence[tuple[str, Curve | None]], title: str) -> bytes:
         panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(title)
-    names = [name.replace("$", r"\$") for name, curve in curves if curve]  # no formulas in names
+    names = [visible(name).replace("$", r"\$") for name, curve in curves if curve]  # no formulas
     figure.legend(panels[0].lines, names, loc="outside lower center", ncols=min(len(names), 5))
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)

@@ -21,6 +21,9 @@ from negcache.run.evaluation import Ranking, measure
 from negcache.run.training import Config
 from negcache.run.training.checkpoint import STATE, Checkpoints
 
+DATA = ("source", "max_tokens", "vocab_size", "tokenizer", "lowercase", "strip_accents")
+"""Keys that decide what a task is measured by."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -123,7 +126,8 @@ def is_evaluated(run: Found, split: str) -> bool:
 def evaluate_now(run: Found, split: str) -> None:
     """Measure a run as ``negcache evaluate`` does."""
     AcceleratorState._reset_state(True)  # runs of different precision, one after the other
-    evaluate_run(trained(run.folder), split)
+    with trained(run.folder) as opened:
+        evaluate_run(opened, split)
 
 
 def read_run(run: Found, task: Task, split: str) -> Measured:
@@ -161,6 +165,8 @@ def _measure(path: Path, task: Task, split: str) -> dict[str, dict[str, float]]:
         scores = torch.tensor([[score for _, score in row] for row in ranked.values()])
     except ValueError as error:
         raise _damage(path, str(error)) from error
+    if bool((scores.diff(dim=1) > 0).any()):
+        raise _damage(path, "scores that rise within a query")
     judged = task.judgements(split)
     known = torch.isin(judged.queries, judged.queries[judged.grades > 0])
     queries = task.query_text.ids(judged.queries[known])
@@ -182,13 +188,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _settings(run: Found) -> tuple[str | None, int, int]:
-    data = run.config.data
-    return data.source, data.max_tokens, data.vocab_size
+def _settings(run: Found) -> tuple[Any, ...]:
+    return tuple(getattr(run.config.data, name) for name in DATA)
 
 
 def _data(run: Found) -> str:
-    return "{}, max_tokens {}, vocab_size {}".format(*_settings(run))
+    named = zip(DATA, _settings(run), strict=True)
+    return ", ".join(f"{name} {value}" for name, value in named if value is not None)
 
 
 def _damage(path: Path, how: str) -> InputError:

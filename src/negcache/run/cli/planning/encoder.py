@@ -1,16 +1,14 @@
 """The size of a transformer, from its folder's configs alone: no weights are read."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from negcache.errors import InputError
 from negcache.run.cli.planning.tower import PerText, TowerSize
+from negcache.towers.model_files import TRUSTED, loading, module_folders, read_json
 
 KEPT_PER_LAYER = 16
 """Floats a layer keeps for the backward pass, per token and hidden dimension, at least.
@@ -32,7 +30,7 @@ def transformer_size(
         train_layers: so many of the topmost layers are trained; None: all parameters.
         checkpointing: only the input of each layer is kept.
     """
-    first, *others = [folder / part for part in _modules(folder)]
+    first, *others = module_folders(folder)
     encoder, hidden = _empty(first)
     dense = [size for part in others if (size := _dense(part))]
     after = sum(rows * columns + bias for rows, columns, bias in dense)
@@ -65,50 +63,31 @@ def token_counts(
         folder: of the model.
         most: tokens of a text; None: as the tokenizer says.
     """
-    home = str(folder / _modules(folder)[0])
-    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
-    most = most or tokenizer.model_max_length
-    made = [tokenizer(each, truncation=True, max_length=most) for each in (texts, queries)]
+    home = module_folders(folder)[0]
+    with loading(home, "a tokenizer that transformers can read"):
+        tokenizer = AutoTokenizer.from_pretrained(str(home), **TRUSTED)
+        most = most or tokenizer.model_max_length
+        made = [tokenizer(each, truncation=True, max_length=most) for each in (texts, queries)]
     counts, queried = ([len(ids) for ids in each["input_ids"]] for each in made)
     return counts, queried, 8 * most * len(made[0])  # int64 tensors by name
 
 
-def _modules(folder: Path) -> list[str]:
-    """Folders of the modules of a model, the transformer first."""
-    listed = folder / "modules.json"
-    if not listed.is_file():
-        return [""]
-    return [module["path"] for module in _read(listed)]
-
-
 def _empty(folder: Path) -> tuple[nn.Module, int]:
     """The transformer with shapes and without memory, and its hidden size."""
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with torch.device("meta"):
-            return AutoModel.from_config(config), int(config.hidden_size)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            "a model config that transformers can read", f"{folder}: {first}", "check the folder"
-        ) from error
+    with loading(folder, "a model config that transformers can read"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder), **TRUSTED)
+        return AutoModel.from_config(config, trust_remote_code=False), int(config.hidden_size)
 
 
 def _dense(folder: Path) -> tuple[int, int, int] | None:
     """(in, out, numbers in the bias) of a dense module; None: the module has no parameters."""
     path = folder / "config.json"
-    values = _read(path) if path.is_file() else {}
-    if not {"in_features", "out_features"} <= values.keys():
-        return None
-    rows, columns = values["in_features"], values["out_features"]
-    return rows, columns, columns if values.get("bias", True) else 0
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"JSON in {path}", str(error), "restore the file") from error
+    values = read_json(path) if path.is_file() else {}
+    with loading(path, "the config of a module"):
+        if not {"in_features", "out_features"} <= values.keys():
+            return None
+        rows, columns = int(values["in_features"]), int(values["out_features"])
+        return rows, columns, columns if values.get("bias", True) else 0
 
 
 def _stack(encoder: nn.Module) -> nn.ModuleList:

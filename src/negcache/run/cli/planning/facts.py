@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from negcache.run.data import Task
 from negcache.run.data.streams import Stream
+from negcache.run.data.tokenizer import coded
 from negcache.run.data.tokens import TokenFile
 from negcache.run.training import Config
 
@@ -111,7 +112,7 @@ def _window(config: Config, stream: Stream) -> int:
 
 
 def _counts(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
-    return [len(each.ids) for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return [len(each.ids) for each in coded(tokenizer, texts)]
 
 
 def _mean(counts: Iterable[int]) -> float:

@@ -1,5 +1,6 @@
 """Which files a stream is made of: a folder, a glob or a list, here or at any fsspec address."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
@@ -9,6 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as arrow_fs
 
 from negcache.errors import InputError
+from negcache.run.data.reading import refuse_odd
 
 PARQUET = (".parquet", ".pq")
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -87,8 +89,12 @@ def _expand(address: str, options: Mapping[str, Any]) -> Iterator[ShardFile]:
     try:
         system, path = fsspec.core.url_to_fs(address, **options)
         for one in _paths(system, path):
+            if isinstance(system, LocalFileSystem) and os.path.lexists(one):
+                refuse_odd(Path(one))
             name = system.unstrip_protocol(one) if "://" in address else one
             yield ShardFile(one, name, system)
+    except InputError:
+        raise
     except (OSError, ValueError, ImportError) as failure:
         raise InputError(
             f"files at {address}", str(failure), "check the address, and that it can be read"

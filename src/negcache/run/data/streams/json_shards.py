@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from pyarrow import json as arrow_json
 from pyarrow import parquet
 
 from negcache.errors import InputError
 from negcache.run.atomic import atomic_write, forget_interrupted
 from negcache.run.data.downloads import cache_folder
-from negcache.run.data.jsonl import BLOCK_BYTES, encoding_fault, line_fault, shown
+from negcache.run.data.jsonl import line_fault, object_of, shown
+from negcache.run.data.reading import LONGEST_LINE, lines_in, reading
 from negcache.run.data.streams.batch import StreamColumns
 from negcache.run.data.streams.files import ShardFile
 from negcache.run.data.streams.ids import check_id_type
@@ -25,7 +25,9 @@ FORMAT = 1  # of what is converted; raise it when what is written here changes
 GROUP_ROWS = 8192  # the most rows of a row group
 FIRST_LINES = 256  # decide the types of features
 
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, EOFError)
+BLOCK_BYTES = LONGEST_LINE  # the longest line that can be read
+
+_WRONG = (pa.ArrowException, OverflowError, ValueError, TypeError)
 
 
 def converted(
@@ -57,10 +59,8 @@ def converted(
 
 
 def _home(file: ShardFile, columns: StreamColumns, cache: Path) -> Path:
-    try:
+    with reading(file.name, "a readable JSON lines file"):
         size, changed = file.system.size(file.path), _changed(file)
-    except OSError as failure:
-        raise _unreadable(file, failure) from failure
     asked = [FORMAT, file.name, size, changed, columns.needed, columns.optional]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     stem = PurePosixPath(file.path).name.partition(".")[0]
@@ -96,15 +96,7 @@ def _convert(file: ShardFile, columns: StreamColumns, home: Path) -> None:
 
 def _schema(file: ShardFile, columns: StreamColumns) -> pa.Schema:
     """Strings for texts; what the first lines say for ids and features."""
-    rows = []
-    try:
-        with _open(file) as stream:
-            for number, line in islice(_lines(stream), FIRST_LINES):
-                if fault := _fault_in(file, number, line, columns):
-                    raise fault
-                rows += [json.loads(line)] if line.strip() else []
-    except (OSError, EOFError) as failure:
-        raise _unreadable(file, failure) from failure
+    rows = [row for _, row in islice(_rows(file, columns), FIRST_LINES)]
     if not rows:
         raise InputError(f"rows in {file.name}", "none", "write it anew, or leave it out")
     there = dict.fromkeys(name for row in rows for name in row)
@@ -137,35 +129,37 @@ def _type(file: ShardFile, name: str, rows: list[dict], columns: StreamColumns) 
 def _batches(
     file: ShardFile, columns: StreamColumns, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    try:
-        with _open(file) as stream:
-            reader = arrow_json.open_json(
-                pa.PythonFile(stream, mode="r"),
-                read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-                parse_options=arrow_json.ParseOptions(
-                    explicit_schema=schema, unexpected_field_behavior="ignore"
-                ),
-            )
-            for batch in reader:
-                batch.validate(full=True)  # finds text that is not UTF-8
-                if any(batch[name].null_count for name in _never_null(columns)):
-                    raise pa.ArrowInvalid("a row without id or feature")
-                if len(batch):
-                    yield batch.select(schema.names)
-    except _UNREADABLE as failure:
-        raise _first_fault(file, columns, schema, failure) from failure
+    rows = _rows(file, columns)
+    while block := list(islice(rows, GROUP_ROWS)):
+        try:
+            found = [_column(field, [row.get(field.name) for _, row in block]) for field in schema]
+        except _WRONG as failure:
+            raise _first_fault(file, columns, schema, block) from failure
+        batch = pa.RecordBatch.from_arrays(found, schema=schema)
+        if any(batch[name].null_count for name in _never_null(columns)):
+            raise _first_fault(file, columns, schema, block)
+        yield batch
+
+
+def _rows(file: ShardFile, columns: StreamColumns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of each line by its number."""
+    with reading(file.name, "a readable JSON lines file"), _open(file) as stream:
+        for number, line in lines_in(stream, file.name, BLOCK_BYTES):
+            if line.strip():
+                yield number, object_of(file.name, number, line, _like(columns))
 
 
 def _open(file: ShardFile) -> Any:
     return file.system.open(file.path, "rb", compression="infer")
 
 
-def _lines(stream: Any) -> Iterator[tuple[int, bytes]]:
-    """Lines from 1 on; of one that is too long its beginning, and then no more."""
-    number, line = 0, b""
-    while len(line) <= BLOCK_BYTES and (line := stream.readline(BLOCK_BYTES + 1)):
-        number += 1
-        yield number, line
+def _column(field: pa.Field, values: list[Any]) -> pa.Array:
+    """The values of a field, or an error: nothing is made another number on the way."""
+    found = pa.array(values, field.type)
+    exact = not pa.types.is_string(field.type) and "double" not in str(field.type)
+    if exact and json.dumps(found.to_pylist()) != json.dumps(values):
+        raise ValueError(f"values that are no {field.type}")
+    return found
 
 
 def _never_null(columns: StreamColumns) -> list[str]:
@@ -173,63 +167,29 @@ def _never_null(columns: StreamColumns) -> list[str]:
 
 
 def _first_fault(
-    file: ShardFile, columns: StreamColumns, schema: pa.Schema, failure: Exception
-) -> InputError:
-    """Read the file again, slowly, to name the line that pyarrow could not take."""
-    try:
-        with _open(file) as stream:
-            for number, line in _lines(stream):
-                if fault := _fault_in(file, number, line, columns, schema):
-                    return fault
-    except (OSError, EOFError) as unreadable:
-        failure = unreadable
-    return _unreadable(file, failure)
-
-
-def _fault_in(
     file: ShardFile,
-    number: int,
-    line: bytes,
     columns: StreamColumns,
-    schema: pa.Schema | None = None,
-) -> InputError | None:
-    """What is wrong with a line; without a schema, whether it is an object at all."""
-    if len(line) > BLOCK_BYTES:
-        return line_fault(file.name, number, "longer than 16 MB; cut it", _like(columns))
-    if not line.strip():
-        return None
-    try:
-        row = json.loads(line.decode().strip())
-    except UnicodeDecodeError:
-        return encoding_fault(file.name, number)
-    except ValueError as failure:
-        return line_fault(file.name, number, f"malformed JSON ({failure})", _like(columns))
-    if not isinstance(row, dict):
-        return line_fault(file.name, number, f"not an object: {shown(row)}", _like(columns))
-    for field in schema or ():
-        if what := _wrong(row.get(field.name), field, columns):
-            return line_fault(file.name, number, f"{what}: {shown(row)}", _like(columns))
-    return None
+    schema: pa.Schema,
+    block: list[tuple[int, dict[str, Any]]],
+) -> InputError:
+    """The first line of a block that has no such columns."""
+    for number, row in block:
+        for field in schema:
+            if what := _wrong(row.get(field.name), field, columns):
+                return line_fault(file.name, number, f"{what}: {shown(row)}", _like(columns))
+    return InputError(f"values of one type in {file.name}", "others", "write the file anew")
 
 
-def _wrong(value: object, field: pa.Field, columns: StreamColumns) -> str | None:
+def _wrong(value: Any, field: pa.Field, columns: StreamColumns) -> str | None:
     if value is None:
         return f"without {field.name}" if field.name in _never_null(columns) else None
     try:
-        same = json.dumps(pa.array([value], field.type).to_pylist()) == json.dumps([value])
-    except (pa.ArrowException, OverflowError):
-        same = False
-    if same or "double" in str(field.type):  # which takes whole numbers too
-        return None
-    return f"whose {field.name} is no {field.type}"
+        _column(field, [value])
+    except _WRONG:
+        return f"whose {field.name} is no {field.type}"
+    return None
 
 
 def _like(columns: StreamColumns) -> str:
     texts = dict.fromkeys(columns.texts, "...")
     return json.dumps({columns.item: "d1"} | texts | dict.fromkeys(columns.features, 0))
-
-
-def _unreadable(file: ShardFile, failure: Exception) -> InputError:
-    return InputError(
-        "a readable JSON lines file", f"{file.name}: {failure}", "write the file anew"
-    )

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from negcache.errors import InputError
+from negcache.run.data.reading import clause
 from negcache.run.data.streams.files import ShardFile
 from negcache.run.progress import track
 
@@ -108,7 +109,7 @@ class ShardedTable:
                 ).select(self.schema.names)
             found.validate(full=True)  # finds text that is not UTF-8
         except (*UNREADABLE, KeyError) as failure:  # KeyError: a column is there no longer
-            raise self._broken(group, _clause(failure)) from failure
+            raise self._broken(group, clause(failure)) from failure
         if len(found) != self.rows[group] or found.schema.types != self.schema.types:
             raise self._broken(group, f"{len(found):,} rows of {_types(found.schema)}")
         return pa.table(found.columns, schema=self.schema)  # whether null is allowed is forgotten
@@ -140,7 +141,7 @@ def _footer(file: ShardFile, *, wanted: set[str]) -> _Footer:
     except UNREADABLE as failure:
         raise InputError(
             "a Parquet file",
-            f"{file.told}: {_clause(failure)}",
+            f"{file.told}: {clause(failure)}",
             "restore the file, or take it out of the list",
         ) from failure
     if not sum(rows):
@@ -198,9 +199,3 @@ def _told(kind: pa.DataType | None) -> str:
 
 def _types(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
-def _clause(failure: BaseException) -> str:
-    """A library's message as part of a sentence."""
-    told = "".join(one if one.isprintable() else " " for one in str(failure))
-    return " ".join(told.split()).rstrip(".") or type(failure).__name__

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from negcache.run.data.streams.batch import StreamBatch
+from negcache.run.data.tokenizer import coded
 from negcache.shapes import Bool, Int, Tensor
 from negcache.towers import Bags
 
@@ -95,7 +96,7 @@ class ToBags:
     tokenizer: Tokenizer
 
     def __call__(self, texts: list[str]) -> Bags:
-        coded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        counts = torch.tensor([len(text.ids) for text in coded], dtype=torch.int64)
-        tokens = torch.tensor([token for text in coded for token in text.ids], dtype=torch.int64)
+        found = coded(self.tokenizer, texts)
+        counts = torch.tensor([len(text.ids) for text in found], dtype=torch.int64)
+        tokens = torch.tensor([token for text in found for token in text.ids], dtype=torch.int64)
         return Bags(tokens, counts.cumsum(0) - counts)
