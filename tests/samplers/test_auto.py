@@ -222,31 +222,43 @@ def test_a_second_cache_has_to_be_worth_more_than_the_first():
         budget.noise = noises(budget, hard=10)
 
 
-def test_a_cache_that_is_wrong_is_let_go():
-    """Its rows point elsewhere: draws from it miss what the softmax wants, as a look can see."""
+def test_a_look_sees_how_stale_the_cache_is():
+    """Rows that point elsewhere: draws by them miss what the softmax wants."""
+    queries, items, _ = problem()
+    score = nc.DotScore(0.03).double()
+    positives = torch.randint(N, (B,), generator=torch.Generator().manual_seed(2))
+    request, noise = ask(queries, score, positives), []
+    for rows in (items, items.roll(1, dims=0)):
+        sampler = with_choice(Auto(range(N)), Choice(4, 16), rows)
+        sampler.next_look = 0
+        drawn = sampler.draw(request, torch.Generator().manual_seed(1))
+        scores = score(queries, rows).clone()
+        scores[torch.arange(B), positives] = -torch.inf
+        law = scores.softmax(dim=1).mean(dim=0)[drawn.ids]
+        torch.testing.assert_close(sampler.pool.log_stored.exp(), law)
+        for pool in (sampler.pool, sampler.pool._replace(log_stored=None)):
+            sampler.budget.noise = {}
+            sampler.budget.look(request, items[drawn.ids], items[positives][:, None], pool)
+            noise.append(sampler.budget.noise[Choice(4, 96)])
+    _, _, stale, taken_for_fresh = noise
+    assert stale > 1.2 * taken_for_fresh
+
+
+def test_a_cache_that_is_no_longer_the_best_is_let_go():
     run = Training(flops=10**7)
     for number in range(70):
         run.step(number)
     sampler, store = run.sampler, run.sampler.store
     assert store is not None
-    chosen, seen = sampler.choice, []
-    for number in (70, 71):
-        sampler.budget.noise, sampler.next_look = {}, sampler.steps
-        run.step(number)
-        seen.append(sampler.budget.noise[chosen])
-        sampler.budget.choice = chosen
-        sampler.store = store
-        store.table.rows.stored.copy_(nn.functional.normalize(torch.randn(2000, 16), dim=1))
-    assert seen[1] > 1.3 * seen[0]
     sampler.budget.noise = {
         choice: 100.0 if choice.cached else noise for choice, noise in sampler.budget.noise.items()
     }
     sampler.next_look = sampler.steps
-    run.step(72)
+    run.step(70)
     assert sampler.choice.cached == 0
     assert sampler.store is None
     run.loss_fn.report()
-    run.step(73)
+    run.step(71)
     assert run.loss_fn.report().encoded_nograd == 0
 
 
