@@ -144,8 +144,8 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
             if facts.mapped_bytes
             else []
         ),
-        "Seconds are counted operations at prices that were timed here just now: right to a factor "
-        "of two or three, less so where other work is done beside it.",
+        "Seconds are counted operations at prices that were timed here just now: a rough guide, "
+        "off by up to five times where other work is done beside it.",
         '"later" is not counted at once: negcache evaluate and search after training.',
         *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),
