@@ -21,8 +21,11 @@ def move(thing: Any, device: torch.device) -> None:
     """Every tensor that a store, a sampler or an index holds, however deep, in place.
 
     Parameters and generators stay: they are their module's, and the noise is drawn on the host. So
-    do the attributes that a class names in ``on_host``. A part may refuse by ``check_device``.
+    do the attributes that a class names in ``on_host``. The table of a store may refuse.
     """
+    table = getattr(getattr(thing, "store", None), "table", None)
+    if hasattr(table, "check_device"):
+        table.check_device(device)
     _Mover(device).within(thing)
 
 
@@ -36,8 +39,6 @@ class _Mover:
     def within(self, thing: Any) -> None:
         """The attributes of an object."""
         on_host = getattr(thing, "on_host", ())
-        if hasattr(thing, "check_device"):
-            thing.check_device(self.device)
         for name, value in list(vars(thing).items()):
             if name not in on_host:
                 vars(thing)[name] = self.of(value)

