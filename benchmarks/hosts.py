@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import negcache as nc
+from benchmarks.against_mnrl import joined
 from benchmarks.lower_layers import minilm_top
 from benchmarks.record import append_rows, conclude, hardware
 from negcache.integrations.sentence_transformers import CorpusSoftmaxLoss, corpus_pairs
@@ -65,7 +66,7 @@ class Setting:
         positives = [items[row] for row in rows.tolist()]
         data = Dataset.from_dict({"anchor": queries, "positive": positives})
         self.pairs = corpus_pairs(data, items)
-        self.adapter = CorpusSoftmaxLoss(model, self.pairs)
+        self.adapter = CorpusSoftmaxLoss(model, self.pairs, sampler=joined(self.pairs))
         self.loss = self.adapter.softmax
         self.retriever = nc.Retriever(self.loss, QueryTower(model))
         self.optimizer = torch.optim.AdamW(
