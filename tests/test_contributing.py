@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from roster import NUM_ITEMS, problem
 from test_readme import EXPLAINED, SNIPPET, loss_in, run
@@ -36,6 +37,7 @@ def test_it_obeys_every_law(tmp_path):
         check_sampler(wrapped, request, items)
 
 
+@pytest.mark.slow
 def test_it_trains_in_the_snippet_of_the_readme(tmp_path):
     favourites(tmp_path)
     new = "nc.SharedDraws(Favourites(len(task.corpus), torch.arange(1000), 1))"

@@ -13,6 +13,7 @@ NOT_HERE = "benchmarks.datasets", "recbole", "SasRec(", "Stream.open("
 """Snippets with these names download, need a package that is not installed, or have own tests."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "last"),
     [
@@ -35,6 +36,7 @@ def test_a_page_runs_from_top_to_bottom(page, last, tmp_path):
     assert re.search(last, done.stdout), done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_processes_runs_on_two(tmp_path):
     (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / "processes.md").read_text(), re.DOTALL)
     (tmp_path / "this.py").write_text(snippet)

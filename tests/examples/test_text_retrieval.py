@@ -38,6 +38,7 @@ def run(home, *words):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example(home):
     script = ROOT / "examples" / "text_retrieval.py"
     assert len(script.read_text().splitlines()) <= 60

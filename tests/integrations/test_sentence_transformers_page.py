@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 
 
+@pytest.mark.slow
 def test_the_section_runs_with_three_lines_of_ours(tmp_path):
     section = PAGE.read_text().split("\n## sentence-transformers\n")[1].split("\n## ")[0]
     (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

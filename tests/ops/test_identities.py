@@ -276,6 +276,7 @@ def test_a_query_without_any_item_left_takes_no_part_in_a_pool(build):
     check_sampler(sampler, request, items, rounds=2000)
 
 
+@pytest.mark.slow
 def test_a_pool_joined_by_the_batch_is_unbiased_by_enumeration():
     """Three queries: all pairs of other positives drawn from pi, all draws of a fixed law.
 
@@ -363,6 +364,7 @@ class Forced:
         return Proposal(lambda noise: (self.picks, picked), lambda ids: self.log_q[:, ids])
 
 
+@pytest.mark.slow
 def test_items_that_only_a_partial_cache_reaches_count_in_a_joined_pool():
     """Half of the items are held, and only the first five are ever positives."""
     noise = torch.Generator().manual_seed(4)

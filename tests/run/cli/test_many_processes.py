@@ -80,6 +80,7 @@ def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_pa
     assert said[1] == said[2]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
     """Here in what they were told to do; torchrun starts all with the same words."""
     script = tmp_path / "one_differs.py"
