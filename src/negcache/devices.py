@@ -24,7 +24,7 @@ def move(thing: Any, device: torch.device) -> None:
     do the attributes that a class names in ``on_host``. The table of a store may refuse.
     """
     table = getattr(getattr(thing, "store", None), "table", None)
-    if hasattr(table, "check_device"):
+    if table is not None and hasattr(table, "check_device"):
         table.check_device(device)
     _Mover(device).within(thing)
 
