@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from negcache.encoder import ItemEncoder
 from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler
 from negcache.messages import Request
-from negcache.samplers.auto import sampler_for
+from negcache.samplers.auto import Encode, sampler_for
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Encoded
 from negcache.stores.among_processes import check_pool
@@ -15,6 +17,9 @@ from negcache.validation import check_items
 
 COUNTED = 8
 """Items that the work of the tower is counted over."""
+
+AT_ONCE = 1024
+"""Items that are encoded at a time, to be looked at."""
 
 
 @runtime_checkable
@@ -37,11 +42,13 @@ class Learner(Protocol):
         """
         ...
 
-    def learn(
-        self, request: Request, rows: Float[Tensor, "M D"], targets: Float[Tensor, "B p D"]
-    ) -> None:
-        """A training step was made with the last draw: fresh rows of what was drawn, and of the
-        queries' positives."""
+    def learn(self, request: Request, targets: Float[Tensor, "B p D"], encode: Encode) -> None:
+        """A training step was made with the last draw.
+
+        Args:
+            targets: fresh rows of the queries' positives.
+            encode: items as they are today, without gradient, to look at more of them.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -72,10 +79,22 @@ def begin(
         sampler.begin(count, dim, encoder.flops(some), trained)
 
 
-def learn(sampler: Sampler, asked: Request, items: Encoded) -> None:
-    """A training step has encoded what was drawn."""
+def learn(sampler: Sampler, asked: Request, items: Encoded, encoder: ItemEncoder) -> int:
+    """A training step has encoded what was drawn.
+
+    Returns:
+        How many items more were encoded, without gradient.
+    """
+    looked = 0
+
+    def encode(ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        nonlocal looked
+        looked += len(ids)
+        return torch.cat([rows for _, rows in encoder.encode_all(ids, AT_ONCE)])
+
     if isinstance(sampler, Learner):
-        sampler.learn(asked, items.drawn[0].detach(), items.targets.detach())
+        sampler.learn(asked, items.targets.detach(), encode)
+    return looked
 
 
 def learnt(sampler: Sampler) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class SoftmaxLoss(nn.Module):
             draws = [(drawn.of(mine), estimator) for drawn, estimator in draws]
             found = sampled_loss(queries, asked.positives[mine], items.of(mine), draws, self.score)
         if training:
-            learn(self.sampler, asked, items)
+            self._recorder.encoded_nograd += learn(self.sampler, asked, items, self.encoder)
             self._recorder.record_step(*found, draws[0][0], mesh.parts(len(items.ids))[mesh.rank])
         return reduced(found.losses, weight, reduction, Mesh.now() if training else ALONE)
 

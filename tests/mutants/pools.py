@@ -43,11 +43,18 @@ MUTANTS = [
         f"{AUTO}test_the_partition_is_unbiased_at_every_choice",
     ),
     Mutant(
-        "auto: items have no side of their own",
-        "ops/gradient_noise.py",
-        "return own + pairs / 2",
-        "return own",
-        f"{AUTO}test_noise_foretold_is_noise_found",
+        "auto: what is never drawn is not missed",
+        "ops/gradient_cosine.py",
+        "along.append(paired(mean, of_mean, p, exact) + (mean * p * apart).sum())",
+        "along.append(paired(p, exact, p, exact) + (p * p * apart).sum())",
+        f"{AUTO}test_the_cosine_foretold_is_the_cosine_found",
+    ),
+    Mutant(
+        "auto: an item of the pool stands for itself in a product",
+        "ops/gradient_cosine.py",
+        " - (one * other * apart * weight).sum()",
+        "",
+        f"{AUTO}test_a_pool_tells_the_gradients_under_laws_that_were_not_drawn",
     ),
     Mutant(
         "auto: a stale cache is taken for a fresh one",
@@ -66,7 +73,7 @@ MUTANTS = [
     Mutant(
         "auto: what was learnt is forgotten",
         "samplers/budget.py",
-        'budget.noise = {Choice(*choice): float(noise) for *choice, noise in state["noise"]}',
+        'budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in state["seen"]}',
         "pass",
         f"{AUTO}test_a_resumed_run_is_the_straight_one",
     ),

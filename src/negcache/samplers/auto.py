@@ -1,7 +1,7 @@
 """Negatives chosen for the user: the batch's positives, and as many more as pay."""
 
 import math
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.pooled import alike, share
-from negcache.samplers.budget import Budget, Choice, Pool
+from negcache.samplers.budget import Budget, Choice, Look
 from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.combinators import SharedDraws
 from negcache.samplers.seen_positives import SeenPositives
@@ -23,6 +23,9 @@ from negcache.shapes import Float, Float64, Int, Tensor
 from negcache.stores.dense import DenseCache
 from negcache.validation import check_popularity, count_items
 
+Encode = Callable[[Int[Tensor, "M"]], Float[Tensor, "M D"]]
+"""Items as they are today, without gradient."""
+
 
 class Auto:
     """The batch's positives, uniform draws, and cached draws where they pay: shared by the batch.
@@ -30,11 +33,10 @@ class Auto:
     Every item of the pool has the weight ``log(times seen) - log(times expected)``, expected being
     ``(B - 1) pi`` from the batch, ``M / N`` from M uniform draws and ``M' mean p~`` from cached
     ones: unbiased to O(1/B) at any choice. Passes without gradient leave the batch out, as their
-    queries may be others than those that were counted. Each few steps the noise that the negatives
-    add to the gradient is estimated for every choice, from a larger pool and its fresh scores, and
-    the choice with the least ``(1 + noise) * cost`` is taken: what a given precision costs. Costs
-    are counted, never timed, so equal runs choose alike. Embeddings are stored while cached draws
-    are chosen. Ours.
+    queries may be others than those that were counted. Each few steps the cosine of a step to the
+    exact gradient is estimated for every choice, from fresh embeddings of as many items as is
+    worth it, and the choice with the least ``cost / cosine^2`` is taken. Costs are counted, never
+    timed, so equal runs choose alike. Embeddings are stored while cached draws are chosen. Ours.
 
     Args:
         items: the corpus, or anything of its length.
@@ -63,7 +65,7 @@ class Auto:
         self.seen = SeenPositives(self.num_items if log_popularity is None else 1)
         self.store: DenseCache | None = None
         self.budget: Budget | None = None
-        self.pool: Pool | None = None
+        self.look: Look | None = None
         self.steps = self.next_look = 0
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
@@ -71,22 +73,20 @@ class Auto:
         trains = torch.is_grad_enabled()
         with torch.no_grad():
             choice = self.choice if trains and self.has_begun else self._choice_of_nothing(request)
-            pool = self._pool(request, choice, generator, with_batch=trains)
-        if trains:
-            self.pool = pool
-        metrics = {name: float(value) for name, value in choice._asdict().items()}
-        return replace(pool.draw, metrics=metrics)
+            laws = self._proposals(request, choice, generator)
+            drawn = self._pool(request, laws, generator, with_batch=trains)
+            if trains and self.looks:
+                self.look = self._look(request, laws, generator)
+        return replace(drawn, metrics={k: float(value) for k, value in choice._asdict().items()})
 
     @property
     def choice(self) -> Choice:
         """What is drawn in this step."""
-        if self.budget is None:
-            return Choice(0)
-        return self.budget.wide if self.looks else self.budget.choice
+        return Choice(0) if self.budget is None else self.budget.choice
 
     @property
     def looks(self) -> bool:
-        """Whether this step looks at the noise."""
+        """Whether this step looks at what choices are worth."""
         return self.steps >= self.next_look
 
     @property
@@ -98,15 +98,12 @@ class Auto:
         costs = StepCosts(queries, dim, self.num_items, tower_flops, parameters)
         self.budget = Budget(costs, queries if self.refreshed is None else self.refreshed)
 
-    def learn(
-        self, request: Request, rows: Float[Tensor, "M D"], targets: Float[Tensor, "B p D"]
-    ) -> None:
+    def learn(self, request: Request, targets: Float[Tensor, "B p D"], encode: Encode) -> None:
         """A training step was made with the last draw."""
         assert self.budget is not None
-        assert self.pool is not None
         self.budget.spend(self.choice)
-        if self.looks:
-            self.budget.look(request, rows, targets, self.pool)
+        if self.looks and self.look is not None:
+            self.budget.look(request, self.look, encode(self.look.ids), targets)
             # processes that draw apart look apart, and would not fill a shared store together
             together = request.total_rows in (None, len(request.queries))
             self.budget.decide(has_store=self.store is not None, may_fill=together)
@@ -115,13 +112,13 @@ class Auto:
             elif self.store is None:
                 self.budget.filled()
                 self._make_store(request.queries.device)
-            self.next_look = self.steps + self.budget.pause
+            self.next_look, self.look = self.steps + self.budget.pause, None
         if self.log_popularity is None:
             self.seen.add(request.targets)
         self.steps += 1
 
     def explain(self) -> str:
-        """What is chosen, and why: every choice with its noise and its cost."""
+        """What is chosen, and why: every choice with its cosine and its cost."""
         return "nothing has been drawn" if self.budget is None else self.budget.explain()
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,34 +143,46 @@ class Auto:
         """For a pass that learns nothing, from a batch of whatever size."""
         queries, dim = request.queries.shape
         budget = self.budget or Budget(StepCosts(queries, dim, self.num_items), 0)
-        return budget.wide
+        return budget.without_batch
 
     def _pool(
         self,
         request: Request,
-        choice: Choice,
+        laws: list[tuple[ItemProposal, int]],
         generator: torch.Generator,
         *,
         with_batch: bool,
-    ) -> Pool:
+    ) -> Draw:
         """Without the batch's positives where they are of other queries than those counted."""
-        drawn, laws = [request.targets] if with_batch else [], []
-        for proposal, count in self._proposals(request, choice, generator):
-            ids, log_times = proposal.draw_some(count, generator)
+        drawn, times = [request.targets] if with_batch else [], []
+        for law, count in laws:
+            ids, log_times = law.draw_some(count, generator)
             drawn.append(ids)
-            laws.append((proposal, log_times))
+            times.append(log_times)
         ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
         log_share = self._log_share(ids)
-        each = [law.log_expected(ids).to(log_share) for law, _ in laws]
         expected = [
-            log_expected + times for log_expected, (_, times) in zip(each, laws, strict=True)
+            law.log_expected(ids).to(log_share) + log_times
+            for (law, _), log_times in zip(laws, times, strict=True)
         ]
         if with_batch:
             expected.append(alike(request.others).to(log_share).log() + log_share)
         log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
-        knows_all = choice.cached and choice.scored == 1
-        stored = each[-1] - math.log(len(request.queries)) if knows_all else None
-        return Pool(share(ids, seen, log_expected, request), log_share, stored)
+        return share(ids, seen, log_expected, request)
+
+    def _look(
+        self, request: Request, laws: list[tuple[ItemProposal, int]], generator: torch.Generator
+    ) -> Look:
+        """One item of each of as many stretches of all."""
+        assert self.budget is not None
+        count, device = self.budget.looked_at, request.queries.device
+        places = torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)
+        ids = (places * (self.num_items / count)).long().clamp_max(self.num_items - 1).to(device)
+        log_share, stored = self._log_share(ids), None
+        if self.choice.cached and self.choice.scored == 1:
+            expected = laws[-1][0].log_expected(ids).to(log_share)
+            stored = expected - math.log(len(request.queries))
+        return Look(ids, log_share, stored)
 
     def _proposals(
         self, request: Request, choice: Choice, generator: torch.Generator

@@ -1,30 +1,34 @@
-"""Which negatives are worth their cost: choices, what each adds to the noise, what each costs."""
+"""Which negatives are worth their cost: choices, how true a step each makes, what each costs."""
 
 import math
 from typing import Any, NamedTuple
 
 import torch
 
-from negcache.messages import Draw, Request
-from negcache.ops.gradient_noise import chances, relative_noise
-from negcache.samplers.step_costs import StepCosts
-from negcache.shapes import Float, Float64, Tensor
+from negcache.messages import Request
+from negcache.ops.gradient_cosine import Looked, Moments, chances, thinned
+from negcache.samplers.step_costs import FLOP, TERM, StepCosts
+from negcache.shapes import Float, Float64, Int, Tensor
 
-KEPT = 0.8
-"""Of what was known of the noise, at each look."""
+KEPT = 0.5
+"""Of what was known of the gradients, at each look."""
 
-LOOKED_AT = 64
+LOOKED_AT = 32
 """Queries of a look."""
 
-WIDE = 512, 4096
-"""Negatives of a look at least, and at most: few of them do not see what they miss."""
+FEWEST = 512
+"""Items of a look at least. Few of them do not see what they miss: a hard negative that is not
+among them is taken for one that there is not."""
 
-PAUSES = 4, 64
+THINNED = 512
+"""Items that choices are reckoned over, of those that were looked at."""
+
+PAUSES = 4, 256
 """Steps between the first two looks, and at most; in between each pause is twice the last."""
 
 LOOKING = 0.02
-"""Of what the steps between two looks cost, a look may cost so much; the last pause is longer where
-the tower is costly."""
+"""Of what the steps before it cost, a look may cost so much, but for its fewest items; the last
+pause is longer where these cost more."""
 
 LEAST, MOST = 4, 8192
 """Negatives beside the batch."""
@@ -65,34 +69,35 @@ class Choice(NamedTuple):
         return self.scored / (sure + drawn) + (1 - self.scored) / sure
 
 
-class Pool(NamedTuple):
-    """What was drawn.
+class Look(NamedTuple):
+    """Items to be encoded anew, in the order of their ids.
 
     Args:
-        draw: shared by the queries.
-        log_share: log pi of its items.
-        log_stored: log of their mean chance under the stored softmax, where they were drawn by it.
+        ids: each with the same chance.
+        log_share: log pi of each.
+        log_stored: log of their mean chance under the stored softmax, where cached draws are made
+            from all of it.
     """
 
-    draw: Draw
+    ids: Int[Tensor, "M"]
     log_share: Float64[Tensor, "M"]
     log_stored: Float64[Tensor, "M"] | None = None
 
 
 class Budget:
-    """Learns what each choice is worth, and takes the best: the least ``(1 + noise) * cost``.
+    """Learns what each choice is worth, and takes the best: the least ``cost / cosine^2``.
 
     Args:
         costs: of a step.
         refreshed: stored rows encoded anew in a step, where there is a store.
     """
 
-    on_host = ("noise",)
+    on_host = ("seen",)
 
     def __init__(self, costs: StepCosts, refreshed: int) -> None:
         self.costs, self.refreshed = costs, refreshed
         self.choice = Choice(self._within(costs.queries))
-        self.noise: dict[Choice, float] = {}
+        self.seen: dict[Choice, Moments] = {}
         self.looks = self.fills = 0
         self.spent = 0.0
 
@@ -107,6 +112,11 @@ class Budget:
         alone = [Choice(0)] * (queries >= ALONE)
         return [*alone, *map(Choice, sizes), *cached]
 
+    @property
+    def cosines(self) -> dict[Choice, float]:
+        """Of every choice that was looked at: of its step to the exact gradient."""
+        return {choice: seen.cosine for choice, seen in self.seen.items()}
+
     def cost(self, choice: Choice) -> float:
         """Of a step, in the seconds of ``StepCosts``."""
         drawn = choice.uniform + choice.cached
@@ -114,63 +124,86 @@ class Budget:
             return self.costs.step(drawn)
         return self.costs.step(drawn, choice.scored, self.refreshed)
 
+    @property
+    def looked_at(self) -> int:
+        """Items of the next look."""
+        each = self.costs.looking + LOOKED_AT * (2 * self.costs.dim * FLOP + TERM)
+        paid = LOOKING * self.pause * self.cost(self.choice) / each
+        return int(min(max(FEWEST, paid), self.costs.num_items))
+
     @torch.no_grad()
     def look(
         self,
         request: Request,
+        look: Look,
         rows: Float[Tensor, "M D"],
         targets: Float[Tensor, "B p D"],
-        pool: Pool,
     ) -> None:
-        """Estimate the noise of every choice from some of the queries, and remember it.
+        """Estimate from some of the queries what every choice makes of their gradients.
 
         Cached draws are taken as those of a fresh cache, until there is one that says how it is.
 
         Args:
-            rows: fresh embeddings of what was drawn.
+            rows: fresh embeddings of what is looked at.
             targets: those of the queries' positives.
         """
-        total, draw = len(request.queries), pool.draw
-        if total < 2 or not len(rows) or draw.masked is None:
+        total = len(request.queries)
+        if total < 2 or not len(rows):
             return
         some = torch.arange(0, total, -(-total // LOOKED_AT), device=rows.device)
-        queries, masked = request.queries[some], draw.masked.of(some)
+        queries, positives = request.queries[some], targets[some, 0]
         logits = request.score(queries, rows)
-        logits[masked.rows, masked.ids] = -torch.inf
+        logits[request.exclude.of(some).among(look.ids)] = -torch.inf
         positive = request.score.paired(queries, targets[some, :1]).squeeze(1)
-        weight = draw.weight if draw.weight.ndim == 1 else draw.weight.mean(dim=0)
-        found = chances(positive, logits, weight)
-        softmax, batch = found.among.double().mean(dim=0), (total - 1) * pool.log_share.exp()
-        if pool.log_stored is not None:
-            softmax = pool.log_stored.exp()
-        rarity = [each.rarity(batch, softmax, self.costs.num_items) for each in self.choices]
-        noise = relative_noise(found, weight.exp(), torch.stack(rarity), total).tolist()
+        weight = logits.new_full((len(rows),), self.costs.num_items / len(rows))
+        found = chances(positive, logits, weight.log())
+        softmax = found.among.double().mean(dim=0)
+        if look.log_stored is not None:
+            softmax = look.log_stored.exp()
+        chosen, weight = thinned(found.softmax, weight, THINNED)
+        batch = (total - 1) * look.log_share[chosen].exp()
+        seen = Looked(found.of(chosen), weight, rows[chosen].to(logits), positives.to(logits))
         self.looks += 1
-        for choice, value in zip(self.choices, noise, strict=True):
-            before = self.noise.get(choice)
-            self.noise[choice] = value if before is None else KEPT * before + (1 - KEPT) * value
+        self._remember(seen, batch, softmax[chosen])
+
+    def _remember(self, looked: Looked, batch: Tensor, softmax: Tensor) -> None:
+        """What earlier looks saw fades; sums are kept, for ratios of few queries are biased.
+
+        A choice that costs more than another is worth cannot be the best, and is passed over.
+        """
+        least = math.inf
+        for choice in sorted(self.choices, key=self.cost):
+            if self.cost(choice) > least:
+                break
+            rarity = choice.rarity(batch, softmax, self.costs.num_items).to(looked.weight)
+            new = looked.under(rarity)
+            self.seen[choice] = new.after(self.seen.get(choice, new), KEPT)
+            least = min(least, self.worth(choice))
+
+    def worth(self, choice: Choice) -> float:
+        """Cost of what an exact step does."""
+        return self.cost(choice) / self.seen[choice].cosine ** 2
 
     def spend(self, choice: Choice) -> None:
         """A step has been made with it."""
         self.spent += self.cost(choice)
 
     @property
-    def wide(self) -> Choice:
-        """The choice, with as many uniform draws as a look wants."""
-        least, most = WIDE
-        wanted = self._within(min(max(least, self.costs.queries), most))
-        return self.choice._replace(uniform=max(self.choice.uniform, wanted))
+    def without_batch(self) -> Choice:
+        """For a pass that learns nothing, whose batch does not stand."""
+        return Choice(self._within(max(FEWEST, self.costs.queries)))
 
     @property
     def pause(self) -> int:
         """Steps from the last look to the next."""
         shortest, longest = PAUSES
-        usual = self.cost(self.choice)
-        paid = math.ceil((self.cost(self.wide) / usual - 1) / LOOKING)
+        reckoning = len(self.seen) * self.costs.reckoning(LOOKED_AT, THINNED)
+        least = reckoning + FEWEST * self.costs.looking
+        paid = math.ceil(least / self.cost(self.choice) / LOOKING)
         return min(max(longest, paid), shortest << max(0, self.looks - 1))
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
-        """Take what gives a precision at the least cost.
+        """Take what comes furthest along the gradient at the least cost.
 
         Args:
             has_store: else cached draws want one filled first, and the training has to have cost
@@ -179,28 +212,24 @@ class Budget:
         """
         paid = may_fill and self.spent >= (WORTH_A_FILL << self.fills) * self.costs.fill
         affordable = has_store or paid
-        worth = {
-            choice: (1 + noise) * self.cost(choice)
-            for choice, noise in self.noise.items()
-            if affordable or not choice.cached
-        }
-        if worth:
-            self.choice = min(worth, key=lambda choice: worth[choice])
+        possible = [choice for choice in self.seen if affordable or not choice.cached]
+        if possible:
+            self.choice = min(possible, key=self.worth)
 
     def filled(self) -> None:
         """A store has been made for the choice: what was taken of a fresh one is forgotten."""
         self.fills, self.spent = self.fills + 1, 0.0
         self.looks = min(self.looks, 1)
-        self.noise = {choice: value for choice, value in self.noise.items() if not choice.cached}
+        self.seen = {choice: seen for choice, seen in self.seen.items() if not choice.cached}
 
     def explain(self) -> str:
-        """What every choice costs, and adds to the noise of the gradient."""
+        """What every choice costs, and how true to the gradient its step is."""
         lines = [
             f"{choice.uniform} uniform, {choice.cached} cached of {choice.scored:.0%}: "
-            f"noise {noise:.3f}, cost {1e3 * self.cost(choice):.2f}"
+            f"cosine {cosine:.3f}, cost {1e3 * self.cost(choice):.2f}"
             + " <- chosen"
             * (choice == self.choice)
-            for choice, noise in sorted(self.noise.items())
+            for choice, cosine in sorted(self.cosines.items())
         ]
         return "\n".join(lines)
 
@@ -209,7 +238,7 @@ class Budget:
             "costs": vars(self.costs),
             "refreshed": self.refreshed,
             "choice": list(self.choice),
-            "noise": [[*choice, noise] for choice, noise in self.noise.items()],
+            "seen": [[*choice, *seen] for choice, seen in self.seen.items()],
             "looks": self.looks,
             "fills": self.fills,
             "spent": self.spent,
@@ -221,7 +250,7 @@ class Budget:
         budget = Budget(StepCosts(**state["costs"]), int(state["refreshed"]))
         budget.choice, budget.spent = Choice(*state["choice"]), float(state["spent"])
         budget.looks, budget.fills = int(state["looks"]), int(state["fills"])
-        budget.noise = {Choice(*choice): float(noise) for *choice, noise in state["noise"]}
+        budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in state["seen"]}
         return budget
 
     def _within(self, count: int) -> int:

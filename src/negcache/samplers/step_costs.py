@@ -6,6 +6,8 @@ compare. A GPU has others, and all of them smaller.
 
 from dataclasses import dataclass
 
+from negcache.ops.gradient_cosine import POINTS
+
 FLOP = 1 / 40e9
 """Seconds for a multiplication or an addition in a product."""
 
@@ -61,6 +63,11 @@ class StepCosts:
     def fill(self) -> float:
         """Encoding every item once."""
         return self.num_items * self.looking
+
+    def reckoning(self, queries: int, items: int) -> float:
+        """What a choice would make of the gradients of some queries, from some items."""
+        cells = POINTS * queries * items
+        return cells * (2 * self.dim * FLOP + 4 * TERM)
 
     def step(self, drawn: int, scored: float = 0.0, refreshed: int = 0) -> float:
         """A whole step.
