@@ -75,7 +75,7 @@ class Auto:
             choice = self.choice if trains and self.has_begun else self._choice_of_nothing(request)
             laws = self._proposals(request, choice, generator)
             drawn = self._pool(request, laws, generator, with_batch=trains)
-            if trains and self.looks:
+            if trains and self.has_begun and self.looks:
                 self.look = self._look(request, laws, generator)
         return replace(drawn, metrics={k: float(value) for k, value in choice._asdict().items()})
 
