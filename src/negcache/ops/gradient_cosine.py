@@ -35,7 +35,7 @@ LEAST = 1e-3
 PER_DECADE = 2
 """Points of the integral: the trapezium rule in log t errs by less than a hundredth."""
 
-DECADES = -3, 5
+DECADES = -3, 4
 """Between which powers of ten t is looked at."""
 
 POINTS = PER_DECADE * (DECADES[1] - DECADES[0]) + 1

@@ -20,10 +20,10 @@ FEWEST = 512
 """Items of a look at least. Few of them do not see what they miss: a hard negative that is not
 among them is taken for one that there is not."""
 
-THINNED = 512
+THINNED = 256
 """Items that choices are reckoned over, of those that were looked at."""
 
-PAUSES = 4, 256
+PAUSES = 16, 256
 """Steps between the first two looks, and at most; in between each pause is twice the last."""
 
 LOOKING = 0.02
@@ -106,8 +106,8 @@ class Budget:
         """What there is to choose from."""
         queries = self.costs.queries
         least = self._within(queries // 32)
-        sizes = sorted({self._within(least << power) for power in range(12)})
-        more = sorted({self._within(queries * quarters // 4) for quarters in (1, 2, 4, 8, 16)})
+        sizes = sorted({self._within(least << power) for power in range(0, 12, 2)})
+        more = sorted({self._within(queries * quarters // 4) for quarters in (1, 4, 16)})
         cached = (Choice(least, count, scored) for count in more for scored in SCORED)
         alone = [Choice(0)] * (queries >= ALONE)
         return [*alone, *map(Choice, sizes), *cached]

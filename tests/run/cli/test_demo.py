@@ -11,8 +11,10 @@ def test_demo_and_again(call, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     assert "117,659 entries" in done.stdout
     assert done.stdout.count("entry") >= 2  # two tables of answers
-    runs = sorted((tmp_path / "demo").iterdir())
-    assert [run.name for run in runs] == ["cached", "in_batch", "uniform"]
+    assert "at equal seconds" in done.stdout
+    assert "<img" in (tmp_path / "demo" / "comparison" / "comparison.html").read_text()
+    runs = sorted(path for path in (tmp_path / "demo").iterdir() if path.name != "comparison")
+    assert [run.name for run in runs] == ["auto", "cached", "in_batch", "uniform"]
     measured = [run / "evaluation" / "test.json" for run in runs]
     assert all(0 < json.loads(path.read_text())["mrr10"] < 1 for path in measured)
     before = [path.stat().st_mtime_ns for path in measured]

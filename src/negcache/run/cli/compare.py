@@ -36,9 +36,17 @@ def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None)
         measure: which differences are tested on.
         out: where the files go; None: ``comparison`` beside the first run.
     """
+    out = folders[0].resolve().parent / "comparison" if out is None else out
+    report = write_comparison(folders, split, measure, out)
+    _show(Console(), report)
+    written = f"written to {out / 'comparison.html'}, with the pictures and comparison.json"
+    typer.echo(visible(written))
+
+
+def write_comparison(folders: Sequence[Path], split: str, measure: str, out: Path) -> Report:
+    """The page, pictures and figures, without a word."""
     if measure not in TITLES:
         raise InputError(f"a measure: {', '.join(TITLES)}", repr(measure), "name one of them")
-    out = folders[0].resolve().parent / "comparison" if out is None else out
     if out.exists() and not out.is_dir():
         raise InputError("a folder to write to", f"a file {out}", "choose another --out")
     found = find_runs(folders)
@@ -51,9 +59,7 @@ def compare(folders: Sequence[Path], split: str, measure: str, out: Path | None)
     runs = [read_run(run, task, split) for run in found]
     report = report_on(runs, split, measure)
     _write(out, report, runs)
-    _show(Console(), report)
-    written = f"written to {out / 'comparison.html'}, with the pictures and comparison.json"
-    typer.echo(visible(written))
+    return report
 
 
 def _write(out: Path, report: Report, runs: Sequence[Measured]) -> None:

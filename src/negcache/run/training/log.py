@@ -68,10 +68,16 @@ class RunLog:
         self.window.update({"steps": 1, "reports": len(step.reports)})
         self.seconds.update({"wall": wall})
 
-    def add_encoded(self, items: int) -> None:
-        """Take in items that earlier processes encoded without gradient before this step."""
+    def add_fill(self, before: int, wall: float) -> None:
+        """Take in a store that has been filled.
+
+        Args:
+            before: items that earlier processes had encoded for it.
+            wall: seconds of this one.
+        """
         for counts in (self.window, self.totals):
-            counts.update({"encoded_nograd": items})
+            counts.update({"encoded_nograd": before})
+        self.seconds.update({"wall": wall, "fill": wall})
 
     def flush(self, step: int, epoch: int) -> None:
         """Write the last step's rate, means since the last flush, counts since the start."""

@@ -171,12 +171,13 @@ class Trainer:
         if loss_fn.store is None or loss_fn.store is self._filled:
             return None
         state, stop = partial(self._state, log), partial(self._agreed, stops, None)
+        start = perf_counter()
         try:
             before = self.fills.fill(loss_fn, self.step, state, stop)
         except Stopped as stopped:
             return stopped.number
         if log is not None:
-            log.add_encoded(before)
+            log.add_fill(before, perf_counter() - start)
         self._filled = loss_fn.store
         return None
 

@@ -14,9 +14,9 @@ from negcache.shapes import Float
 AXES = {
     "steps": "optimizer steps",
     "encoded": "items encoded",
-    "seconds": "seconds of training steps",
+    "seconds": "seconds of training",
 }
-"""What a curve can be drawn against; filling the cache counts as items, not as seconds."""
+"""What a curve can be drawn against; filling a cache counts, measuring does not."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class History:
         loss: mean since the line before, under the run's own estimate of the partition.
         dev: a curve of each dev measure; none where ``eval_every`` was 0.
         encoded_grad, encoded_nograd: items encoded in all.
-        seconds: of all training steps.
+        seconds: of all training, fills of a cache among them.
     """
 
     loss: Curve

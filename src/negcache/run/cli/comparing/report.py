@@ -106,7 +106,7 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
         yield "best on dev, measured here, at step", [f"{run.found.measured:,}" for run in runs]
     yield "items encoded with gradient", [f"{run.history.encoded_grad:,}" for run in runs]
     yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
-    yield "seconds of training steps", [f"{run.history.seconds:,.1f}" for run in runs]
+    yield "seconds of training", [f"{run.history.seconds:,.1f}" for run in runs]
 
 
 def _steps(run: Measured) -> str:
