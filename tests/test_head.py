@@ -24,6 +24,8 @@ SAMPLERS = {
     "unigram": lambda table, m: nc.Popularity(torch.arange(1, N + 1), m, power=1.0),
     "shared": lambda table, m: nc.SharedDraws(nc.Uniform(table, m)),
 }
+QUICK = {"quadratic", "cached", "shared"}
+"""Whose partition is among the fast tests: a kernel, a cache, one draw for all."""
 
 
 def build(sampler=nc.quadratic, num_samples=8, *, sparse=True, **settings):
@@ -103,7 +105,11 @@ def test_draws_from_the_softmax_itself_give_the_exact_value_draw_by_draw(num_sam
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler",
+    [SAMPLERS[name] if name in QUICK else slow(SAMPLERS[name]) for name in SAMPLERS],
+    ids=SAMPLERS,
+)
 def test_the_partition_is_unbiased(sampler):
     head, hidden, target = build(sampler, 4)
     logits = everything(head, hidden).detach()

@@ -31,6 +31,16 @@ del ROUNDS["single"]  # laws are float64
 FAST = ("drifted", "half_gaps", "large_gaps", "excluded")
 """Settings of the fast tests; each of the others is one of these with less in it."""
 
+COMBINED = {
+    "flat",
+    "log_uniform",
+    "shared_dynamic_index",
+    "shared_mixture",
+    "shared_popularity",
+    "shared_quadratic",
+}
+"""Cases whose parts are fast ones, each by itself and in another combination: these are slow."""
+
 IN_PARTS = ("half", "gaps", "half_gaps", "large_gaps")
 """Settings in which some items have no row, or none that was written."""
 
@@ -54,7 +64,8 @@ def runs(taken):
     for case, setting in product(ROSTER, ROUNDS):
         if (setting not in case.refuses) != taken:
             continue
-        marks = () if setting in FAST or not taken else pytest.mark.slow
+        is_fast = not taken or (setting in FAST and case.name not in COMBINED)
+        marks = () if is_fast else pytest.mark.slow
         yield pytest.param(case, setting, 0, id=f"{case.name}-{setting}", marks=marks)
         for seed in (1, 2) if setting in ("fresh", "drifted") else ():
             name = f"{case.name}-{setting}-{seed}"
