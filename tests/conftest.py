@@ -16,7 +16,7 @@ settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], da
 
 @pytest.fixture
 def unchecked():
-    """What a user without our type checks meets: the library's own errors."""
+    """No type checks: what a user meets, the library's own errors; and draws by the hundred."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -30,6 +30,7 @@ def test_it_is_short():
     assert len(SAMPLER.splitlines()) <= 40
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_it_obeys_every_law(tmp_path):
     request, items, _ = problem(drift=0.3)
     sampler = favourites(tmp_path)(NUM_ITEMS, torch.arange(0, NUM_ITEMS, 7), 6)

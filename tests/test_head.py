@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from pace import slow
 from torch.nn import functional as F
 
 import negcache as nc
@@ -23,6 +24,8 @@ SAMPLERS = {
     "unigram": lambda table, m: nc.Popularity(torch.arange(1, N + 1), m, power=1.0),
     "shared": lambda table, m: nc.SharedDraws(nc.Uniform(table, m)),
 }
+QUICK = {"quadratic", "cached", "shared"}
+"""Whose partition is among the fast tests: a kernel, a cache, one draw for all."""
 
 
 def build(sampler=nc.quadratic, num_samples=8, *, sparse=True, **settings):
@@ -101,7 +104,12 @@ def test_draws_from_the_softmax_itself_give_the_exact_value_draw_by_draw(num_sam
         steps(head, optimizer(head), 1)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "sampler",
+    [SAMPLERS[name] if name in QUICK else slow(SAMPLERS[name]) for name in SAMPLERS],
+    ids=SAMPLERS,
+)
 def test_the_partition_is_unbiased(sampler):
     head, hidden, target = build(sampler, 4)
     logits = everything(head, hidden).detach()
@@ -175,7 +183,7 @@ def test_several_targets_do_not_compete():
     assert torch.isfinite(head(hidden, targets=target))
 
 
-@pytest.mark.parametrize("name", ["quadratic", "lagging", "cached"])
+@pytest.mark.parametrize("name", [slow("quadratic"), "lagging", "cached"])
 def test_resume_equals_never_having_stopped(name):
     head, _, _ = build(SAMPLERS[name])
     step = optimizer(head)

@@ -26,6 +26,7 @@ def loss_in(printed):
     return float(re.search(r"-log p\+ = ([\d.]+) nats over 117,659 items", printed)[1])
 
 
+@pytest.mark.slow
 def test_the_snippet_runs_as_it_stands_and_learns(tmp_path):
     done = run(SNIPPET, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -33,6 +34,7 @@ def test_the_snippet_runs_as_it_stands_and_learns(tmp_path):
     assert (tmp_path / "loss.pt").exists()
 
 
+@pytest.mark.slow
 def test_the_snippet_of_a_stream_runs_as_it_stands_and_learns(tmp_path):
     done = run(STREAM, tmp_path)
     assert done.returncode == 0, done.stderr

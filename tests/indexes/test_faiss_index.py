@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pace import slow
 from roster import NUM_ITEMS, problem
 from setting import Setting
 
@@ -42,7 +43,8 @@ def test_a_sampler_over_flat_draws_what_it_draws_over_exact_search():
         assert torch.equal(exact.log_weight, by_faiss.log_weight)
 
 
-@pytest.mark.parametrize(("factory", "settings"), APPROXIMATE)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("factory", "settings"), [APPROXIMATE[0], slow(*APPROXIMATE[1])])
 def test_over_an_approximate_index_a_tail_is_unbiased(factory, settings):
     request, items, store = problem(0.3)
     index = FaissIndex(store, factory, settings=settings)

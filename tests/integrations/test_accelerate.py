@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from pace import slow
 from safetensors.torch import load_file, save_file
 from text_towers import (
     CORPUS,
@@ -49,8 +50,8 @@ def prepared(sampler=shared_draws, seed=0, *, accumulation=1, first=True):
     return accelerator, model, optimizer
 
 
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
-@pytest.mark.parametrize(("accumulation", "first"), [(1, True), (1, False), (2, True)])
+@pytest.mark.parametrize("sampler", [slow(shared_draws), kernel_sums])
+@pytest.mark.parametrize(("accumulation", "first"), [slow(1, True), (1, False), (2, True)])
 def test_it_equals_the_plain_loop(accumulation, first, sampler):
     accelerator, model, optimizer = prepared(sampler, accumulation=accumulation, first=first)
     loader = accelerator.prepare(DataLoader(ROWS, B, collate_fn=collate))
@@ -63,8 +64,8 @@ def test_it_equals_the_plain_loop(accumulation, first, sampler):
     assert plain.loss_fn.store.clock == STEPS
 
 
-@pytest.mark.parametrize("safe", [True, False])
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
+@pytest.mark.parametrize("safe", [True, slow(False)])
+@pytest.mark.parametrize("sampler", [shared_draws, slow(kernel_sums)])
 def test_resumed_from_a_saved_state_it_is_the_straight_run(sampler, safe, tmp_path):
     accelerator, straight, optimizer = prepared(sampler)
     data = batches(STEPS)

@@ -20,9 +20,6 @@ HOSTS = {
     "Accelerate": (1, r"^\d\.\d\d$"),
     "DDP and FSDP2": (2, r"^\d\.\d\d$"),
 }
-SLOW = "Lightning", "Accelerate"
-"""Hosts whose snippet runs with the slow tests."""
-
 BUILDING = {"cache", "sampler", "loss_fn"}
 """What the loss is made of, and itself."""
 
@@ -87,10 +84,8 @@ def test_nothing_is_counted_twice_or_hidden():
     assert table().keys() >= HOSTS.keys()
 
 
-@pytest.mark.parametrize(
-    "host",
-    [pytest.param(each, marks=pytest.mark.slow) if each in SLOW else each for each in HOSTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("host", HOSTS)
 def test_a_snippet_runs_as_it_stands(host, tmp_path):
     _, printed = HOSTS[host]
     script = tmp_path / "this.py"

@@ -10,6 +10,7 @@ import hugging_face
 import pytest
 import torch
 from hugging_face import STEPS, trainer_of
+from pace import slow
 from safetensors.torch import load_file, load_model, save_file
 from text_towers import Tower, build, difference, kernel_sums, loss_of, shared_draws, train_plainly
 from torch import nn
@@ -24,8 +25,8 @@ def trained(folder, sampler=shared_draws, **settings):
     return model
 
 
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("sampler", [slow(shared_draws), kernel_sums])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 def test_it_equals_the_plain_loop(accumulation, sampler, tmp_path):
     """The Trainer's own fused AdamW and clipping; the batches are those that it drew."""
     seen, model, plain = [], build(sampler), build(sampler)
@@ -44,8 +45,8 @@ def test_it_equals_the_plain_loop(accumulation, sampler, tmp_path):
     assert not difference(model, plain)
 
 
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("sampler", [shared_draws, slow(kernel_sums)])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 def test_resumed_at_a_checkpoint_it_is_the_straight_run(accumulation, sampler, tmp_path):
     settings = {"gradient_accumulation_steps": accumulation}
     straight = trained(tmp_path, sampler, **settings)

@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pace import slow
 from text_towers import (
     ROWS,
     B,
@@ -87,8 +88,8 @@ def fit(
     return module, trainer
 
 
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("sampler", [slow(shared_draws), kernel_sums])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 def test_it_equals_the_plain_loop(accumulation, sampler, tmp_path):
     module, _ = fit(tmp_path, sampler, accumulation=accumulation)
     plain = build(sampler)
@@ -98,8 +99,8 @@ def test_it_equals_the_plain_loop(accumulation, sampler, tmp_path):
     assert plain.loss_fn.store.clock == STEPS
 
 
-@pytest.mark.parametrize("sampler", [shared_draws, kernel_sums])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("sampler", [shared_draws, slow(kernel_sums)])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 def test_resumed_at_a_checkpoint_it_is_the_straight_run(accumulation, sampler, tmp_path):
     """The last of an epoch: Lightning begins the data of one anew."""
     settings = {"sampler": sampler, "accumulation": accumulation}

@@ -8,6 +8,8 @@ import pytest
 import st_processes
 import torch
 
+pytestmark = pytest.mark.slow  # as in test_ddp, which is fast, but with a whole trainer
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -61,6 +61,7 @@ def outcomes(trainer):
     return {(name, key): value for name, state in states.items() for key, value in state.items()}
 
 
+@pytest.mark.slow
 def test_two_losses_of_a_trainer_are_saved_apart_and_resumed(tmp_path):
     whole = trainer_of_two(static_model(), tmp_path / "whole")
     whole.train()
@@ -126,6 +127,7 @@ def best_of(out, *callbacks):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_best_model_comes_with_what_its_loss_remembered(tmp_path):
     best = best_of(tmp_path / "best")
     stopped = trainer_of(static_model(), some_pairs(), tmp_path / "stopped", StopAt(4))

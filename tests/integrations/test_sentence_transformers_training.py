@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pace import slow
 from sentence_models import asked_and_meant, bert_model, static_model, words_and_meanings
 from sentence_training import (
     RATE,
@@ -85,8 +86,8 @@ def plain_loop(model, pairs, words, batches, accumulation):
     return loss_fn.state_dict()
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("kind", ["static", "bert", "mined"])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
+@pytest.mark.parametrize("kind", [slow("static"), "bert", "mined"])
 def test_the_run_is_the_plain_loop_bit_for_bit(kind, accumulation, tmp_path):
     def build():
         return bert_model(tmp_path / "bert") if kind == "bert" else static_model()
@@ -101,7 +102,7 @@ def test_the_run_is_the_plain_loop_bit_for_bit(kind, accumulation, tmp_path):
     assert_same(outcome(trainer), plain_loop(build(), pairs, words, batches, accumulation))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 def test_a_resumed_run_is_the_straight_one_bit_for_bit(accumulation, tmp_path):
     more = {"gradient_accumulation_steps": accumulation}
     whole = trainer_of(static_model(), some_pairs(), tmp_path / "whole", **more)
@@ -157,6 +158,7 @@ def test_a_run_with_evaluations_is_the_run_without(straight, tmp_path):
     assert losses[-1] == trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
 
 
+@pytest.mark.slow
 def test_the_default_run_is_the_same_when_evaluated_and_resumed(tmp_path):
     whole = trainer_of(static_model(), some_pairs(), tmp_path / "whole", sampler="auto")
     whole.train()
@@ -170,6 +172,7 @@ def test_the_default_run_is_the_same_when_evaluated_and_resumed(tmp_path):
     assert_same(outcome(resumed), outcome(whole))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_elsewhere_is_named_and_another_one_is_told(straight, tmp_path):
     shutil.copytree(straight[2] / "checkpoint-10", tmp_path / "moved" / "checkpoint-10")
     moved = f"{tmp_path / 'moved' / 'checkpoint-10'}"

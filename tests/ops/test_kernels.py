@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pace import slow
 from torch import tensor
 
 import negcache as nc
@@ -109,7 +110,8 @@ def standard_errors(found, mean):
     return abs(float(found.mean()) - mean) / float(found.std() / len(found) ** 0.5)
 
 
-@pytest.mark.parametrize("start", [0, 10_000, 20_000])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("start", [0, slow(10_000), slow(20_000)])
 def test_fourier_features_have_the_mean_and_variance_of_the_formula(start):
     nu, frequencies = 2.0, 32
     found, exact = redraws(lambda seed: fourier(DIM, frequencies, nu, seed=seed), start)
@@ -119,7 +121,8 @@ def test_fourier_features_have_the_mean_and_variance_of_the_formula(start):
     assert float(found.var()) == pytest.approx(formula, rel=0.1)
 
 
-@pytest.mark.parametrize("start", [0, 10_000, 20_000])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("start", [0, slow(10_000), slow(20_000)])
 def test_orthogonal_frequencies_are_unbiased_and_of_lower_variance(start):
     nu, frequencies = 2.0, 28  # three blocks and a half
     found, exact = redraws(
@@ -129,7 +132,8 @@ def test_orthogonal_frequencies_are_unbiased_and_of_lower_variance(start):
     assert float(found.var()) < 0.6 * (1 - exact**2) ** 2 / (2 * frequencies)
 
 
-@pytest.mark.parametrize("start", [0, 10_000, 20_000])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("start", [0, slow(10_000), slow(20_000)])
 @pytest.mark.parametrize("hyperbolic", [False, True])
 def test_positive_features_have_the_mean_and_variance_of_the_formula(hyperbolic, start):
     nu, frequencies = 0.25, 32

@@ -274,6 +274,7 @@ def test_a_look_sees_how_stale_the_cache_is():
     assert stale < 0.9 * taken_for_fresh
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_no_longer_the_best_is_let_go():
     run = Training(flops=10**7)
     for number in range(70):

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from dynamic import EVERY, clusters, low_rank
+from pace import slow
 from roster import NUM_ITEMS, ROWS, problem
 from setting import Setting
 
@@ -222,7 +223,8 @@ def test_partitions_are_unbiased_for_the_cached_scores_whatever_is_excluded(buil
     assert ((ratio.mean(dim=0) - 1).abs() < 4.5 * error).all()
 
 
-@pytest.mark.parametrize("build", [DynamicIndexChain, DynamicIndexRejection])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("build", [slow(DynamicIndexChain), DynamicIndexRejection])
 def test_partitions_are_unbiased_over_the_subsets_that_a_cache_may_hold(build):
     """Each row held stands for two items: half of the partition is missing without the coverage."""
     request, items, _ = problem(num_items=60, temperature=0.7)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from dynamic import EVERY, Counting, clusters, low_rank, refresh
+from pace import slow
 from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
@@ -37,7 +38,7 @@ APPROXIMATE = {
 }
 
 
-@pytest.mark.parametrize("drift", [0.0, 0.3])
+@pytest.mark.parametrize("drift", [slow(0.0), 0.3])
 @pytest.mark.parametrize("name", [*UNBIASED, *APPROXIMATE])
 def test_laws(name, drift):
     request, items, store = problem(drift)
@@ -135,9 +136,10 @@ def spoilt(values):
     return Spoilt
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "values",
-    [lambda v, table: v - table.sizes.log(), lambda v, table: v * 0.3],
+    [slow(lambda v, table: v - table.sizes.log()), lambda v, table: v * 0.3],
     ids=["sizes", "beta"],
 )
 def test_chances_without_cluster_sizes_or_without_beta_are_caught(values):
@@ -209,7 +211,7 @@ def test_settings_that_draw_nothing_are_refused(build):
 SMALL = {"landmarks": 5, "every": 4, "sample": 40}
 
 
-@pytest.mark.parametrize("low", [True, False], ids=["low_rank", "dense"])
+@pytest.mark.parametrize("low", [True, slow(False)], ids=["low_rank", "dense"])
 @pytest.mark.parametrize(
     ("build", "estimator"),
     [

@@ -124,6 +124,7 @@ def weights_with_gradient(draw, request):
     return replace(draw, weight=draw.log_weight.clone().requires_grad_())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("spoil", "law"),
     [
@@ -161,6 +162,7 @@ def test_draws_that_do_not_follow_the_reported_law_are_caught():
         check_sampler(UniformThatClaimsSoftmax(store), request, items)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_biased_partition_is_caught():
     request, items, store = problem()
     plain = nc.SharedDraws(nc.Uniform(store, 6))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from dynamic import EVERY, clusters, low_rank, refresh
+from pace import slow
 from partition import log_prob
 from roster import NUM_ITEMS, ROWS, problem, subset
 from setting import Setting
@@ -45,15 +46,16 @@ class Everything:
         return Proposal(lambda noise: (everything, log_prob(EVERY)), log_prob)
 
 
-@pytest.mark.parametrize("drift", [0.0, 0.5])
+@pytest.mark.parametrize("drift", [slow(0.0), 0.5])
 @pytest.mark.parametrize("name", POOLS)
 def test_laws(name, drift):
     request, items, store = problem(drift)
     check_sampler(resampled(store, name), request, items, rounds=50)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("count", [1, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("moving", [False, True], ids=["dense", "low_rank"])
+@pytest.mark.parametrize("moving", [slow(False), True], ids=["dense", "low_rank"])
 def test_the_partition_is_unbiased_though_clusters_and_rows_are_stale(moving, count):
     request, items, store = problem(drift=0.5)
     store = low_rank(items) if moving else store

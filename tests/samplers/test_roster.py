@@ -5,9 +5,9 @@ import inspect
 import pkgutil
 from itertools import product
 
-import jaxtyping
 import pytest
 import torch
+from pace import slow
 from partition import (
     assert_mean,
     assert_rows_are_there,
@@ -28,6 +28,19 @@ ROUNDS = {name: 200 if name in ("fresh", "drifted") else 50 for name in SETTINGS
 del ROUNDS["single"]  # laws are float64
 """Repeats of the statistical laws."""
 
+FAST = ("drifted", "half_gaps", "large_gaps", "excluded")
+"""Settings of the fast tests; each of the others is one of these with less in it."""
+
+COMBINED = {
+    "flat",
+    "log_uniform",
+    "shared_dynamic_index",
+    "shared_mixture",
+    "shared_popularity",
+    "shared_quadratic",
+}
+"""Cases whose parts are fast ones, each by itself and in another combination: these are slow."""
+
 IN_PARTS = ("half", "gaps", "half_gaps", "large_gaps")
 """Settings in which some items have no row, or none that was written."""
 
@@ -42,28 +55,24 @@ OF_ROWS = (
 )
 TWO_FORMS = [case for case in ROSTER if case.name in OF_ROWS]
 """Cases whose draws bring a log_z of the rows; that of ``grouped_top_k`` leaves most out."""
+SLOW_TREE = [slow(case) if case.name == "index_tree" else case for case in TWO_FORMS]
+"""A tree of Python objects is drawn from, object by object."""
 
 
 def runs(taken):
-    """Each case in each setting that it takes, or refuses; two with more seeds among the slow."""
+    """Each case in each setting that it takes, or refuses; other settings and seeds are slow."""
     for case, setting in product(ROSTER, ROUNDS):
         if (setting not in case.refuses) != taken:
             continue
-        yield pytest.param(case, setting, 0, id=f"{case.name}-{setting}")
+        is_fast = not taken or (setting in FAST and case.name not in COMBINED)
+        marks = () if is_fast else pytest.mark.slow
+        yield pytest.param(case, setting, 0, id=f"{case.name}-{setting}", marks=marks)
         for seed in (1, 2) if setting in ("fresh", "drifted") else ():
             name = f"{case.name}-{setting}-{seed}"
             yield pytest.param(case, setting, seed, id=name, marks=pytest.mark.slow)
 
 
-@pytest.fixture
-def unchecked_types():
-    """For draws by the hundred: ``test_same_draws`` makes some of each checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("case", "setting", "seed"), list(runs(taken=True)))
 def test_laws(case, setting, seed):
     request, items, store = problem(**SETTINGS[setting])
@@ -76,8 +85,9 @@ def test_laws(case, setting, seed):
         assert_unbiased(sampler, request, items, log_z_of_rows(request, items, store), rounds)
 
 
-@pytest.mark.parametrize("setting", ["half", "large_gaps"])
-@pytest.mark.parametrize("case", TWO_FORMS, ids=lambda case: case.name)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("setting", [slow("half"), "large_gaps"])
+@pytest.mark.parametrize("case", SLOW_TREE, ids=lambda case: case.name)
 def test_both_forms_of_a_draw_agree(case, setting):
     """Where there is a log_z: ``w = log_z + log_share - s~``, and its mean is Z~ of the rows."""
     request, items, store = problem(**SETTINGS[setting])

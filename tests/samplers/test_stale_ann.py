@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from pace import slow
 from roster import DIM, NUM_ITEMS, ROWS, problem
 from setting import D, N, Setting
 
@@ -34,15 +35,16 @@ def log_partition(sampler, request, items, seed):
     return torch.logsumexp(logits + draw.log_weight, dim=1)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "settings",
     [
         {"depth": 20},
         {"depth": 6},
         {"depth": 20, "shared": True},
-        {"depth": 6, "tail": 4},
+        slow({"depth": 6, "tail": 4}),
         {"depth": 20, "tail": 4},
-        {"depth": NUM_ITEMS, "tail": 2},
+        slow({"depth": NUM_ITEMS, "tail": 2}),
     ],
     ids=str,
 )
@@ -122,6 +124,7 @@ def test_rows_never_written_are_no_negatives():
         assert (found[found >= 0] % 2 == 0).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_negatives_are_uniform_among_the_deepest():
     request, _, store = problem()
     sampler, generator = StaleTopK(store, 2, depth=8), torch.Generator().manual_seed(0)
@@ -137,7 +140,8 @@ def test_negatives_are_uniform_among_the_deepest():
         assert chi_square_p(row, torch.full((8,), 100.0)) > 1e-4
 
 
-@pytest.mark.parametrize(("depth", "each"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("depth", "each"), [slow(2, 2), (3, 2), slow(3, 1)])
 def test_with_a_tail_the_mean_over_every_draw_is_the_partition_function(depth, each):
     """Every pair of (choice of the head, item of the tail) of 8 items; stale rows."""
     request, items, store = problem(0.5, num_items=8)

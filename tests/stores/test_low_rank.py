@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from pace import fast
 
 import negcache as nc
 from negcache.interfaces import Store
@@ -269,7 +270,7 @@ def assert_same(one, other):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", REENCODERS)
+@pytest.mark.parametrize("name", fast(REENCODERS, "anchored", "compose", "identity"))
 @pytest.mark.parametrize("cut", ["landmarks", "fill", "steps", "refresh", "due pass", "full pass"])
 def test_a_resumed_store_is_one_that_never_stopped(name, cut):
     def fresh_store(seed=0):

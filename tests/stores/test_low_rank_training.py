@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pace import fast, slow
 
 import negcache as nc
 from negcache.run.data.wordnet import entries
@@ -107,7 +108,7 @@ REENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", REENCODERS)
+@pytest.mark.parametrize("name", fast(REENCODERS, "anchored"))
 def test_it_trains(name):
     run = Run(reencoder=REENCODERS[name]())
     before = run.exact_loss()
@@ -118,7 +119,8 @@ def test_it_trains(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "stop"), [("anchored", 10), ("anchored", 45), ("compose", 45), ("corrector", 10)]
+    ("name", "stop"),
+    [slow("anchored", 10), slow("anchored", 45), ("compose", 45), slow("corrector", 10)],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(name, stop, tmp_path):
     def build(file=None):

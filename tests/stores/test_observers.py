@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from pace import slow
 from setting import Setting
 
 import negcache as nc
@@ -71,8 +72,8 @@ def test_an_index_that_nobody_holds_is_told_no_more_and_freed():
 @pytest.mark.parametrize(
     ("build", "index"),
     [
-        (lambda store: nc.quadratic(store, 4), lambda sampler: sampler.sums),
-        (lambda store: nc.DynamicIndex(store, 4), lambda sampler: sampler.clusters.index),
+        slow(lambda store: nc.quadratic(store, 4), lambda sampler: sampler.sums),
+        slow(lambda store: nc.DynamicIndex(store, 4), lambda sampler: sampler.clusters.index),
         (
             lambda store: nc.DynamicIndex(store, 4, index=TreeClusters(8)),
             lambda sampler: sampler.clusters.index,

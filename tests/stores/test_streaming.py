@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pace import slow
 from torch import nn, tensor
 
 import negcache as nc
@@ -197,7 +198,7 @@ def test_a_snapshot_leaves_training_rows_out():
     assert torch.equal(run.cache.rows(run.cache.slots(IDS[seen])), before)
 
 
-@pytest.mark.parametrize("weight", ["none", "uniform", "dedup", "popularity"])
+@pytest.mark.parametrize("weight", [slow("none"), slow("uniform"), "dedup", "popularity"])
 def test_a_resumed_run_is_the_straight_one(weight):
     made = {"row_weight": weight, "num_items": N if weight == "uniform" else None}
     straight, again = Training(**made), Training(**made)
@@ -233,7 +234,8 @@ def mean_of_sums(weight, values, chances, **settings):
     return float(torch.stack(sums).mean())
 
 
-@pytest.mark.parametrize("weight", ["dedup", "popularity", "uniform", "none"])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("weight", ["dedup", slow("popularity"), slow("uniform"), "none"])
 def test_weighted_rows_sum_to_all_items(weight):
     """Where items are as popular as can be; "none" counts the rows alone, "uniform" needs equal."""
     chances = torch.arange(1, N + 1, dtype=torch.float64)

@@ -65,6 +65,7 @@ def test_a_run_stopped_early_says_so_and_its_best_is_used(call, words, small):
     assert ["best on dev, measured here, at step", ["6", f"{best}"]] in report["rows"]
 
 
+@pytest.mark.slow
 def test_a_whole_run_tells_its_best(call, words, small):
     done = call(*words[:-1], small / "whole", "--set", "early_stopping_patience=0")
     assert re.match(r"40 steps done; best dev mrr10 0\.\d+ at step \d+; next: ", done.stdout)

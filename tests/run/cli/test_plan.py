@@ -309,7 +309,8 @@ def test_the_room_of_this_machine(tmp_path):
     assert capacity.disk > 0
 
 
-@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
 def test_each_of_two_processes_is_planned(small, tmp_path, shared):
     """Bytes of its rows; what it encodes; what it sends beside DDP's gradients; what it needs."""
     config, words = small / "small.toml", [f"sampler.shared={str(shared).lower()}"]

@@ -14,6 +14,16 @@ NUMBERS = {"Ctrl-C": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
 MORE = ("--set", "eval_every=2", "--set", "save_best=mrr10", "--set", "log_every=2")
 
 
+@pytest.fixture(autouse=True)
+def _default_handlers():
+    """Whoever started the tests may ignore signals, as a shell does in the background."""
+    kinds = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 import wordnet_slice
+from pace import slow
 from pyarrow import parquet
 from safetensors.torch import load_file
 from shards import damage
@@ -112,7 +113,7 @@ def test_train_evaluate_search(straight, call):
     assert done.stdout.count("│") == 3 * 4
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [slow(0), 2])
 @pytest.mark.parametrize("name", ["measured", "alone"])
 def test_stopped_and_resumed_equals_never_stopped(
     straight, shards, call, tmp_path, monkeypatch, name, workers

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from pace import slow
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -86,11 +87,11 @@ def assert_equal(run, plain):
         assert all(torch.equal(rows, states[1][1][name]) for name, rows in states[0][1].items())
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [slow(1), 2])
 @pytest.mark.parametrize(
     ("name", "warmup", "clip_norm", "shared"),
     [
-        ("constant", 0, 0.0, True),
+        slow("constant", 0, 0.0, True),
         ("constant", 4, 0.5, True),
         ("linear", 0, 0.5, False),
         ("cosine", 3, 0.5, False),
