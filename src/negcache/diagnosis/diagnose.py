@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from negcache.admission import admit
+from negcache.diagnosis.advice import advise
 from negcache.diagnosis.asked import Asked, mass_of, request_of, suspects_of
 from negcache.diagnosis.exact import Exact, exact
 from negcache.diagnosis.items import FreshItems, ItemSample
@@ -19,6 +20,7 @@ from negcache.diagnosis.report import Diagnosis
 from negcache.diagnosis.settings import Beside, Settings
 from negcache.diagnosis.staleness import AgeBin, by_age, row_errors
 from negcache.diagnosis.summary import report_of
+from negcache.diagnosis.variants import Variant, variants
 from negcache.draws import draw
 from negcache.encoder import Progress
 from negcache.errors import InputError
@@ -102,8 +104,9 @@ class _Diagnosed:
             self.samplers[name] = _at_rest(sampler), beside.estimators.get(name, log_q_corrected)
         self.num_items = len(loss_fn.corpus)
         self.items = FreshItems(loss_fn.encoder, self.num_items, loss_fn.device)
-        self.found = {name: list[Repeated]() for name in self.samplers}
-        self.distances = {name: list[Distance]() for name in self.samplers}
+        self.variants: dict[str, Variant] = {}
+        self.found = defaultdict[str, list[Repeated]](list)
+        self.distances = defaultdict[str, list[Distance]](list)
         self.truths: list[Exact] = []
         self.suspected = {name: list[Tensor]() for name in beside.suspects}
 
@@ -124,6 +127,7 @@ class _Diagnosed:
         sample = self._sample([request for request, _ in batches])
         with self.timed("encode items"):
             self.items.encode(sample.ids, self.progress)
+        self._vary(sample)
         asked = None
         for (request, suspects), name in self.progress(
             [(batch, name) for batch in batches for name in (None, *self.samplers)]
@@ -133,6 +137,17 @@ class _Diagnosed:
             else:
                 self._repeat(name, asked)
         return self._report(size, sample)
+
+    def _vary(self, sample: ItemSample) -> None:
+        """Measure variants of the loss' own sampler too."""
+        if not self.settings.advise:
+            return
+        own, estimator = self.samplers[self.beside.own]
+        items = self.items if sample.is_all else None
+        for each in variants(own, self.num_items, self.beside.partners, items):
+            name = f"{self.beside.own}: {each.change}"
+            fits = estimator if each.kind != "uniform" else log_q_corrected
+            self.samplers[name], self.variants[name] = (each.sampler, fits), each
 
     def _sample(self, requests: list[Request]) -> ItemSample:
         """Of all items, or of so many beside those that are likely to count."""
@@ -161,13 +176,18 @@ class _Diagnosed:
         generator = torch.Generator().manual_seed(self.settings.seed + len(self.found[name]))
         law, far = Law.of(sampler, asked.request, generator), None
         if law is not None:
-            with self.timed("laws"):
-                place = asked.items, asked.sample
-                far = law, distance(law, asked.request, asked.truth.log_z, *place)
-                self.distances[name].append(far[1])
+            self.distances[name].append(self._distance(name, law, asked))
+            far = law, self.distances[name][-1]
         with self.timed(f"draws of {name}"):
             found = repeat(sampler, estimator, asked, self.settings.repeats, generator, far)
             self.found[name].append(found)
+
+    def _distance(self, name: str, law: Law, asked: Asked) -> Distance:
+        if name in self.variants and not self.variants[name].has_own_law:
+            return self.distances[self.beside.own][-1]
+        with self.timed("laws"):
+            place = asked.items, asked.sample
+            return distance(law, asked.request, asked.truth.log_z, *place)
 
     def _ages(self, sample: ItemSample) -> list[AgeBin]:
         store = self.loss_fn.store
@@ -182,7 +202,14 @@ class _Diagnosed:
         truths = self.truths
         whole = sum(float(each.queries.square().sum()) for each in truths)
         error = sum(each.query_error for each in truths)
-        ages, entropies = self._ages(sample), torch.cat([each.entropy for each in truths])
+        entropies = torch.cat([each.entropy for each in truths])
+        reports = {
+            name: report_of(
+                name, self.found[name], self.distances[name], sampler.store, query_error=error
+            )
+            for name, (sampler, _) in self.samplers.items()
+        }
+        measured = {name: (each, reports[name]) for name, each in self.variants.items()}
         return Diagnosis(
             own=self.beside.own,
             queries=size * len(truths),
@@ -195,13 +222,9 @@ class _Diagnosed:
             softmax_false_negatives={
                 name: float(torch.cat(each).mean()) for name, each in self.suspected.items()
             },
-            samplers=[
-                report_of(
-                    name, self.found[name], self.distances[name], sampler.store, query_error=error
-                )
-                for name, (sampler, _) in self.samplers.items()
-            ],
-            ages=ages,
+            samplers=list(reports.values()),
+            advice=list(advise(reports[self.beside.own], measured)),
+            ages=self._ages(sample),
             seconds=dict(self.seconds),
         )
 

@@ -73,7 +73,7 @@ def repeat(
         start = perf_counter()
         draws = draw_negatives(sampler, estimator, request, generator)
         found.seconds += perf_counter() - start
-        found.add(draws)
+        found.add(draws, request.targets)
         if found.count >= FEWEST and found.numbers * (1 + 1 / found.count) > KEPT:
             break
     return found.done()
@@ -110,8 +110,12 @@ class _Found:
     def numbers(self) -> int:
         return self.queries.numbers + self.items.numbers
 
-    def add(self, draws: Draws) -> None:
-        """The loss and its gradient, as a training step makes them, of fresh embeddings."""
+    def add(self, draws: Draws, targets: Int[Tensor, "P"]) -> None:
+        """The loss and its gradient, as a training step makes them, of fresh embeddings.
+
+        Args:
+            targets: of the batch that was drawn for; they are encoded anyway.
+        """
         request, drawn = self.asked.request, draws[0][0]
         queries = request.queries.detach().requires_grad_()
 
@@ -125,7 +129,8 @@ class _Found:
         self.loss += float(loss.detach())
         self.queries.add(torch.arange(len(queries), device=queries.device), sides[0])
         self.items.add(self.asked.sample.places(items.ids), sides[1])
-        self.count, self.encoded = self.count + 1, self.encoded + len(items.ids)
+        self.count += 1
+        self.encoded += len(torch.unique(torch.cat([drawn.ids, targets])))
         self.effective += float(effective_sample_size(*found[1:]).double().mean())
         ratio = (found.log_sum.double() - self.asked.truth.log_z).exp()
         self.partitions.append(float(ratio[self.honesty.asks].mean()))

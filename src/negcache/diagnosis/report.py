@@ -94,9 +94,46 @@ class SamplerReport:
     draw_seconds: float
 
     @property
+    def bias(self) -> float:
+        """Of both towers: the root of the mean square."""
+        return math.hypot(self.query.bias, self.item.bias) / 2**0.5
+
+    @property
+    def sd(self) -> float:
+        """Of both towers: the root of the mean square."""
+        return math.hypot(self.query.sd, self.item.sd) / 2**0.5
+
+    @property
+    def error(self) -> float:
+        """How far off the gradient of a single step is: of both towers, bias and spread."""
+        return math.hypot(self.query.error, self.item.error) / 2**0.5
+
+    @property
     def cost(self) -> float:
         """Items encoded a step, with gradient and without."""
         return self.encoded + self.refreshed
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to change, and what it would bring.
+
+    Args:
+        kind: "draws", "batch", "uniform", "refresh", or "weights".
+        sentence: in words.
+        figure: what would move: "bias", "sd" or "error" of a step's gradient; or "p_value".
+        before, after: its value now, and as it was measured with the change.
+        encodings: items encoded a step with the change, over those of now.
+        measured: name of the sampler with the change, among those of the diagnosis.
+    """
+
+    kind: str
+    sentence: str
+    figure: str
+    before: float
+    after: float
+    encodings: float
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +149,7 @@ class Diagnosis:
         truth_error: of the exact gradient to the queries, relative, where items are a sample.
         softmax_false_negatives: share of the softmax over the negatives that is on suspects.
         samplers: the loss' own first.
+        advice: what could be changed, and what it would bring.
         ages: how stale rows are, by age; none where nothing is stored.
         seconds: that the diagnosis took, by part.
     """
@@ -126,6 +164,7 @@ class Diagnosis:
     truth_error: float
     softmax_false_negatives: Mapping[str, float]
     samplers: Sequence[SamplerReport]
+    advice: Sequence[Advice]
     ages: Sequence[AgeBin]
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -137,6 +176,8 @@ class Diagnosis:
         """As JSON has it: what is infinite or no number is None."""
         figures = asdict(self)
         figures["ages"] = [each._asdict() for each in self.ages]
+        for told, sampler in zip(figures["samplers"], self.samplers, strict=True):
+            told |= {name: getattr(sampler, name) for name in ("bias", "sd", "error", "cost")}
         return _plain(figures)
 
 

@@ -21,12 +21,14 @@ class Settings:
         items: that stand for all, drawn uniformly beside the positives and what one draw of every
             sampler names; None: all do.
         seed: of the draws, which have a generator of their own.
+        advise: measure variants of the loss' sampler too, and say what they would bring.
     """
 
     repeats: int = 32
     batch_size: int | None = None
     items: int | None = None
     seed: int = 0
+    advise: bool = True
 
     def __post_init__(self) -> None:
         if self.repeats < 4:
