@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import negcache as nc
+from negcache.diagnosis import Settings
 
 N, D, B = 60, 6, 8
 
@@ -38,3 +39,8 @@ def asked(several=False):
         positives = torch.stack([positives, torch.arange(B, 2 * B)], dim=1)
         positives[0, 1] = -1
     return queries, positives, torch.arange(B)
+
+
+def plain(repeats, **more):
+    """No sampler but those that are named."""
+    return Settings(repeats, advise=False, **more)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from asking import B, N, asked, stale_loss
+from asking import B, N, asked, plain, stale_loss
 from setting import Setting
 
 import negcache as nc
@@ -81,7 +81,6 @@ def test_weights_that_lie_are_found_out_and_honest_ones_are_not():
     store = loss_fn.store
     honest = {
         "each": nc.CachedSoftmax(store, 2),
-        "uniform": nc.SharedDraws(nc.Uniform(range(N), 1)),
         "with batch": nc.SharedDraws(nc.CachedSoftmax(store, 1), log_popularity=P),
     }
     lying = {
@@ -93,7 +92,7 @@ def test_weights_that_lie_are_found_out_and_honest_ones_are_not():
         P.exp().double(), 20_000, replacement=True, generator=torch.Generator().manual_seed(0)
     )
     beside = Beside(honest | lying, partners=partners)
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(16), beside=beside)
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(12), beside=beside)
     for name in ("own", *honest):
         assert found.of(name).p_value > 1e-3, name
     for name in lying:
@@ -106,7 +105,7 @@ def test_negatives_of_the_batch_change_with_the_batch():
     partners = torch.multinomial(P.exp().double(), 5_000, replacement=True)
     fixed, moving = (
         diagnose(
-            loss_fn, queries, positives, ids, settings=Settings(24), beside=Beside(partners=each)
+            loss_fn, queries, positives, ids, settings=plain(24), beside=Beside(partners=each)
         ).samplers[0]
         for each in (None, partners)
     )
@@ -119,17 +118,18 @@ def test_suspects_are_counted_among_draws_and_in_the_softmax():
     loss_fn, (queries, positives, ids) = stale_loss(nc.FullSoftmax), asked()
     other = nc.KnownPositives.from_pairs(torch.arange(B), torch.arange(B) + 30)
     beside = Beside(suspects={"test": other})
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(4), beside=beside)
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(4), beside=beside)
     # of a query's 60 items two are its positives, and one is a positive of the other split
     assert found.samplers[0].false_negatives["test"] == pytest.approx(1 / 58)
     assert 0 < found.softmax_false_negatives["test"] < 0.5
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=slow), pytest.param(2, marks=slow)])
+@slow
+@pytest.mark.parametrize("seed", range(3))
 def test_a_sample_of_items_says_what_all_say_within_its_error(seed):
     loss_fn, (queries, positives, ids) = stale_loss(), asked()
-    whole = diagnose(loss_fn, queries, positives, ids, settings=Settings(16))
-    settings = Settings(16, items=20, seed=seed)
+    whole = diagnose(loss_fn, queries, positives, ids, settings=plain(16))
+    settings = plain(16, items=20, seed=seed)
     part = diagnose(loss_fn, queries, positives, ids, settings=settings)
     assert part.sampled < N
     assert 0 < part.truth_error < 0.3
@@ -141,7 +141,7 @@ def test_a_sample_of_items_says_what_all_say_within_its_error(seed):
 
 def test_queries_come_in_batches_that_share_their_draws():
     loss_fn, (queries, positives, ids) = stale_loss(), asked()
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(8, batch_size=3))
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(8, batch_size=3))
     assert (found.queries, found.batch_size) == (6, 3)
     assert found.figures()["samplers"][0]["query"]["bias"] == found.of("own").query.bias
 
@@ -150,7 +150,7 @@ def test_figures_are_plain():
     loss_fn, (queries, positives, ids) = stale_loss(), asked()
     beside = Beside({"half": nc.CachedSoftmax(nc.SubsetCache(N, 6, size=30), 1)})
     beside.samplers["half"].store.write(torch.arange(N), torch.randn(N, 6))
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(4), beside=beside)
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(4), beside=beside)
     assert found.of("half").kl == float("inf")  # it misses half of the items
     assert found.figures()["samplers"][1]["kl"] is None
 
@@ -162,7 +162,7 @@ def test_figures_are_plain():
         (lambda: diagnose(stale_loss(), *asked()[:2]), "query_ids"),
         (lambda: diagnose(_stream(), *asked()[:2]), "a corpus of all items"),
         (lambda: diagnose(_empty(), *asked()), "a store with rows"),
-        (lambda: diagnose(stale_loss(), *asked(), settings=Settings(4, items=0)), "1 item or more"),
+        (lambda: diagnose(stale_loss(), *asked(), settings=plain(4, items=0)), "1 item or more"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_refused(how, told):

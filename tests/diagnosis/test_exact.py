@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from asking import B, N, asked, stale_loss
+from asking import B, N, asked, plain, stale_loss
 
 import negcache as nc
-from negcache.diagnosis import Beside, Settings, diagnose
+from negcache.diagnosis import Beside, diagnose
 from negcache.diagnosis.asked import request_of
 from negcache.diagnosis.exact import exact
 from negcache.diagnosis.items import FreshItems, ItemSample
@@ -88,7 +88,7 @@ def naive(loss_fn, sampler, request, positives, seed):
 
 def test_bias_and_spread_are_those_of_dense_gradients():
     loss_fn, (queries, positives, ids) = stale_loss(), asked()
-    report = diagnose(loss_fn, queries, positives, ids, settings=Settings(REPEATS))
+    report = diagnose(loss_fn, queries, positives, ids, settings=plain(REPEATS))
     request = request_of(loss_fn, loss_fn.score.embed(queries), positives, ids)
     generator = torch.Generator().manual_seed(0)
     loss_fn.sampler.sampler.propose(request, generator)  # the law is settled once
@@ -111,7 +111,7 @@ def test_bias_and_spread_are_those_of_dense_gradients():
 def test_laws_are_as_far_from_the_softmax_as_the_reference_says():
     loss_fn, (queries, positives, ids) = stale_loss(), asked()
     others = {"uniform": nc.Uniform(range(N), 3)}
-    report = diagnose(loss_fn, queries, positives, ids, beside=Beside(others))
+    report = diagnose(loss_fn, queries, positives, ids, settings=plain(4), beside=Beside(others))
     request = request_of(loss_fn, loss_fn.score.embed(queries), positives, ids)
     p = reference.softmax_law(request, fresh_items(loss_fn))
     stored = loss_fn.store.rows(torch.arange(N)).double()
@@ -129,7 +129,7 @@ def test_laws_are_as_far_from_the_softmax_as_the_reference_says():
 
 def test_full_softmax_has_neither_bias_nor_spread():
     loss_fn, (queries, positives, ids) = stale_loss(nc.FullSoftmax), asked()
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(4)).samplers[0]
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(4)).samplers[0]
     for tower in (found.query, found.item):
         assert max(tower.bias, tower.sd, 1 - tower.cosine, 1 - tower.cosine_of_one) < 1e-6
     assert found.partition == pytest.approx(1, abs=1e-9)
@@ -142,7 +142,7 @@ def test_rows_are_as_stale_as_the_reference_says():
     loss_fn.store.clock = 6  # of rows written at 0, and of some written since
     loss_fn.store.write(torch.arange(10), fresh_items(loss_fn)[:10])
     loss_fn.store.clock = 9
-    found = diagnose(loss_fn, queries, positives, ids, settings=Settings(4)).ages
+    found = diagnose(loss_fn, queries, positives, ids, settings=plain(4)).ages
     drift = reference.staleness(loss_fn.store.rows(torch.arange(N)).double(), fresh_items(loss_fn))
     assert [(each.youngest, each.oldest, each.rows) for each in found] == [
         (3, 3, 10),

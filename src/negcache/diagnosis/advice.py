@@ -11,6 +11,9 @@ SAME = 0.05
 LIES = 1e-3
 """Weights whose p-value is below it are said to lie."""
 
+LEAST = 1e-12
+"""No p-value is said to be below it."""
+
 
 def advise(
     own: SamplerReport, measured: Mapping[str, tuple[Variant, SamplerReport]]
@@ -24,8 +27,9 @@ def advise(
     if own.p_value < LIES:
         yield Advice(
             "weights",
-            f"The weights of {own.name} are not those of its draws: were they, sums would come out "
-            f"so wrong with a chance of {own.p_value:.1g}. What it says of the loss is biased.",
+            f"What {own.name} draws does not stand for all items: with honest weights, sums would "
+            f"come out so wrong with a chance of {max(own.p_value, LEAST):.1g} at most. Its loss "
+            "and its gradient are biased, however much it draws.",
             "p_value",
             own.p_value,
             own.p_value,
@@ -79,10 +83,10 @@ def _uniform(variant: Variant, before: float, after: float, cost: float) -> str:
 def _refresh(variant: Variant, before: float, after: float, cost: float) -> str:
     little = "" if after < before * (1 - SAME) else "little would change: "
     return (
-        f"With {variant.change} {little}the bias of the gradient would go {_moves(before, after)} "
-        f"of its norm, at {cost:.2f} x the encodings."
+        f"With {variant.change} {little}the proposal's distance from the softmax (KL) would go "
+        f"{_moves(before, after)} nats, at {cost:.2f} x the encodings."
     )
 
 
-_FIGURES = {"draws": "sd", "batch": "error", "uniform": "error", "refresh": "bias"}
+_FIGURES = {"draws": "sd", "batch": "error", "uniform": "error", "refresh": "kl"}
 _SENTENCES = {"draws": _draws, "batch": _batch, "uniform": _uniform, "refresh": _refresh}

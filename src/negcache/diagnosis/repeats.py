@@ -12,7 +12,7 @@ from negcache.diagnosis.moments import Gradients, Moments
 from negcache.diagnosis.weights import Honesty
 from negcache.estimators import log_q_corrected
 from negcache.interfaces import Estimator, Sampler
-from negcache.messages import Draw
+from negcache.messages import Draw, in_rows
 from negcache.metrics import effective_sample_size
 from negcache.shapes import Float, Int, Tensor
 from negcache.step import Draws, draw_negatives, encode_once, fresh_scores, sampled_loss
@@ -35,7 +35,10 @@ class Repeated:
         encoded: distinct items of a step, positives too; the mean.
         effective: mean effective sample size.
         partitions: estimate of Z- over Z-, mean over the queries, of each repeat.
-        honest: the same of the softmax with its peaks cut; see `weights`.
+        honest: the same of the softmax with its peaks cut; see `weights`. Empty where that cannot
+            be asked of the draws.
+        tells: whether the repeats show all that is random: not where negatives are those of the
+            batch, and the batch was held fixed.
         suspected: share of draws that are no true negatives, by how that is known.
         seconds: of a draw.
     """
@@ -48,6 +51,7 @@ class Repeated:
     effective: float
     partitions: list[float]
     honest: list[float]
+    tells: bool
     suspected: dict[str, float]
     seconds: float
 
@@ -65,9 +69,10 @@ def repeat(
     Args:
         law: of the draws, with its distance from the softmax; None: it is not known.
     """
-    uses_batch = asked.partners is not None and _looks_at_targets(sampler, asked)
+    uses_batch = _looks_at_targets(sampler, asked)
     first = draw_negatives(sampler, estimator, asked.request, generator)[0][0]
     found = _Found(asked, Honesty(asked.truth, first, law))
+    tells = not uses_batch or asked.partners is not None
     for _ in range(repeats):
         request = asked.new_partners(generator) if uses_batch else asked.request
         start = perf_counter()
@@ -76,15 +81,15 @@ def repeat(
         found.add(draws, request.targets)
         if found.count >= FEWEST and found.numbers * (1 + 1 / found.count) > KEPT:
             break
-    return found.done()
+    return found.done(tells)
 
 
 def _looks_at_targets(sampler: Sampler, asked: Asked) -> bool:
     """Whether the targets of the batch are among its negatives: others give another draw."""
-    rows, partners = len(asked.request.queries), asked.partners
-    assert partners is not None
-    asks = asked.among(partners[torch.arange(rows, device=partners.device) % len(partners)])
-    others = replace(asks, positives=asked.request.targets[:rows])
+    own = in_rows(asked.request.positives).amax(dim=1)
+    total = asked.sample.num_items
+    asks = asked.among((own + total // 2) % total)
+    others = replace(asks, positives=own)
     draws = [
         draw_negatives(sampler, log_q_corrected, each, torch.Generator().manual_seed(0))[0][0]
         for each in (asks, others)
@@ -151,7 +156,7 @@ class _Found:
                 wrong = table.hits(drawn.ids[drawn.columns]) & alive
             self.suspected[name] += int(wrong.sum())
 
-    def done(self) -> Repeated:
+    def done(self, tells: bool) -> Repeated:
         each = 1 / self.count
         shares = {name: _share(wrong, self.pairs) for name, wrong in self.suspected.items()}
         return Repeated(
@@ -163,6 +168,7 @@ class _Found:
             self.effective * each,
             self.partitions,
             self.honesty.ratios,
+            tells,
             shares,
             self.seconds * each,
         )

@@ -72,7 +72,8 @@ class SamplerReport:
         kl, tv: of the softmax over the negatives from each query's own proposal, nats and between
             0 and 1; None: the sampler knows no law. ``kl`` is infinite where it misses an item.
         partition: estimated partition function over the true one, the mean; and its error.
-        p_value: of the weights being honest, see `weights`.
+        p_value: of the weights being honest, see `weights`; NaN: negatives are those of the batch,
+            which was held fixed.
         false_negatives: share of the draws, by how it is known.
         draw_seconds: of a draw, on this machine.
     """
@@ -121,7 +122,7 @@ class Advice:
     Args:
         kind: "draws", "batch", "uniform", "refresh", or "weights".
         sentence: in words.
-        figure: what would move: "bias", "sd" or "error" of a step's gradient; or "p_value".
+        figure: what would move: "sd" or "error" of a step's gradient, or "kl"; or "p_value".
         before, after: its value now, and as it was measured with the change.
         encodings: items encoded a step with the change, over those of now.
         measured: name of the sampler with the change, among those of the diagnosis.

@@ -1,5 +1,6 @@
 """From what was found of each batch to what is said of a sampler."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ def report_of(
         tv=float(torch.cat([each.tv for each in distances]).mean()) if distances else None,
         partition=float(partitions.mean()),
         partition_error=float(partitions.std()) / len(partitions) ** 0.5,
-        p_value=p_value_of_one(honest),
+        p_value=p_value_of_one(honest) if all(each.tells for each in found) else math.nan,
         false_negatives={
             known: _mean([each.suspected[known] for each in found]) for known in suspects
         },

@@ -119,15 +119,15 @@ def _refreshed(each: Sampler, shared: SharedDraws | None, items: FreshItems) -> 
 def younger(store: DenseCache, rho: float, items: FreshItems) -> DenseCache:
     """The rows as they would be, had ``TIMES`` as many been looked at each step.
 
-    Looked at oldest first, a row that is older than a share r of all is ``r / rho`` steps old. How
-    far off it is then, the rows of that age say; it is put so far towards its fresh embedding.
+    How far off a row of an age is, the rows of that age say; those that would have been looked at
+    meanwhile are put so far towards their fresh embedding. Young rows are often those that were
+    drawn, which move more than others: what is foretold is rather too little than too much.
     """
     ids = torch.arange(len(store), device=store.valid.device)
-    ages, errors = store.ages().double(), row_errors(store, ids, items)
-    rank = ages.argsort(stable=True).argsort().double() / len(ages)
-    new = torch.minimum(ages, 1 + rank / (TIMES * rho))
-    typical = _error_at(ages, errors)
-    kept = (typical(new) / typical(ages).clamp_min(1e-30)).clamp(max=1).sqrt()
+    ages, errors = store.ages().long(), row_errors(store, ids, items)
+    new, typical = younger_ages(ages, rho, TIMES * rho), _error_at(ages.double(), errors)
+    kept = typical(new.double()) / typical(ages.double()).clamp_min(1e-30)
+    kept = kept.clamp(max=1).sqrt()
     changed = DenseCache(
         len(store),
         store.table.dim,
@@ -143,6 +143,29 @@ def younger(store: DenseCache, rho: float, items: FreshItems) -> DenseCache:
         changed.write(some, score.embed(rows))
     changed.clock = store.clock
     return changed
+
+
+def younger_ages(ages: Int[Tensor, "S"], rho: float, more: float) -> Int[Tensor, "S"]:
+    """Ages of rows, had a larger share been looked at each step, the oldest first.
+
+    No row is then older than T, and those that are now have ages spread from 1 to T: each costs one
+    look in T steps, and what is looked at already ``rho T`` of all, so ``#(age > T) = (more - rho)
+    S T``. Rows that training writes in between stay as young as they are.
+
+    Example:
+        >>> younger_ages(torch.arange(1, 101), 0.01, 0.04).max()  # every 100, then every 25 steps
+        tensor(25)
+    """
+    counts = torch.bincount(ages.clamp_min(0))
+    older = len(ages) - counts.cumsum(0)
+    limits = torch.arange(len(counts), device=ages.device)
+    fits = older <= (more - rho) * len(ages) * limits
+    limit = int(limits[fits][0]) if bool(fits.any()) else len(counts)
+    old = (ages > max(limit, 1)).nonzero().squeeze(1)
+    spread = ages.clone()
+    turns = ages[old].argsort(stable=True).argsort()
+    spread[old] = 1 + turns * max(limit, 1) // max(len(old), 1)
+    return spread
 
 
 def _error_at(

@@ -184,15 +184,14 @@ def compare(
 def diagnose(
     run: RunFolder,
     sampler: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Another sampler to measure beside; default two."),
+        list[str] | None, typer.Option(metavar="NAME", help="Another sampler to measure beside.")
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="How many training pairs.")] = 256,
+    queries: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 256,
     items: Annotated[
         int | None, typer.Option(min=1, help="Items that stand for all; default all, or what fits.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=4, help="Draws for each batch of them.")] = 16,
-    split: Annotated[str, typer.Option(help="Whose pairs.")] = "train",
+    split: Annotated[str, typer.Option(help="Whose.")] = "train",
     checkpoint: Checkpoint = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default RUN/diagnosis.")

@@ -4,9 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,9 +13,9 @@ from rich.text import Text
 
 from negcache.diagnosis import Beside, Diagnosis, Settings, diagnose
 from negcache.diagnosis.variants import variants
-from negcache.errors import InputError, visible
+from negcache.errors import visible
 from negcache.run.atomic import atomic_write, check_writable, writing
-from negcache.run.cli.diagnosing.costs import bytes_of, seconds_of
+from negcache.run.cli.diagnosing.figures import FIGURES, FOLDER, PAGE, figures_of
 from negcache.run.cli.diagnosing.opening import (
     embedded,
     items_for,
@@ -30,12 +28,6 @@ from negcache.run.cli.diagnosing.page import render
 from negcache.run.cli.diagnosing.suspects import SPLITS, TWINS, OtherSplits, TextTwins
 from negcache.run.cli.runs import Run, read_config
 from negcache.run.progress import track
-
-FOLDER, FIGURES, PAGE = "diagnosis", "diagnosis.json", "diagnosis.html"
-"""In the folder of a run, and in that one."""
-
-FORMAT = 1
-"""Of the figures."""
 
 USUAL = ("in_batch", "uniform")
 """Samplers that are measured beside, where nobody names any; the second unless it is anyway."""
@@ -76,7 +68,7 @@ def look_at(folder: Path, looking: Looking, out: Path | None) -> None:
         home = out or folder / FOLDER
         check_writable(home)
         found = measured(run, words, looking)
-        figures = _figures(run, found, looking)
+        figures = figures_of(run, found, looking.split)
         page = render(found, figures)
         files = {FIGURES: json.dumps(figures, indent=2) + "\n", PAGE: page}
         with writing(home), ExitStack() as stack:
@@ -117,41 +109,6 @@ def measured(run: Run, words: Sequence[str] | None, looking: Looking) -> Diagnos
         ),
         progress=track("diagnosing"),
     )
-
-
-def read_diagnosis(folder: Path, step: int) -> dict[str, Any] | None:
-    """What was found of a run at this step; None: it was not diagnosed there.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = folder / FOLDER / FIGURES
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        is_of_step = found["step"] == step and found["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"an intact diagnosis {path}",
-            str(error),
-            f"make it again: negcache diagnose {folder}",
-        ) from error
-    return found if is_of_step else None
-
-
-def _figures(run: Run, found: Diagnosis, looking: Looking) -> dict[str, Any]:
-    step = run.trainer.step
-    return {
-        "format": FORMAT,
-        "negcache": version("negcache"),
-        "run": run.folder.resolve().name,
-        "step": step,
-        "split": looking.split,
-        **found.figures(),
-        "run_seconds": seconds_of(run.folder, step),
-        "run_bytes": bytes_of(run),
-    }
 
 
 def _show(console: Console, found: Diagnosis) -> None:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from negcache.diagnosis import Diagnosis
 from negcache.errors import visible
 
-PLAIN: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif"}
+PLAIN = {"svg.fonttype": "none", "font.family": "sans-serif"}
 """Letters stay letters: they can be read, searched and copied."""
 
 
@@ -25,8 +25,9 @@ def draw_errors(found: Diagnosis) -> str:
         panel.barh([row - 0.2 for row in rows], [each.bias for each in towers], 0.38, label="bias")
         panel.barh([row + 0.2 for row in rows], [each.sd for each in towers], 0.38, label="spread")
         panel.set_yticks(list(rows), names)
-        panel.set_xlabel(f"{side} tower: share of the exact gradient's norm")
+        panel.set_xlabel(f"{side} tower")
         panel.grid(axis="x", alpha=0.3)
+    figure.supxlabel("of the exact gradient's norm", fontsize="medium")
     figure.axes[0].invert_yaxis()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return _svg(figure, "errors")
@@ -38,7 +39,9 @@ def draw_ages(found: Diagnosis) -> str:
     left, right = figure.subplots(1, 2)
     names = [_ages(each.youngest, each.oldest) for each in found.ages]
     left.plot(names, [each.error for each in found.ages], marker="o", label="mean")
-    left.plot(names, [each.highest for each in found.ages], marker=".", ls=":", label="a tenth is")
+    left.plot(
+        names, [each.highest for each in found.ages], marker=".", ls=":", label="a tenth is above"
+    )
     left.set_ylabel("|stored - fresh|² / |fresh|²")
     right.bar(names, [each.rows for each in found.ages])
     right.set_ylabel("rows")
@@ -71,7 +74,7 @@ def _svg(figure: Figure, name: str) -> str:
     """The element alone, the same for the same figures."""
     picture = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context(PLAIN | {"svg.hashsalt": name}):
+    with mpl.rc_context(cast(Any, PLAIN | {"svg.hashsalt": name})):
         FigureCanvasSVG(figure).print_svg(picture, metadata=nothing)
     text = picture.getvalue()
     return text[text.index("<svg") :]
