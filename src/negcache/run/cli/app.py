@@ -183,13 +183,12 @@ def compare(
 @app.command()
 def diagnose(
     run: RunFolder,
+    *,
     sampler: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another sampler to measure beside.")
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 256,
-    items: Annotated[
-        int | None, typer.Option(min=1, help="Items that stand for all; default all, or what fits.")
-    ] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="That stand for all.")] = None,
     repeats: Annotated[int, typer.Option(min=4, help="Draws for each batch of them.")] = 16,
     split: Annotated[str, typer.Option(help="Whose.")] = "train",
     checkpoint: Checkpoint = None,

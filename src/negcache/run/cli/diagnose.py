@@ -43,7 +43,7 @@ class Looking:
         queries: how many.
         repeats: draws for each batch of them.
         items: that stand for all; None: all, or as many as take a minute or two.
-        checkpoint: which; None: the newest.
+        checkpoint: which; None: the best where there is one, else the newest.
     """
 
     words: Sequence[str] | None = None

@@ -45,7 +45,7 @@ def open_whole(folder: Path, checkpoint: str | None, *, reads_only: bool) -> Run
             f"cache.on_disk in {folder}: to read those of a checkpoint would change the run",
             "train for a while with the rows in memory, and diagnose that",
         )
-    return trained(folder, checkpoint or "newest", reads_only=reads_only, whole=True)
+    return trained(folder, checkpoint, reads_only=reads_only, whole=True)
 
 
 def loss_of(run: Run) -> SoftmaxLoss:
