@@ -140,7 +140,7 @@ def _sums_of(
     """The terms of one draw, summed up: in one pass where they are scaled products and weights."""
     if drawn.masked is not None and estimator is log_q_corrected and is_product(score):
         return pool_sums(queries * score.scale, rows, drawn.weight, drawn.masked)
-    return log_sums(estimator(_logits(queries, rows, drawn, score), drawn))
+    return log_sums(estimator(fresh_scores(queries, rows, drawn, score), drawn))
 
 
 def mean_of_positives(
@@ -172,8 +172,10 @@ def reduced(
     return weighted.sum() * mesh.size / mesh.total(each.sum())
 
 
-def _logits(queries: Tensor, rows: Tensor, drawn: Draw, score: Score) -> Tensor:
-    """Fresh scores in the columns of the draw: one matrix product, or each query its own."""
+def fresh_scores(
+    queries: Float[Tensor, "B D"], rows: Float[Tensor, "M D"], drawn: Draw, score: Score
+) -> Float[Tensor, "B k"]:
+    """Scores in the columns of the draw: one matrix product, or each query its own."""
     if drawn.columns is None:
         return score(queries, rows)
     return score.paired(queries, nn.functional.embedding(drawn.columns, rows))

@@ -20,6 +20,7 @@ NOT_HERE = "benchmarks.datasets", "recbole", "SasRec(", "Stream.open("
         ("recommendation", r"Recall@10 0\.\d{3}, NDCG@10"),
         ("classifiers", r"exact loss \d+\.\d\d nats(.|\n)*shared uniform: \d+\.\d\d nats"),
         ("data", r"117659 items"),
+        ("diagnose", r"(bias 0\.\d{3}, spread \d\.\d{3}\n){3}(.|\n)*x the encodings\."),
         ("dynamic_index", r"pool of \d+, held-out cosine [01]\.\d\d"),
         ("extreme_labels", r"\{'p1': \d+\.\d, .*'psp5': \d+\.\d\}"),
         ("sequences", r"best of all 1682 items: \(32, 10\)\nperplexity \d+"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sized
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +117,12 @@ class Auto:
         if self.log_popularity is None:
             self.seen.add(request.targets)
         self.steps += 1
+
+    def at_rest(self) -> "Auto":
+        """One that draws as the steps between two looks do; this one is left as it is."""
+        still = copy(self)
+        still.next_look = self.steps + 1
+        return still
 
     def explain(self) -> str:
         """What is chosen, and why: every choice with its cosine and its cost."""

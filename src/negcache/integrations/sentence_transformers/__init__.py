@@ -9,8 +9,15 @@ Needs the extra ``sentence-transformers`` (5.2 or newer). Three lines beside you
     )
 """
 
+from negcache.integrations.sentence_transformers.diagnosis_callback import DiagnosisCallback
 from negcache.integrations.sentence_transformers.loss import CorpusSoftmaxLoss
 from negcache.integrations.sentence_transformers.pairs import CorpusPairs, corpus_pairs
 from negcache.integrations.sentence_transformers.trainer_callback import CorpusSoftmaxCallback
 
-__all__ = ["CorpusPairs", "CorpusSoftmaxCallback", "CorpusSoftmaxLoss", "corpus_pairs"]
+__all__ = [
+    "CorpusPairs",
+    "CorpusSoftmaxCallback",
+    "CorpusSoftmaxLoss",
+    "DiagnosisCallback",
+    "corpus_pairs",
+]

@@ -1,4 +1,4 @@
-"""``negcache``: plan, train, resume, evaluate, compare, search, export, data, demo."""
+"""``negcache``: plan, train, resume, evaluate, compare, diagnose, search, export, data, demo."""
 
 import os
 import warnings
@@ -178,6 +178,28 @@ def compare(
     from negcache.run.cli.compare import compare
 
     compare(runs, split, measure, out)
+
+
+@app.command()
+def diagnose(
+    run: RunFolder,
+    *,
+    sampler: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Another sampler to measure beside.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 256,
+    items: Annotated[int | None, typer.Option(min=1, help="That stand for all.")] = None,
+    repeats: Annotated[int, typer.Option(min=4, help="Draws for each batch of them.")] = 16,
+    split: Annotated[str, typer.Option(help="Whose.")] = "train",
+    checkpoint: Checkpoint = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write; default RUN/diagnosis.")
+    ] = None,
+) -> None:
+    """How good a run's negatives are: its gradient against the exact softmax over all items."""
+    from negcache.run.cli.diagnose import Looking, look_at
+
+    look_at(run, Looking(sampler, split, queries, repeats, items, checkpoint), out)
 
 
 @app.command()

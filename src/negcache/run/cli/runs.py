@@ -193,7 +193,12 @@ def read_config(folder: Path) -> Config:
 
 
 def trained(
-    folder: Path, checkpoint: str | None = None, *, locked: bool = True, reads_only: bool = False
+    folder: Path,
+    checkpoint: str | None = None,
+    *,
+    locked: bool = True,
+    reads_only: bool = False,
+    whole: bool = False,
 ) -> Run:
     """The towers of a run as one of its checkpoints has them, to be used; it has no cache.
 
@@ -202,13 +207,14 @@ def trained(
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
         locked: no other process may work on it meanwhile.
         reads_only: nothing will be written there.
+        whole: with its cache and all else; for rows in memory.
     """
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
     with _held(folder, mesh, reads_only=reads_only) if locked else ExitStack() as held:
         step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-        run = _open(config, folder, accelerator, _source(config, folder), goes_on=False)
-        run.trainer.restore_step(step)
+        run = _open(config, folder, accelerator, _source(config, folder), goes_on=whole)
+        run.trainer.restore_step(step, whole=whole)
         return replace(run, held=held.pop_all())
 
 

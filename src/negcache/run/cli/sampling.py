@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from negcache.errors import InputError
-from negcache.interfaces import Sampler
+from negcache.interfaces import Sampler, Store
 from negcache.run.cli.planning.samplers import sampler_cost
 from negcache.run.training import Config
 from negcache.run.training.config_tables import CacheConfig, SamplerConfig
@@ -45,6 +45,7 @@ class SamplerInputs(NamedTuple):
         counts: training positives of each of them.
         come: items that come in a stream of their own; None: there is no such stream.
         rows: file of a cache's rows; None: they are in memory.
+        store: taken as the cache; None: one is made.
     """
 
     config: Config
@@ -54,6 +55,7 @@ class SamplerInputs(NamedTuple):
     counts: Callable[[], Tensor] | None = None
     come: int | None = None
     rows: Path | None = None
+    store: Store | None = None
 
     @property
     def corpus(self) -> range:
@@ -61,8 +63,10 @@ class SamplerInputs(NamedTuple):
         assert self.num_items is not None
         return range(self.num_items)
 
-    def cache(self) -> DenseCache | StreamingCache:
-        """The cache that the config asks for, still empty."""
+    def cache(self) -> Store:
+        """The cache that the config asks for, still empty; or the one that is given."""
+        if self.store is not None:
+            return self.store
         keys = self.config.cache
         dtype: torch.dtype = getattr(torch, keys.dtype)
         if keys.kind == "dense":

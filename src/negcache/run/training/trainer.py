@@ -114,8 +114,14 @@ class Trainer:
         if state is not None:
             self._take(state)
 
-    def restore_step(self, step: int) -> None:
-        """Have the towers of the checkpoint of this step: to measure or to search with."""
+    def restore_step(self, step: int, *, whole: bool = False) -> None:
+        """Have the towers of the checkpoint of this step: to measure or to search with.
+
+        Args:
+            whole: all else too, as it was then.
+        """
+        if whole:
+            return self._take(self.checkpoints.load_step(step, self.parts.wants))
         state = self.checkpoints.load_step(step, lambda name: name != "loss")
         check_unchanged(state, self.config, self.parts.data, self.folder)
         self.parts.load_towers(state["parts"])

@@ -4,10 +4,9 @@ import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from negcache.run.cli.comparing.report import Report
 from negcache.run.cli.comparing.significance import CONFIDENCE
+from negcache.run.cli.template import open_template
 
 
 def render(report: Report, pictures: Mapping[str, bytes]) -> str:
@@ -17,17 +16,9 @@ def render(report: Report, pictures: Mapping[str, bytes]) -> str:
         report: what is said.
         pictures: caption and PNG of each, in order.
     """
-    home = FileSystemLoader(Path(__file__).parent)
-    words = Environment(
-        loader=home,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     embedded = {
         caption: base64.b64encode(picture).decode() for caption, picture in pictures.items()
     }
-    return words.get_template("page.html.jinja").render(
+    return open_template(Path(__file__).with_name("page.html.jinja")).render(
         report=report, pictures=embedded, confidence=f"{CONFIDENCE:.0%}"
     )

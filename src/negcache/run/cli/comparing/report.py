@@ -11,6 +11,14 @@ from negcache.run.training.config import leaves
 
 TITLES = {"ndcg10": "nDCG@10", "mrr10": "MRR@10", "r1": "R@1", "r10": "R@10", "r100": "R@100"}
 
+DIAGNOSED = {
+    "bias": "gradient bias, of its norm",
+    "sd": "gradient spread, of its norm",
+    "effective_sample_size": "effective sample size",
+    "kl": "KL of the proposal, nats",
+}
+"""What of a diagnosis is compared."""
+
 ALPHA = 0.05
 """Below it a difference is said to be more than the choice of queries explains."""
 
@@ -107,6 +115,19 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "items encoded with gradient", [f"{run.history.encoded_grad:,}" for run in runs]
     yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
     yield "seconds of training", [f"{run.history.seconds:,.1f}" for run in runs]
+    yield from _diagnosed(runs)
+
+
+def _diagnosed(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
+    """What ``negcache diagnose`` found of each run's own sampler; nothing where it never looked."""
+    own = [None if run.diagnosis is None else run.diagnosis["samplers"][0] for run in runs]
+    if not any(own):
+        return
+    steps = [None if run.diagnosis is None else run.diagnosis["step"] for run in runs]
+    yield "diagnosed at step", ["-" if step is None else f"{step:,}" for step in steps]
+    for key, label in DIAGNOSED.items():
+        values = [None if found is None else found[key] for found in own]
+        yield label, ["-" if value is None else f"{value:.3f}" for value in values]
 
 
 def _steps(run: Measured) -> str:

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from negcache.errors import InputError
 from negcache.packing import unpack
 from negcache.run.cli.comparing.history import History, read_history
+from negcache.run.cli.diagnosing.figures import read_diagnosis
 from negcache.run.cli.runs import evaluate_run, read_config, trained
 from negcache.run.cli.sources import open_evaluation
 from negcache.run.data import Task
@@ -51,11 +52,13 @@ class Measured:
     Args:
         per_query: ``{measure: {query name: value}}`` on the split compared.
         history: what metrics.jsonl and timings.jsonl tell, up to the checkpoint.
+        diagnosis: the figures of ``negcache diagnose``; None: it has not looked.
     """
 
     found: Found
     per_query: dict[str, dict[str, float]]
     history: History
+    diagnosis: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -134,7 +137,8 @@ def read_run(run: Found, task: Task, split: str) -> Measured:
     """A run that has been evaluated; its own means are checked against its ranking."""
     home = run.folder / "evaluation"
     per_query = _measure(home / f"{split}.trec", task, split)
-    measured = Measured(run, per_query, read_history(run.folder, run.step))
+    history = read_history(run.folder, run.step)
+    measured = Measured(run, per_query, history, read_diagnosis(run.folder, run.step))
     told = _read(home / f"{split}.json")
     wrong = [k for k, v in measured.means.items() if not abs(v - told.get(k, math.nan)) < 1e-9]
     if wrong:

@@ -1,0 +1,11 @@
+"""How good are the negatives? The exact softmax over all items, and what draws make of it.
+
+found = negcache.diagnosis.diagnose(loss_fn, query_tower(features), positives, query_ids)
+print(found.samplers[0].query.bias)
+"""
+
+from negcache.diagnosis.diagnose import diagnose
+from negcache.diagnosis.report import Diagnosis, SamplerReport, TowerError
+from negcache.diagnosis.settings import Beside, Settings
+
+__all__ = ["Beside", "Diagnosis", "SamplerReport", "Settings", "TowerError", "diagnose"]

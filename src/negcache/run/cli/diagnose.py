@@ -1,0 +1,127 @@
+"""``negcache diagnose``: a run's negatives against the softmax over all its items."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from negcache.diagnosis import Beside, Diagnosis, Settings, diagnose
+from negcache.diagnosis.variants import variants
+from negcache.errors import visible
+from negcache.run.atomic import atomic_write, check_writable, writing
+from negcache.run.cli.diagnosing.figures import FIGURES, FOLDER, PAGE, figures_of
+from negcache.run.cli.diagnosing.opening import (
+    embedded,
+    items_for,
+    loss_of,
+    open_whole,
+    some_pairs,
+)
+from negcache.run.cli.diagnosing.others import check_words, other_samplers
+from negcache.run.cli.diagnosing.page import render
+from negcache.run.cli.diagnosing.suspects import SPLITS, TWINS, OtherSplits, TextTwins
+from negcache.run.cli.runs import Run, read_config
+from negcache.run.progress import track
+
+USUAL = ("in_batch", "uniform")
+"""Samplers that are measured beside, where nobody names any; the second unless it is anyway."""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How closely a run is looked at.
+
+    Args:
+        words: of other samplers; None: `USUAL`.
+        split: whose pairs.
+        queries: how many.
+        repeats: draws for each batch of them.
+        items: that stand for all; None: all, or as many as take a minute or two.
+        checkpoint: which; None: the best where there is one, else the newest.
+    """
+
+    words: Sequence[str] | None = None
+    split: str = "train"
+    queries: int = 256
+    repeats: int = 16
+    items: int | None = None
+    checkpoint: str | None = None
+
+
+def look_at(folder: Path, looking: Looking, out: Path | None) -> None:
+    """Measure, print, and write ``diagnosis.json`` and ``diagnosis.html``.
+
+    Args:
+        folder: of the run, which is not changed but for what is written.
+        looking: how closely.
+        out: where the files go; None: ``diagnosis`` in the folder of the run.
+    """
+    own = read_config(folder).sampler.name
+    words = None if looking.words is None else check_words(own, looking.words)
+    with open_whole(folder, looking.checkpoint, reads_only=out is not None) as run:
+        home = out or folder / FOLDER
+        check_writable(home)
+        found = measured(run, words, looking)
+        figures = figures_of(run, found, looking.split)
+        page = render(found, figures)
+        files = {FIGURES: json.dumps(figures, indent=2) + "\n", PAGE: page}
+        with writing(home), ExitStack() as stack:
+            for name, content in files.items():
+                path = stack.enter_context(atomic_write(home / name))
+                path.write_text(content, encoding="utf-8")
+    _show(Console(), found)
+    typer.echo(visible(f"written to {home / PAGE} and {FIGURES}"))
+
+
+def measured(run: Run, words: Sequence[str] | None, looking: Looking) -> Diagnosis:
+    """The diagnosis of a run that is open."""
+    task, config = run.retriever.task, run.config
+    if words is None:
+        is_varied = bool(variants(loss_of(run).sampler, len(task.corpus), None, None))
+        words = check_words(config.sampler.name, USUAL[:1] if is_varied else USUAL)
+    pairs = some_pairs(run, looking.split, looking.queries, config.seed)
+    others = other_samplers(run, words, track("filling a cache"))
+    known = [table for split, table in task.known.items() if split != "train"]
+    suspects = {SPLITS: OtherSplits(known), TWINS: TextTwins.of(task, track("reading texts"))}
+    settings = Settings(
+        repeats=looking.repeats,
+        batch_size=min(config.batch_size, len(pairs)),
+        items=items_for(run, looking.items),
+    )
+    device = loss_of(run).device
+    return diagnose(
+        loss_of(run),
+        embedded(run, pairs),
+        pairs.items.to(device),
+        pairs.queries.to(device),
+        settings=settings,
+        beside=Beside(
+            others,
+            partners=task.learnable("train").items,
+            suspects=suspects,
+            own=config.sampler.name,
+        ),
+        progress=track("diagnosing"),
+    )
+
+
+def _show(console: Console, found: Diagnosis) -> None:
+    table = Table(title=f"Gradient of {found.queries:,} queries against the exact softmax")
+    table.add_column("negatives", overflow="fold")
+    for name in ("bias", "spread", "error", "ESS", "KL", "TV", "items a step"):
+        table.add_column(name, justify="right")
+    for each in found.samplers:
+        law = [f"{value:.2f}" if value is not None else "-" for value in (each.kl, each.tv)]
+        own = (each.bias, each.sd, each.error)
+        figures = [*(f"{value:.3f}" for value in own), f"{each.effective_sample_size:.1f}", *law]
+        table.add_row(Text(visible(each.name)), *figures, f"{each.cost:,.0f}")
+    console.print(table)
+    for advice in found.advice:
+        text = f"- {visible(advice.sentence)}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

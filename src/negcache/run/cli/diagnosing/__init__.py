@@ -1,0 +1,1 @@
+"""``negcache diagnose``: how good the negatives of a run are."""
