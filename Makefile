@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS := .venv/.docs
 # Where torch comes from, as pip options: on Linux PyPI's build brings CUDA with it.
 PIP_TORCH ?=
 # Two test processes of one thread each: torch with more threads than cores is many times slower.
@@ -15,6 +16,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 $(PIP_TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[run,transformers,index,dev]'
+	touch $@
+
+$(DOCS): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: install  ## train three retrievers over WordNet's 117,659 entries, compare them, then search
@@ -35,8 +40,11 @@ check: install  ## format, lint, types, import contract
 mutants: install  ## put known faults into copies of the library: a test must see each
 	$(ONE_THREAD) $(BIN)/python -m tests.mutants
 
-docs: install  ## run every example of the docs and the README
-	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py tests/examples src
+docs: $(DOCS)  ## build the site into site/ (warnings are errors), look at it, run all code on it
+	@command -v chromedriver >/dev/null || \
+		echo "No browser: nobody looks at the site. apt-get install chromium chromium-driver"
+	$(BIN)/python -m benchmarks.start_picture
+	$(ONE_THREAD) $(BIN)/pytest tests/test_readme.py tests/examples tests/benchmarks/test_figures.py tests/site src
 
 bench: install  ## the questions of benchmarks/, results appended; hours
 	for name in draw_cost estimator_grid memory first_comparison rho_sweep cache_size_sweep \
