@@ -12,6 +12,7 @@ import torch
 
 import negcache as nc
 from negcache.run.cli.app import app
+from scripts import run_tutorials
 
 DOCS = Path(__file__).parents[2] / "docs"
 ELSEWHERE = {"text_retrieval", "integrations"}
@@ -20,7 +21,7 @@ NOT_HERE = "benchmarks.datasets", "recbole", "SasRec(", "Stream.open("
 """Snippets with these names download, need a package that is not installed, or have own tests."""
 
 
-TUTORIALS = []
+TUTORIALS = [f"tutorials/{name}" for name in run_tutorials.names()]
 PAGES = [
     ("recommendation", r"Recall@10 0\.\d{3}, NDCG@10"),
     ("classifiers", r"exact loss \d+\.\d\d nats(.|\n)*shared uniform: \d+\.\d\d nats"),
@@ -56,6 +57,14 @@ def test_the_page_of_processes_runs_on_two(tmp_path):
     assert done.returncode == 0, done.stderr
     told = re.findall(r"process (\d) of 2: (\d+) rows, [\d,]{5,} bytes sent", done.stdout)
     assert sorted(told) == [("0", "512"), ("1", "488")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", run_tutorials.names())
+def test_a_tutorial_runs_in_two_minutes_and_draws_its_picture(name, tmp_path):
+    assert run_tutorials.run(name, tmp_path)
+    assert (tmp_path / f"{name}.svg").stat().st_size > 5_000
+    assert (DOCS / "pictures" / f"{name}.svg").exists()
 
 
 def test_the_page_of_streams_runs_in_a_setting():
