@@ -5,12 +5,13 @@ STAMP := .venv/.installed
 DOCS := .venv/.docs
 DIST := .venv/.dist
 EMPTY := build/empty
+LOWEST := .venv-lowest
 # Where torch comes from, as pip options: on Linux PyPI's build brings CUDA with it.
 PIP_TORCH ?=
 # Two test processes of one thread each: torch with more threads than cores is many times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install demo test test-all check mutants docs dist bench
+.PHONY: install demo test test-all check mutants docs dist versions bench
 
 install: $(STAMP)
 
@@ -34,8 +35,16 @@ demo: install  ## train three retrievers over WordNet's 117,659 entries, compare
 test: install  ## the fast tests, doctests and the import contract
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not network"
 
-test-all: install  ## everything, with the slow and the network tests
+test-all: install  ## everything, with the slow and the network tests, and the lowest versions
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile
+	$(MAKE) versions
+
+versions:  ## the fast tests with the lowest versions allowed (the newest are constraints.txt)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install -q -c constraints-lowest.txt torch==2.13.0 $(PIP_TORCH)
+	$(LOWEST)/bin/pip install -q -c constraints-lowest.txt -e '.[run,transformers,index,dev]'
+	$(ONE_THREAD) $(LOWEST)/bin/pytest -n 2 --dist loadfile -m "not slow and not network" \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: install  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

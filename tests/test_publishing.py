@@ -11,6 +11,29 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def bounds():
+    """Requirement name -> lowest version, of the library and all its extras for users."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["run"], *extras["transformers"], *extras["index"]]
+    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in wanted)
+
+
+def pins(file):
+    lines = (ROOT / file).read_text().splitlines()
+    found = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_the_lowest_versions_are_those_that_are_promised():
+    lowest, promised = pins("constraints-lowest.txt"), bounds()
+    assert lowest.pop("torch").startswith(promised.pop("torch"))
+    assert lowest == promised
+
+
+def test_the_newest_versions_are_those_of_every_day():
+    assert set(bounds()) <= set(pins("constraints.txt"))
+
+
 def test_a_citation_names_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == PROJECT["version"]
