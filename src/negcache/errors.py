@@ -11,7 +11,7 @@ class InputError(ValueError):
         got: what came instead, with its numbers or names.
         remedy: what to do now.
 
-    Example:
+    Examples:
         >>> print(InputError("at least 2 items", "a corpus of 1 item", "add items"))
         Expected at least 2 items; got a corpus of 1 item. To fix this: add items.
     """
@@ -27,7 +27,7 @@ def visible(text: str) -> str:
     Control characters, line ends among them, what turns the direction of writing, and halves of
     surrogate pairs.
 
-    Example:
+    Examples:
         >>> print(visible("red \x1b[31m, clear \x1bc, for\u202eward"))
         red \\x1b[31m, clear \\x1bc, for\\u202eward
     """

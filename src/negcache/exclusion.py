@@ -22,7 +22,7 @@ class Exclusion:
         offsets: [B + 1]; row ``b`` owns ``ids[offsets[b]:offsets[b + 1]]``.
         ids: item ids, ascending and distinct within each row.
 
-    Example:
+    Examples:
         >>> two = Exclusion.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([7, 9, 3]), num_rows=2)
         >>> two.counts.tolist(), two.ids.tolist()
         ([1, 2], [7, 3, 9])

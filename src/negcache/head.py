@@ -75,9 +75,10 @@ class SoftmaxHead(nn.Module):
             the head after ``init_process_group``, with the same torch seed everywhere.
         seed: of the draws.
         embedding: whose ``weight`` the table is, in place of one of its own; see ``tied``.
-        device, dtype: of the table, as in ``nn.Linear``.
+        device: of the table, as in ``nn.Linear``.
+        dtype: likewise.
 
-    Example:
+    Examples:
         >>> head = SoftmaxHead(1000, 16, num_samples=20)
         >>> hidden, target = torch.randn(2, 4, 16), torch.arange(8).view(2, 4)
         >>> head(hidden, target).backward()
@@ -150,14 +151,15 @@ class SoftmaxHead(nn.Module):
         Args:
             embedding: ``nn.Embedding``, or any module with a ``weight`` [N, D]; ``padding_idx`` and
                 ``sparse`` are its own, where it has them.
-            sampler, num_samples: as above.
+            sampler: as above.
+            num_samples: as above.
             settings: ``absolute``, ``normalize``, ``temperature``, ``ignore_index``, ``seed``; and
                 ``padding_idx``, where the embedding does not say it.
 
         Raises:
             InputError: no such weight, or a setting that the embedding decides.
 
-        Example:
+        Examples:
             >>> items = nn.Embedding(1000, 16, padding_idx=0)
             >>> head = SoftmaxHead.tied(items, num_samples=20)
             >>> sequences = torch.randint(1, 1000, (2, 5))

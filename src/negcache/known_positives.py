@@ -22,7 +22,7 @@ class KnownPositives:
         offsets: int64 [Q + 1]; query q owns ``items[offsets[q]:offsets[q + 1]]``.
         items: item ids, ascending and distinct within a query. Both may be memory-mapped.
 
-    Example:
+    Examples:
         >>> known = KnownPositives.from_pairs(torch.tensor([0, 0, 1]), torch.tensor([7, 3, 5]))
         >>> known.exclusion(torch.tensor([0]), torch.tensor([3])).ids
         tensor([3, 7])

@@ -24,7 +24,7 @@ def pack(state: Any) -> tuple[Tree, dict[str, Tensor]]:
     Dictionaries become lists of pairs, so that integer keys survive; tensors become their name,
     which says where they stood.
 
-    Example:
+    Examples:
         >>> pack({"a": [1, torch.zeros(2)], 0: None})[0]
         {'dict': [['a', {'list': [1, {'tensor': '/a/1'}]}], [0, None]]}
     """
@@ -73,7 +73,7 @@ def unpack(tree: Tree, tensors: dict[str, Tensor]) -> Any:
 def merge(one: Tree, other: Tree) -> Tree:
     """The tree of a state of which some processes hold more than others; what both have, once.
 
-    Example:
+    Examples:
         >>> merge(pack({"a": 1, "b": {0: 2}})[0], pack({"b": {1: 3}})[0]) == pack(
         ...     {"a": 1, "b": {0: 2, 1: 3}}
         ... )[0]
@@ -89,7 +89,7 @@ def merge(one: Tree, other: Tree) -> Tree:
 def add_up(states: list[Any]) -> Any:
     """One state of those of several processes: dictionaries have the entries of all.
 
-    Example:
+    Examples:
         >>> add_up([{"a": 1, "b": {0: 2}}, {"a": 1, "b": {1: 3}}])
         {'a': 1, 'b': {0: 2, 1: 3}}
     """
@@ -132,7 +132,7 @@ def to_bytes(state: Any) -> Tensor:
 
     Inside it is a safetensors file, the JSON tree one of its tensors.
 
-    Example:
+    Examples:
         >>> from_bytes(to_bytes({"clock": 3, "rows": torch.ones(1)}))
         {'clock': 3, 'rows': tensor([1.])}
     """

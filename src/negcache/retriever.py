@@ -23,7 +23,7 @@ class Retriever(nn.Module):
         query_tower: features -> (B, D); None: the item tower embeds queries too, and stands in the
             state once.
 
-    Example:
+    Examples:
         >>> import torch, negcache as nc
         >>> corpus = torch.randn(50, 4)
         >>> loss_fn = nc.SoftmaxLoss(nn.Linear(4, 2), corpus, nc.Uniform(corpus, 5), nc.DotScore())

@@ -52,7 +52,7 @@ class DotScore(nn.Module):
         normalize: embeddings are brought to unit norm first, so logits lie in +-1/temperature.
         absolute: the absolute softmax of Blanc & Rendle (2018), p ~ exp(|s|).
 
-    Example:
+    Examples:
         >>> score = DotScore(temperature=0.5)
         >>> score(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
         [[2.0, 0.0]]

@@ -58,7 +58,7 @@ def grouped_top_k(
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
     """The largest score of each of k groups of consecutive columns, and its column.
 
-    Example:
+    Examples:
         >>> grouped_top_k(torch.tensor([[4.0, 1.0, 3.0, 2.0]]), 2)
         (tensor([[4., 3.]]), tensor([[0, 2]]))
     """

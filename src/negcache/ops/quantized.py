@@ -34,7 +34,7 @@ def quantize(rows: Float[Tensor, "M D"]) -> QuantizedRows:
 
     So an entry is off by ``max |row| / 254`` at most; rows that come from here stay as they are.
 
-    Example:
+    Examples:
         >>> quantize(torch.tensor([[0.5, -1.27], [0.0, 0.0]]))
         QuantizedRows(codes=tensor([[  50, -127],
                 [   0,    0]], dtype=torch.int8), scales=tensor([0.0100, 0.0000]))

@@ -26,7 +26,7 @@ class ScoredRows:
         masses: log-masses of the blocks of these rows in less time than all their scores take;
             None, or it says so: there is no such way.
 
-    Example:
+    Examples:
         >>> from negcache.score import DotScore
         >>> queries, table = torch.eye(2), torch.eye(3)[:, :2]
         >>> rows = ScoredRows.of(queries, table, DotScore(1.0))

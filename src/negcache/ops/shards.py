@@ -38,7 +38,7 @@ class Shard:
         size: rows here.
         total: rows of the table.
 
-    Example:
+    Examples:
         >>> Shard.whole(300)
         Shard(first=0, size=300, total=300)
     """
@@ -85,7 +85,7 @@ class Shard:
     def parts(self) -> dict[str, slice]:
         """The parts that are here by name, and their rows here: alike for any number of processes.
 
-        Example:
+        Examples:
             >>> Shard.whole(200).parts
             {'rows 0 to 128': slice(0, 128, None), 'rows 128 to 200': slice(128, 200, None)}
         """
@@ -104,7 +104,7 @@ class Shard:
     def rows_of(self, name: str) -> range:
         """The rows of the table that are here and in the part of this name; of no part: none.
 
-        Example:
+        Examples:
             >>> Shard.whole(200).rows_of("rows 128 to 256")
             range(128, 200)
         """
@@ -126,7 +126,7 @@ class Shard:
     def counts(self, rows: Int[Tensor, "M"]) -> list[int]:
         """How many of some rows of the table, ascending, each process holds: one after the other.
 
-        Example:
+        Examples:
             >>> Shard.whole(300).counts(torch.tensor([3, 7, 299]))
             [3]
         """
@@ -148,7 +148,7 @@ def rows_of_each(total: int, processes: int) -> list[int]:
     Raises:
         InputError: there are more processes than parts.
 
-    Example:
+    Examples:
         >>> rows_of_each(1000, 3)
         [256, 384, 360]
     """

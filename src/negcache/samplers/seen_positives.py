@@ -18,7 +18,7 @@ class SeenPositives:
     Args:
         num_items: N.
 
-    Example:
+    Examples:
         >>> seen = SeenPositives(4)
         >>> seen.add(torch.tensor([2, 2, 2, 0]))
         >>> seen.log_shares(torch.tensor([2, 0, 1])).exp()

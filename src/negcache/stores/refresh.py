@@ -81,7 +81,7 @@ def rows_due(rho: float, num_rows: int, step: int) -> int:
     After t steps exactly ``ceil(rho * num_rows * t)`` rows have been due, also when that is less
     than one a step: plain ``int(rho * num_rows)`` would then never refresh anything.
 
-    Example:
+    Examples:
         >>> [rows_due(0.01, 37, step) for step in range(6)]
         [1, 0, 1, 0, 0, 1]
         >>> sum(rows_due(0.01, 37, step) for step in range(100))
@@ -102,7 +102,7 @@ def block_of_turn(turns: Int[Tensor, "t"], num_rows: int) -> Int[Tensor, "t"]:
     Round after round of all blocks; the last, where it is shorter than the others, sits out once
     it has had its turns.
 
-    Example:
+    Examples:
         >>> block_of_turn(torch.arange(300)[-3:], 300), block_of_turn(torch.arange(300, 302), 300)
         (tensor([1, 0, 1]), tensor([0, 1]))
     """

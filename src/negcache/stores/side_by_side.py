@@ -40,7 +40,7 @@ class SideBySide:
     Args:
         caches: of as many dimensions, on one device; of one process.
 
-    Example:
+    Examples:
         >>> group = SideBySide([StreamingCache(4, dim=2), StreamingCache(8, dim=2)])
         >>> group.receive(torch.tensor([7, 9]), torch.ones(2, 3), into=1)
         >>> group.num_rows, group[torch.tensor([9])].shape

@@ -60,7 +60,7 @@ class StreamingCache:
         path: of a file to keep the embeddings in, on the host; see ``docs/large_tables.md``.
         mesh: the processes that hold the rows; None: those that train together now.
 
-    Example:
+    Examples:
         >>> cache = StreamingCache(size=256, dim=4)
         >>> cache.receive(torch.tensor([7, 2**60]), torch.ones(2, 3))
         >>> cache[torch.tensor([2**60])].shape

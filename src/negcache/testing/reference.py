@@ -84,7 +84,7 @@ def staleness(cached: Float[Tensor, "M D"], fresh: Float[Tensor, "M D"]) -> Floa
 def saturation_share(num_items: int, ceiling: float = 16.6) -> float:
     """Chance that the largest of n Gumbel variates lies beyond what float32 noise can reach.
 
-    Example:
+    Examples:
         >>> [round(saturation_share(n), 3) for n in (131_072, 1_000_000, 10_000_000)]
         [0.008, 0.06, 0.461]
     """

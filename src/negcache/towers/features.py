@@ -11,7 +11,7 @@ from negcache.shapes import Float, Int, Tensor
 class WeightedBags(NamedTuple):
     """Sparse rows laid end to end, as ``torch.nn.EmbeddingBag`` takes them with weights.
 
-    Args:
+    Attributes:
         tokens: feature ids of all rows, one row after the other.
         starts: where each row begins; a row without features is an empty bag.
         weights: the value of each feature.

@@ -11,7 +11,7 @@ from negcache.shapes import Float, Int, Tensor
 class Bags(NamedTuple):
     """Ragged texts laid end to end, as ``torch.nn.EmbeddingBag`` takes them.
 
-    Args:
+    Attributes:
         tokens: token ids of all texts, one text after the other.
         starts: where each text begins; a text without tokens is an empty bag.
     """

@@ -108,7 +108,7 @@ def fourier(
         seed: of the frequencies.
         orthogonal: frequencies orthogonal in blocks of D: unbiased too, and of lower variance.
 
-    Example:
+    Examples:
         >>> kernel, unit = fourier(dim=2, num_frequencies=8, nu=1.0), torch.tensor([[0.6, 0.8]])
         >>> query = kernel.query_features(unit, torch.tensor(5.0))
         >>> round((query @ kernel.item_features(unit).T).item(), 3)

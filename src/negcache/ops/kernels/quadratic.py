@@ -73,7 +73,7 @@ class Quadratic:
     Args:
         alpha: of the squared logit against the constant 1.
 
-    Example:
+    Examples:
         >>> kernel, scale = Quadratic(alpha=2.0), torch.tensor(3.0)
         >>> query, item = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, -1.0]])
         >>> features = kernel.query_features(query, scale), kernel.item_features(item)

@@ -25,7 +25,7 @@ class TokenFile:
     A folder of two NumPy files: ``tokens.npy``, all texts end to end in the smallest unsigned
     type that fits, and ``offsets.npy``, int64 [N + 1]; ``written.json`` counts both.
 
-    Example:
+    Examples:
         >>> path = write_tokens(Path(getfixture("tmp_path")) / "tokens", [[[5, 6], [7]]])
         >>> TokenFile.open(path)[torch.tensor([1, 0])]
         Bags(tokens=tensor([7, 5, 6]), starts=tensor([0, 1]))

@@ -33,7 +33,7 @@ _LINE = re.compile(rb"(?:%b|%b)?(?:[ \t]+%b)*[ \t]*\r?\n?" % (_LABELS, _FEATURE,
 class XCTask(NamedTuple):
     """Files that speak of the same features and labels.
 
-    Args:
+    Attributes:
         splits: the points of ``train``, and of ``dev`` and ``test`` where there are.
         label_names: a name for each label; their numbers where there is no ``labels.txt``.
     """

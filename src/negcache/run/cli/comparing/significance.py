@@ -81,7 +81,7 @@ def paired_difference(
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number by Holm's step-down rule.
 
-    Example:
+    Examples:
         >>> [round(p, 6) for p in holm([0.04, 0.01, 0.03])]
         [0.06, 0.03, 0.06]
     """

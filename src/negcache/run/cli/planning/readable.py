@@ -4,7 +4,7 @@
 def readable(amount: float | int, unit: str = "B", base: int = 1024) -> str:
     """A number with three digits and a prefix.
 
-    Example:
+    Examples:
         >>> readable(1536), readable(2.5e12, "flop", 1000)
         ('1.50 KiB', '2.50 Tflop')
     """

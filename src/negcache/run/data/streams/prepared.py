@@ -40,7 +40,7 @@ class PreparedBatches(Generic[T]):
         texts: told of the items of every batch.
         context: how workers start: "fork", "spawn" or "forkserver"; None: as Python does.
 
-    Example:
+    Examples:
         with PreparedBatches(stream, tokenize, start, stop, num_workers=2) as batches:
             for batch in batches:
                 ...
