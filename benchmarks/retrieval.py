@@ -115,7 +115,7 @@ class Run:
         ``seconds`` are those of this process, with the first fill of the store and without what
         the caller does between two figures.
         """
-        for rows, items in self._batches():
+        for rows, items in self.batches():
             start = time.process_time()
             loss = self.loss(self.tower(self.problem.queries[rows]), items, rows)
             self.optimizer.zero_grad()
@@ -151,7 +151,7 @@ class Run:
         for stage, taken in report.seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + taken
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
             order = torch.randperm(len(self.pairs), generator=self.order)
             for chosen in order[: len(order) // self.batch * self.batch].split(self.batch):
