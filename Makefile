@@ -44,7 +44,7 @@ versions:  ## the fast tests with the lowest versions allowed (the newest are co
 	$(LOWEST)/bin/pip install -q -c constraints-lowest.txt torch==2.13.0 $(PIP_TORCH)
 	$(LOWEST)/bin/pip install -q -c constraints-lowest.txt -e '.[run,transformers,index,dev]'
 	$(ONE_THREAD) $(LOWEST)/bin/pytest -n 2 --dist loadfile -m "not slow and not network" \
-		-W ignore::DeprecationWarning -W ignore::FutureWarning
+		-W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::RuntimeWarning
 
 check: install  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .
