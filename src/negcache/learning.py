@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from negcache.distributed import Mesh
 from negcache.encoder import ItemEncoder
 from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler
@@ -74,13 +75,18 @@ def begin(
     positives: Int[Tensor, "B *p"],
     encoder: ItemEncoder,
     parameters: Iterable[Tensor],
+    pooled: Mesh,
 ) -> None:
-    """Before its first draw a sampler that learns is told what a step costs."""
+    """Before its first draw a sampler that learns is told what a step costs.
+
+    Args:
+        pooled: the processes for whose queries it draws together.
+    """
     if isinstance(sampler, Learner) and not sampler.has_begun:
         some = positives[positives >= 0][:COUNTED]
         trained = sum(each.numel() for each in parameters if each.requires_grad)
-        count, dim = queries.shape
-        sampler.begin(count, dim, encoder.flops(some), trained)
+        count = int(pooled.total(torch.tensor(len(queries))))
+        sampler.begin(count, queries.shape[1], encoder.flops(some), trained)
 
 
 def learn(sampler: Sampler, asked: Request, items: Encoded, encoder: ItemEncoder) -> int:

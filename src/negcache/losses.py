@@ -51,9 +51,8 @@ class SoftmaxLoss(nn.Module):
     Args:
         item_tower: maps ``corpus[ids]`` to embeddings [M, D].
         corpus: features of every item by id; a tensor will do.
-        sampler: proposes negatives; the store it reads, if any, is filled before the first step
-            and kept up to date. "auto": ``samplers.Auto`` over a corpus, and over a cache that is
-            the corpus shared draws from it.
+        sampler: proposes negatives; the store it reads, if any, is filled first and kept up to
+            date. "auto": ``samplers.Auto``; over a cache that is the corpus, shared draws from it.
         score: the one score; its parameters train with the loss. None: ``DotScore()``.
         estimator: ``log_q_corrected`` or ``cached_partition``.
         known_positives: never drawn for their query; ``query_ids`` are its rows.
@@ -251,7 +250,7 @@ class SoftmaxLoss(nn.Module):
         check_no_replica(self)
         admit_sampler(self.sampler, self.corpus, self.gather_across_devices)
         if training:
-            begin(self.sampler, queries, positives, self.encoder, self.parameters())
+            begin(self.sampler, queries, positives, self.encoder, self.parameters(), self._pooled)
         if training and mesh.size > 1:
             shared = shares_gradients(self)
             check_shared_gradients(mesh.size, shared, "negcache.Retriever(loss_fn, query_tower)")
@@ -267,20 +266,21 @@ class SoftmaxLoss(nn.Module):
             most_of_all(self.store, 0)
         if training and self.store is not None and not self.store.is_live:
             self._steps.passed()
-        return mesh if self._is_pooled else ALONE
+        return self._pooled
 
     @property
-    def _is_pooled(self) -> bool:
-        """Whether draws are made for the queries of all processes together."""
+    def _pooled(self) -> Mesh:
+        """The processes for whose queries draws are made together."""
         shared = self.store is not None and self.store.shard.mesh.size > 1
-        return shared or (self.gather_across_devices and not self.sampler.has_density)
+        pooled = shared or (self.gather_across_devices and not self.sampler.has_density)
+        return Mesh.now() if pooled else ALONE
 
     def _ask(
         self, queries: Tensor, positives: Tensor, query_ids: Ids, exclude: Ids, training: bool
     ) -> Request:
         """What the sampler is asked for the queries that are here, each at its place."""
         known = exclusion_of(positives, len(self.corpus), self.known_positives, query_ids)
-        place = Mesh.now().place(len(positives), together=training and not self._is_pooled)
+        place = Mesh.now().place(len(positives), together=training and self._pooled is ALONE)
         asked = Request(queries, self.score, positives, known, *place, len(self.corpus))
         return asked if exclude is None else asked.excluding(exclude)
 

@@ -4,6 +4,7 @@ import dealt_out_training as training
 import processes
 import pytest
 import torch
+from pace import fast
 
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 
@@ -26,7 +27,14 @@ def trained(request, tmp_path_factory):
     return one, [torch.load(folder / f"{rank}-of-{world}.pt") for rank in range(world)]
 
 
-@pytest.mark.parametrize("name", training.EXACT)
+FAST = (
+    "uniform", "cached", "shared_cached", "mixture", "quadratic", "full", "default", "sparse",
+    "lagging", "cached_ignored", "cached_several", "cached_weight", "uniform_empty",
+    "fsdp_fully_shard",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", fast(training.EXACT, *FAST))
 def test_several_processes_are_one(trained, name):
     """Equal draws, losses, gradients and rows, three steps on end; equal answers after them."""
     one, several = trained[0][name], [found[name] for found in trained[1]]
@@ -53,7 +61,7 @@ def test_several_processes_are_one(trained, name):
     assert all(len(found["begun"]) < training.N for found in several)
 
 
-@pytest.mark.parametrize("name", training.OTHERS)
+@pytest.mark.parametrize("name", fast(training.OTHERS, "dynamic_index", "rf_softmax"))
 def test_floors_and_clusters_of_each_process_train_all_alike(trained, name):
     """Other draws than one process has; their laws are tried over stores that are dealt out."""
     first, *others = (found[name] for found in trained[1])

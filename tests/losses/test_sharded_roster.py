@@ -4,6 +4,7 @@ import processes
 import pytest
 import sharded_training
 import torch
+from pace import fast
 
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 OTHERS = [name for name in sharded_training.CASES if name.endswith(sharded_training.OTHER_DRAWS)]
@@ -25,7 +26,11 @@ def trained(request, tmp_path_factory):
     return one, [torch.load(folder / f"{rank}-of-{world}.pt") for rank in range(world)]
 
 
-@pytest.mark.parametrize("name", EXACT)
+FAST = [name for name in EXACT if not name.startswith(("half_", "low_"))]
+FAST += ["half_cached", "half_shared_cached", "low_cached", "low_shared_cached"]
+
+
+@pytest.mark.parametrize("name", fast(EXACT, *FAST))
 def test_several_processes_are_one(trained, name):
     """The same items encoded, the same loss and gradients, the same rows, three steps on end."""
     one, several = trained[0][name], [found[name] for found in trained[1]]
@@ -55,7 +60,7 @@ def check_rows(whole, shards):
     assert max(sizes) - min(sizes) <= 2 * 128
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", fast(OTHERS, "dynamic_index", "rf_softmax", "low_dynamic_index"))
 def test_other_draws_than_those_of_one_process_train_all_alike(trained, name):
     """Their law is tried in the processes themselves."""
     first, *others = (found[name] for found in trained[1])

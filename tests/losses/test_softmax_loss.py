@@ -206,7 +206,7 @@ def test_nothing_is_written_in_evaluation():
     assert torch.equal(setting.store.table.embeddings, before[1])
 
 
-@pytest.mark.parametrize("name", fast(SAMPLERS, "cached", "shared", "head_tail"))
+@pytest.mark.parametrize("name", fast(SAMPLERS, "cached", "head_tail"))
 def test_resume_equals_never_having_stopped(name):
     straight = Setting(SAMPLERS[name])
     for _ in range(10):

@@ -74,7 +74,11 @@ def test_a_step_that_the_scaler_skips_leaves_the_clock(fused):
         assert setting.store.clock == clock
 
 
-@pytest.mark.parametrize("wrap", [Accelerator().prepare, LightningOptimizer])
+def prepared(optimizer):
+    return Accelerator().prepare(optimizer)
+
+
+@pytest.mark.parametrize("wrap", [prepared, LightningOptimizer])
 def test_wrapped_optimizers_are_followed(wrap):
     setting = Followed(True)
     setting.loss.step_with(wrap(setting.optimizer))
@@ -133,6 +137,7 @@ def test_an_optimizer_that_is_followed_may_gather_more_passes_before_it_is_told_
     setting.backward()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_without_steps_is_told_of_once():
     setting = Followed(True)
     for _ in range(PATIENCE - 1):

@@ -160,6 +160,7 @@ def test_full_passes_come_by_themselves_when_embeddings_run_away():
     assert run.store.valid.all()
 
 
+@pytest.mark.slow
 def test_quality_falls_with_age_and_less_with_ridge():
     """Cosine with today's embeddings straight after each refresh, early in training."""
     found = {}

@@ -289,10 +289,8 @@ def test_rows_in_a_file_are_on_the_host(tmp_path):
         cache(tmp_path / "rows", device="meta")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kills"),
-    [("int8", 5), pytest.param("float32", 40, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "kills"), [("int8", 5), ("float32", 40)])
 def test_a_run_that_is_killed_is_the_run_that_never_was(tmp_path, dtype, kills):
     script = Path(__file__).parent.parent / "killed_training.py"
     words = [sys.executable, script, tmp_path, str(kills), "4", dtype]

@@ -25,6 +25,7 @@ def words(small):
     return ("train", small / "small.toml", *settings, "--out", small / "best")
 
 
+@pytest.mark.slow
 def test_a_run_stopped_early_says_so_and_its_best_is_used(call, words, small):
     done, run = call(*words), small / "best"
     assert done.exit_code == 0, done.output
