@@ -29,7 +29,7 @@ $(DIST): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dist]'
 	touch $@
 
-demo: install  ## train three retrievers over WordNet's 117,659 entries, compare them, then search
+demo: install  ## train four retrievers over WordNet's 117,659 entries, compare them, then search
 	$(BIN)/negcache demo
 
 test: install  ## the fast tests, doctests and the import contract

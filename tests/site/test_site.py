@@ -95,10 +95,10 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 def test_the_reference_has_every_public_name(site):
     import negcache
-    from negcache import contrib, samplers, stores, towers
+    from negcache import contrib, diagnosis, samplers, stores, towers
 
     text = "".join(p.read_text() for p in (site / "reference").rglob("index.html"))
-    for module in (negcache, samplers, stores, towers, contrib):
+    for module in (negcache, samplers, stores, towers, contrib, diagnosis):
         names = [f"{module.__name__}.{name}" for name in module.__all__]
         found = [
             re.search(rf'id="?[\w.]*\b{name.rpartition(".")[2]}"?[ >]', text) for name in names

@@ -4,7 +4,7 @@ found = negcache.diagnosis.diagnose(loss_fn, query_tower(features), positives, q
 print(found.samplers[0].query.bias)
 """
 
-from negcache.diagnosis.diagnose import diagnose
+from negcache.diagnosis.diagnosing import diagnose
 from negcache.diagnosis.report import Diagnosis, SamplerReport, TowerError
 from negcache.diagnosis.settings import Beside, Settings
 

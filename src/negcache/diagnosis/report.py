@@ -64,13 +64,15 @@ class SamplerReport:
     Args:
         name: as it was given.
         repeats: of each batch.
-        query, item: the gradient that each tower is handed.
+        query: the gradient that the query tower is handed.
+        item: that of the item tower.
         loss: -log p+ under its draws, nats, to be compared with the exact one.
         encoded: distinct items encoded with gradient in a step, positives too.
         refreshed: items encoded anew each step without.
         effective_sample_size: mean over queries; between 1 and the draws of a query.
-        kl, tv: of the softmax over the negatives from each query's own proposal, nats and between
-            0 and 1; None: the sampler knows no law. ``kl`` is infinite where it misses an item.
+        kl: of the softmax over the negatives from each query's own proposal, nats; None: the
+            sampler knows no law. Infinite where it misses an item.
+        tv: total variation of the two, between 0 and 1.
         partition: estimated partition function over the true one, the mean; and its error.
         p_value: of the weights being honest, see `weights`; NaN: negatives are those of the batch,
             which was held fixed.
@@ -123,7 +125,8 @@ class Advice:
         kind: "draws", "batch", "uniform", "refresh", or "weights".
         sentence: in words.
         figure: what would move: "sd" or "error" of a step's gradient, or "kl"; or "p_value".
-        before, after: its value now, and as it was measured with the change.
+        before: its value now.
+        after: as it was measured with the change.
         encodings: items encoded a step with the change, over those of now.
         measured: name of the sampler with the change, among those of the diagnosis.
     """

@@ -152,7 +152,7 @@ def younger_ages(ages: Int[Tensor, "S"], rho: float, more: float) -> Int[Tensor,
     look in T steps, and what is looked at already ``rho T`` of all, so ``#(age > T) = (more - rho)
     S T``. Rows that training writes in between stay as young as they are.
 
-    Example:
+    Examples:
         >>> younger_ages(torch.arange(1, 101), 0.01, 0.04).max()  # every 100, then every 25 steps
         tensor(25)
     """

@@ -73,7 +73,7 @@ def diagnose(
         InputError: no batch, an empty store, a store that processes share, or a corpus that is a
             stream; ids or dimensions that do not fit.
 
-    Example:
+    Examples:
         >>> import negcache as nc
         >>> corpus = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
         >>> loss_fn = nc.SoftmaxLoss(torch.nn.Identity(), corpus, nc.Uniform(corpus, 5))
