@@ -23,10 +23,9 @@ def shared(setup: Setup, each: object) -> Objective:
     return Ours(setup, nc.SharedDraws(inner, log_popularity=log_popularity(setup.problem.task)))
 
 
-def published(setup: Setup, power: object) -> Objective:
-    """One draw for each query from the cached softmax, partition of the cache."""
-    sampler = nc.CachedSoftmax(_store(setup), 1, power=float(str(power)))
-    return Ours(setup, sampler, nc.cached_partition)
+def published(setup: Setup, each: object) -> Objective:
+    """Draws of each query for itself from the cached softmax, under the cache's own partition."""
+    return Ours(setup, nc.CachedSoftmax(_store(setup), int(str(each))), nc.cached_partition)
 
 
 def uniform(setup: Setup, each: object) -> Objective:
@@ -46,7 +45,7 @@ def ance(setup: Setup, every: object) -> Objective:
 METHODS = {
     "auto": Contender(auto, (0.5, 1.0)),
     "shared_cached": Contender(shared, (1, 4)),
-    "published": Contender(published, (0.5, 1.0)),
+    "published": Contender(published, (1, 4)),
     "uniform": Contender(uniform, (1, 4)),
     "ance": Contender(ance, (100, 400)),
 }
