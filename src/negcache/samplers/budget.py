@@ -224,7 +224,8 @@ class Budget:
 
     def explain(self) -> str:
         """What every choice costs, and how true to the gradient its step is."""
-        lines = [
+        rule = "Negatives beside the batch's positives; the least cost / cosine^2 is chosen."
+        lines = [rule] + [
             f"{choice.uniform} uniform, {choice.cached} cached of {choice.scored:.0%}: "
             f"cosine {cosine:.3f}, cost {1e3 * self.cost(choice):.2f}"
             + " <- chosen"

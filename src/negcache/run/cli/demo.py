@@ -24,6 +24,7 @@ METHODS = {
     "cached": {"name": "cached"},
     "auto": {"name": "auto"},
 }
+SHORT = {"in_batch": "in-batch", "uniform": "uniform", "cached": "negative cache", "auto": "auto"}
 LABELS = {
     "in_batch": "in-batch: the batch's other answers",
     "uniform": "uniform: 128 random entries a step",
@@ -44,7 +45,7 @@ BASE: dict[str, Any] = {
 }
 
 
-POINTS = 4
+POINTS = 3
 """Measurements on dev while a method trains."""
 
 
@@ -137,14 +138,14 @@ def _compare(console: Console, outcomes: list[Outcome]) -> None:
         table.add_column(name, justify="right")
     for o in outcomes:
         values = f"{o.mrr10:.3f}", f"{o.r1:.3f}", f"{o.seconds:.0f}", f"{o.encoded:,}"
-        table.add_row(LABELS[o.method], *values, f"{o.after(least):.3f}")
+        table.add_row(SHORT[o.method], *values, f"{o.after(least):.3f}")
     console.print()
     console.print(table)
     steps = max(outcomes, key=lambda one: one.mrr10)
     time = max(outcomes, key=lambda one: one.after(least))
     console.print(
-        f"At equal steps the best is {LABELS[steps.method]} (MRR@10 {steps.mrr10:.3f}); at equal "
-        f"seconds, after {least:.0f}, it is {LABELS[time.method]} ({time.after(least):.3f} on dev, "
+        f"At equal steps the best is {SHORT[steps.method]} (MRR@10 {steps.mrr10:.3f}); at equal "
+        f"seconds, after {least:.0f}, it is {SHORT[time.method]} ({time.after(least):.3f} on dev, "
         "between two measurements in a line).\nA cache pays where encoding is dear or items are "
         "easily confused. Here encoding is cheap: auto chooses by that.",
         markup=False,
