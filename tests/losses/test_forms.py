@@ -138,6 +138,7 @@ def test_the_draw_of_a_rest_is_the_same_under_autocast():
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_in_batch_knows_how_many_positives_the_others_have():
     """Nine positives against one: each query's estimate of Z- is unbiased over uniform batches."""

@@ -53,9 +53,10 @@ def test_laws(name, drift):
     check_sampler(resampled(store, name), request, items, rounds=50)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("count", [1, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("moving", [slow(False), True], ids=["dense", "low_rank"])
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("moving", [False, True], ids=["dense", "low_rank"])
 def test_the_partition_is_unbiased_though_clusters_and_rows_are_stale(moving, count):
     request, items, store = problem(drift=0.5)
     store = low_rank(items) if moving else store

@@ -28,7 +28,7 @@ ROUNDS = {name: 200 if name in ("fresh", "drifted") else 50 for name in SETTINGS
 del ROUNDS["single"]  # laws are float64
 """Repeats of the statistical laws."""
 
-FAST = ("drifted", "half_gaps", "large_gaps", "excluded")
+FAST = ("drifted", "half_gaps", "excluded")
 """Settings of the fast tests; each of the others is one of these with less in it."""
 
 COMBINED = {

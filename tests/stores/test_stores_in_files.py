@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from pace import slow
 from torch import nn
 
 import negcache as nc
@@ -72,9 +73,9 @@ def assert_same(got, wanted):
     ("kind", "dtype"),
     [
         ("streaming", torch.int8),
-        ("streaming", torch.float32),
+        slow("streaming", torch.float32),
         ("lru", torch.float32),
-        ("subset", torch.int8),
+        slow("subset", torch.int8),
         ("subset", torch.float32),
     ],
 )

@@ -93,7 +93,7 @@ def assert_equal(run, plain):
     [
         slow("constant", 0, 0.0, True),
         ("constant", 4, 0.5, True),
-        ("linear", 0, 0.5, False),
+        slow("linear", 0, 0.5, False),
         ("cosine", 3, 0.5, False),
     ],
 )
