@@ -57,6 +57,13 @@ MUTANTS = [
         f"{AUTO}test_a_pool_tells_the_gradients_under_laws_that_were_not_drawn",
     ),
     Mutant(
+        "auto: an item is looked at twice",
+        "samplers/auto.py",
+        "ids = torch.unique_consecutive(places).to(device)",
+        "ids = places.to(device)",
+        f"{AUTO}test_what_is_looked_at_is_looked_at_once",
+    ),
+    Mutant(
         "auto: a stale cache is taken for a fresh one",
         "samplers/budget.py",
         "if look.log_stored is not None:",

@@ -372,6 +372,18 @@ def test_looks_cost_a_small_share_of_the_training():
     assert costly(0, num_items=300).looked_at == 300
 
 
+def test_what_is_looked_at_is_looked_at_once(monkeypatch):
+    """Else what a query may not draw would be left out once alone."""
+    queries, _, score = problem()
+    sampler = with_choice(Auto(range(N)), Choice(4), None)
+    monkeypatch.setattr(Budget, "looked_at", 150)
+    for seed in range(10):
+        sampler.next_look = 0
+        sampler.draw(ask(queries, score, torch.arange(B)), torch.Generator().manual_seed(seed))
+        ids = sampler.look.ids
+        assert len(ids.unique()) == len(ids) > 100
+
+
 def test_few_items_stand_for_many():
     noise = torch.Generator().manual_seed(0)
     softmax = torch.rand(8, 5000, generator=noise, dtype=F64) ** 8

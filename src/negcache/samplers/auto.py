@@ -184,7 +184,8 @@ class Auto:
         assert self.budget is not None
         count, device = self.budget.looked_at, request.queries.device
         places = torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)
-        ids = (places * (self.num_items / count)).long().clamp_max(self.num_items - 1).to(device)
+        places = (places * (self.num_items / count)).long().clamp_max(self.num_items - 1)
+        ids = torch.unique_consecutive(places).to(device)  # short stretches may share an item
         log_share, stored = self._log_share(ids), None
         if self.choice.cached and self.choice.scored == 1:
             expected = laws[-1][0].log_expected(ids).to(log_share)
