@@ -91,9 +91,9 @@ def minilm() -> TransformerTower:
     return TransformerTower.load(str(get_model_path()), max_length=MAX_TOKENS)
 
 
-def cut(name: str) -> Task:
+def cut(name: str, max_tokens: int = MAX_TOKENS) -> Task:
     """The task cut to ``ITEMS`` random items and at most ``QUERIES`` of their queries."""
-    return open_task(_cut(name), max_tokens=MAX_TOKENS)
+    return open_task(_cut(name), max_tokens=max_tokens)
 
 
 def _cut(name: str) -> Path:

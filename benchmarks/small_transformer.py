@@ -58,7 +58,11 @@ class SmallTransformer(nn.Module):
 
 def problem(name: str) -> Problem:
     """A task under the small transformer."""
-    task = fetched(name, max_tokens=TOKENS)
+    return under(fetched(name, max_tokens=TOKENS))
+
+
+def under(task: Task) -> Problem:
+    """The task under the small transformer; its texts have at most ``TOKENS``."""
     return Problem(task, task.queries, task.corpus, lambda: SmallTransformer(task.vocab_size), DIM)
 
 

@@ -66,8 +66,8 @@ class Unmasked:
         self.inner, self.store, self.num_negatives = inner, inner.store, inner.num_negatives
 
     def propose(self, request: Request, generator: torch.Generator) -> Any:
-        none = request.positives[:0]
-        nobody = Exclusion.from_pairs(none, none, len(request.queries))
+        none = request.positives.new_empty(len(request.queries), 0)
+        nobody = Exclusion.from_pairs(none[0], none[0], len(request.queries))
         return self.inner.propose(Request(request.queries, request.score, none, nobody), generator)
 
 

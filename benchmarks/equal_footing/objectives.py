@@ -9,6 +9,7 @@ from torch import nn
 import negcache as nc
 from benchmarks.retrieval import Problem
 from negcache.interfaces import Estimator, Sampler
+from negcache.run.data import Judgements
 from negcache.shapes import Float, Int, Tensor
 
 TEMPERATURE = 0.05
@@ -20,14 +21,18 @@ class Setup(NamedTuple):
     Args:
         problem: the task, and its features.
         tower: of both sides.
+        pairs: that are trained on.
         batch: queries of a step.
         seed: of the run.
+        seconds: of the CPU that the run has.
     """
 
     problem: Problem
     tower: nn.Module
+    pairs: Judgements
     batch: int
     seed: int
+    seconds: float
 
 
 class Objective(Protocol):
@@ -35,18 +40,20 @@ class Objective(Protocol):
 
     Attributes:
         encoded: items so far, with gradient or without.
+        batch: queries of its next step.
+        pairs: that its next batch is taken from.
     """
 
     encoded: int
+    batch: int
+    pairs: Judgements
 
-    def __call__(
-        self, queries: Float[Tensor, "B D"], rows: Int[Tensor, "B"], positives: Int[Tensor, "B"]
-    ) -> Float[Tensor, ""]:
-        """Of a batch; ``queries`` are the tower's output, ``rows`` their numbers."""
+    def __call__(self, rows: Int[Tensor, "B"], positives: Int[Tensor, "B"]) -> Float[Tensor, ""]:
+        """Of a batch of queries and items, by their numbers."""
         ...
 
-    def step(self) -> None:
-        """After the optimizer's."""
+    def step(self, spent: float) -> None:
+        """After the optimizer's; ``spent`` is the share of the run's time that is over."""
         ...
 
 
@@ -55,13 +62,19 @@ class Peer:
 
     Args:
         setup: of the run.
+        times: queries of a step, in batches of the others.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.encoded = setup, 0
+    def __init__(self, setup: Setup, times: int = 1) -> None:
+        self.setup, self.encoded, self.pairs = setup, 0, setup.pairs
+        self.batch = min(times * setup.batch, len(setup.pairs))
 
-    def step(self) -> None:
+    def step(self, spent: float) -> None:
         """Nothing is to be done."""
+
+    def queries(self, rows: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """Encoded, of unit norm."""
+        return unit(self.setup.tower(self.setup.problem.queries[rows]))
 
     def items(self, ids: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
         """Encoded, of unit norm."""
@@ -75,7 +88,7 @@ def unit(vectors: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
 
 
 class Ours:
-    """A ``SoftmaxLoss``.
+    """A ``SoftmaxLoss`` over the task's items.
 
     Args:
         setup: of the run.
@@ -86,19 +99,59 @@ class Ours:
     def __init__(
         self, setup: Setup, sampler: Sampler, estimator: Estimator = nc.log_q_corrected
     ) -> None:
-        problem, self.encoded = setup.problem, 0
+        self.setup, self.encoded = setup, 0
+        self.batch, self.pairs = setup.batch, setup.pairs
         self.loss = nc.SoftmaxLoss(
-            setup.tower, problem.items, sampler, nc.DotScore(TEMPERATURE), estimator=estimator,
-            known_positives=problem.task.known_positives("train"), seed=setup.seed,
+            setup.tower, setup.problem.items, sampler, nc.DotScore(TEMPERATURE),
+            estimator=estimator, known_positives=setup.problem.task.known_positives("train"),
+            seed=setup.seed,
         )  # fmt: skip
 
-    def __call__(self, queries: Tensor, rows: Tensor, positives: Tensor) -> Tensor:
-        return self.loss(queries, positives, rows)
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
+        return self.loss(self.setup.tower(self.setup.problem.queries[rows]), positives, rows)
 
-    def step(self) -> None:
+    def step(self, spent: float) -> None:
         self.loss.step()
-        report = self.loss.report()
-        self.encoded += report.encoded_grad + report.encoded_nograd
+        self.encoded += encoded(self.loss)
+
+
+class Streamed:
+    """A ``SoftmaxLoss`` over a cache of what has come by: the batch's positives, and others.
+
+    Args:
+        setup: of the run.
+        cache: that receives them.
+        sampler: that draws from it.
+        beside: items without queries that come with each batch, drawn at random.
+    """
+
+    def __init__(
+        self, setup: Setup, cache: nc.StreamingCache, sampler: Sampler, beside: int
+    ) -> None:
+        self.setup, self.cache, self.beside, self.encoded = setup, cache, beside, 0
+        self.batch, self.pairs = setup.batch, setup.pairs
+        self.loss = nc.SoftmaxLoss(
+            setup.tower, cache, sampler, nc.DotScore(TEMPERATURE), seed=setup.seed
+        )
+        self.random = torch.Generator().manual_seed(setup.seed)
+
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
+        problem = self.setup.problem
+        self.cache.receive(positives, problem.items[positives])
+        if self.beside:
+            others = torch.randint(len(problem.items), (self.beside,), generator=self.random)
+            self.cache.receive(others, problem.items[others])
+        return self.loss(self.setup.tower(problem.queries[rows]), positives)
+
+    def step(self, spent: float) -> None:
+        self.loss.step()
+        self.encoded += encoded(self.loss)
+
+
+def encoded(loss: nc.SoftmaxLoss) -> int:
+    """Items since it was last asked, with gradient or without."""
+    report = loss.report()
+    return report.encoded_grad + report.encoded_nograd
 
 
 class Contender(NamedTuple):
@@ -107,7 +160,9 @@ class Contender(NamedTuple):
     Args:
         build: its loss, under one setting.
         settings: two values of the setting that matters most beside the learning rate.
+        encodes_all: items, at every step.
     """
 
     build: Callable[[Setup, object], Objective]
     settings: tuple[object, object]
+    encodes_all: bool = False

@@ -2,16 +2,15 @@
 
 import torch
 from pytorch_metric_learning.losses import CrossBatchMemory, SupConLoss
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch.nn.functional import linear_cross_entropy
 
-from benchmarks.equal_footing.objectives import (
-    TEMPERATURE,
-    Contender,
-    Peer,
-    Setup,
-    unit,
-)
+from benchmarks.equal_footing.mining import MinedMnrl
+from benchmarks.equal_footing.objectives import TEMPERATURE, Contender, Peer, Setup
+from benchmarks.equal_footing.sentences import model, of_rows
 from negcache.shapes import Tensor
 
 
@@ -32,9 +31,28 @@ class Mnrl(Peer):
             directions=both,
         )
 
-    def __call__(self, queries: Tensor, rows: Tensor, positives: Tensor) -> Tensor:
-        embeddings = [unit(queries), self.items(positives)]
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
+        embeddings = [self.queries(rows), self.items(positives)]
         return self.loss.compute_loss_from_embeddings(embeddings, torch.empty(0))
+
+
+class CachedMnrl(Peer):
+    """The same over larger batches, in mini-batches of the others' size: GradCache.
+
+    Args:
+        setup: of the run.
+        times: queries of a step, in batches of the others.
+    """
+
+    def __init__(self, setup: Setup, times: object) -> None:
+        super().__init__(setup, int(str(times)))
+        self.loss = CachedMultipleNegativesRankingLoss(
+            model(setup), scale=1 / TEMPERATURE, mini_batch_size=setup.batch
+        )
+
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
+        self.encoded += 2 * len(positives)  # without gradient, then with it
+        return self.loss([of_rows("query", rows), of_rows("item", positives)], torch.empty(0))
 
 
 class CrossBatch(Peer):
@@ -50,8 +68,8 @@ class CrossBatch(Peer):
         inner = SupConLoss(temperature=TEMPERATURE)  # NTXentLoss is a hundred times slower here
         self.loss = CrossBatchMemory(inner, setup.problem.dim, memory_size=int(str(memory)))
 
-    def __call__(self, queries: Tensor, rows: Tensor, positives: Tensor) -> Tensor:
-        both = torch.cat([unit(queries), self.items(positives)])
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
+        both = torch.cat([self.queries(rows), self.items(positives)])
         labels = torch.cat([positives, positives])
         return self.loss(both, labels)
 
@@ -68,14 +86,16 @@ class Exact(Peer):
         super().__init__(setup)
         self.smoothing = float(str(smoothing))
 
-    def __call__(self, queries: Tensor, rows: Tensor, positives: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, positives: Tensor) -> Tensor:
         every = self.items(torch.arange(len(self.setup.problem.items)))
-        scaled = unit(queries) / TEMPERATURE
+        scaled = self.queries(rows) / TEMPERATURE
         return linear_cross_entropy(scaled, every, positives, label_smoothing=self.smoothing)
 
 
 METHODS = {
     "mnrl": Contender(Mnrl, ("queries", "both")),
+    "cached_mnrl": Contender(CachedMnrl, (4, 16)),
+    "mined_mnrl": Contender(MinedMnrl, (0.25, 0.5)),
     "cross_batch_memory": Contender(CrossBatch, (1024, 8192)),
-    "exact": Contender(Exact, (0.0, 0.1)),
+    "exact": Contender(Exact, (0.0, 0.1), encodes_all=True),
 }

@@ -23,37 +23,41 @@ class Runner:
         rate: of Adam.
         setting: one of the contender's.
         seed: of the tower, the batches and the draws: the same for all contenders.
-        batch: queries of a step.
+        batch: queries of a step, where the contender does not choose.
+        allowed: CPU seconds, of building its loss too.
     """
 
     def __init__(
         self, problem: Problem, contender: Contender, rate: float, setting: object, *,
-        seed: int, batch: int,
+        seed: int, batch: int, allowed: float,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
-        self.problem, self.batch, self.tower = problem, batch, problem.tower()
-        self.objective = contender.build(Setup(problem, self.tower, batch, seed), setting)
+        self.problem, self.tower, self.allowed = problem, problem.tower(), allowed
         self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=rate, fused=True)
         self.pairs = problem.task.learnable("train")
+        setup, start = Setup(problem, self.tower, self.pairs, batch, seed, allowed), _now()
+        self.objective = contender.build(setup, setting)
         self.order = torch.Generator().manual_seed(seed)
         self.left = torch.empty(0, dtype=torch.long)
-        self.seconds, self.steps = 0.0, 0
+        self.seconds, self.steps, self.loss = _now() - start, 0, float("nan")
 
-    def train_some(self, until: float) -> None:
-        """A turn, or up to these CPU seconds: no shorter than a step."""
+    @property
+    def is_over(self) -> bool:
+        return self.seconds >= self.allowed
+
+    def train_some(self) -> None:
+        """A turn, or what is left: no shorter than a step."""
         for _ in range(TURN):
-            if self.seconds >= until:
+            if self.is_over:
                 return
-            chosen, start = self._next(), time.process_time()
-            rows, positives = self.pairs.queries[chosen], self.pairs.items[chosen]
-            queries = self.tower(self.problem.queries[rows])
-            loss = self.objective(queries, rows, positives)
+            chosen, start = self._next(), _now()
+            loss = self.objective(self.pairs.queries[chosen], self.pairs.items[chosen])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.objective.step()
-            self.seconds += time.process_time() - start
-            self.steps += 1
+            self.objective.step((self.seconds + _now() - start) / self.allowed)
+            self.seconds += _now() - start
+            self.steps, self.loss = self.steps + 1, float(loss.detach())
 
     def measured(self, split: str, queries: int) -> Evaluation:
         """Exact search over all items."""
@@ -65,16 +69,23 @@ class Runner:
         return evaluate(*sides, nc.DotScore(TEMPERATURE), some(task.splits[split], queries))
 
     def _next(self) -> torch.Tensor:
-        if len(self.left) < self.batch:
+        if self.pairs is not self.objective.pairs:
+            self.pairs, self.left = self.objective.pairs, self.left[:0]
+        batch = self.objective.batch
+        if len(self.left) < batch:
             self.left = torch.randperm(len(self.pairs), generator=self.order)
-        chosen, self.left = self.left[: self.batch], self.left[self.batch :]
+        chosen, self.left = self.left[:batch], self.left[batch:]
         return chosen
 
 
-def race(runners: Iterable[Runner], seconds: float) -> None:
+def race(runners: Iterable[Runner]) -> None:
     """Until each has had its CPU seconds."""
     left = list(runners)
     while left:
         for runner in left:
-            runner.train_some(seconds)
-        left = [runner for runner in left if runner.seconds < seconds]
+            runner.train_some()
+        left = [runner for runner in left if not runner.is_over]
+
+
+def _now() -> float:
+    return time.process_time()
