@@ -13,6 +13,7 @@ from benchmarks import figures, record
 from benchmarks.equal_footing import rounds
 from benchmarks.equal_footing.floor import bm25
 from benchmarks.equal_footing.mining import MinedMnrl
+from benchmarks.equal_footing.pieces import InPieces
 from benchmarks.equal_footing.race import Runner
 from benchmarks.equal_footing.ranks import read, written
 from benchmarks.equal_footing.rounds import METHODS, Place, compared, left_out
@@ -101,6 +102,18 @@ def test_larger_batches_in_pieces_have_the_gradient_of_the_whole(problem):
         runner.objective(pairs.queries[chosen], pairs.items[chosen]).backward()
     for one, other in zip(pieces.tower.parameters(), whole.tower.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_pieces_have_the_rows_and_the_gradient_of_the_whole(problem):
+    texts, tower = problem.items[torch.arange(50)], problem.tower()
+    found = {}
+    for most in (50, 20):
+        tower.zero_grad()
+        rows = InPieces(tower, most)(texts)
+        rows.square().sum().backward()
+        found[most] = [rows, *(p.grad.clone() for p in tower.parameters())]
+    for one, other in zip(found[50], found[20], strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_what_is_mined_is_the_best_that_is_no_positive(problem):
