@@ -20,14 +20,14 @@ from negcache.shapes import Float, Int, Tensor
 def draw(sampler: Sampler, request: Request, generator: torch.Generator) -> Draw:
     """What a sampler offers a request: its own draw, or each query's own from its proposal."""
     if not sampler.has_density:
-        _check_offers(sampler, DrawSampler, "draw")
+        _check_offers(sampler, "draw")
         return cast(DrawSampler, sampler).draw(request, generator)
     return propose(sampler, request, generator).draw_for_each(generator)
 
 
 def propose(sampler: Sampler, request: Request, generator: torch.Generator) -> "ItemProposal":
     """A sampler's proposal, in item ids: what combinators are made of."""
-    _check_offers(sampler, DensitySampler, "num_negatives and propose")
+    _check_offers(sampler, "num_negatives", "propose")
     proposal = cast(DensitySampler, sampler).propose(request, generator)
     _check_mass(sampler, proposal)
     return ItemProposal(proposal, request, cast(DensitySampler, sampler).num_negatives)
@@ -284,11 +284,11 @@ def _check_mass(sampler: Sampler, proposal: Proposal) -> None:
         )
 
 
-def _check_offers(sampler: Sampler, kind: type, wanted: str) -> None:
+def _check_offers(sampler: Sampler, *wanted: str) -> None:
     """What ``has_density`` promises. Raises InputError."""
-    if not isinstance(sampler, kind):
+    if not all(hasattr(sampler, name) for name in ("store", *wanted)):
         raise InputError(
-            f"store, has_density, {wanted} of a sampler with has_density {sampler.has_density}",
+            f"store, {', '.join(wanted)} of a sampler with has_density {sampler.has_density}",
             f"{type(sampler).__name__}, which lacks some",
             "see CONTRIBUTING, 'Add a sampler'",
         )

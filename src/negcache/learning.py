@@ -1,7 +1,7 @@
 """The sampler of a loss: who it is, what it is told where it learns, where its state goes."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -23,7 +23,6 @@ AT_ONCE = 1024
 """Items that are encoded at a time, to be looked at."""
 
 
-@runtime_checkable
 class Learner(Protocol):
     """A sampler that learns from what came of its draws; its state is saved with the loss'."""
 
@@ -61,6 +60,11 @@ class Learner(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def learns(sampler: Sampler) -> TypeGuard[Learner]:
+    """By one of its methods: every step asks, and ``isinstance`` looks at all of a protocol."""
+    return hasattr(sampler, "learn")
+
+
 def admit_sampler(sampler: Sampler | str, corpus: Corpus, gather_across_devices: bool) -> Sampler:
     """The sampler that is meant. Raises InputError where it does not fit the corpus."""
     chosen = sampler_for(sampler, corpus)
@@ -82,7 +86,7 @@ def begin(
     Args:
         pooled: the processes for whose queries it draws together.
     """
-    if isinstance(sampler, Learner) and not sampler.has_begun:
+    if learns(sampler) and not sampler.has_begun:
         some = positives[positives >= 0][:COUNTED]
         trained = sum(each.numel() for each in parameters if each.requires_grad)
         count = int(pooled.total(torch.tensor(len(queries))))
@@ -102,19 +106,19 @@ def learn(sampler: Sampler, asked: Request, items: Encoded, encoder: ItemEncoder
         looked += len(ids)
         return torch.cat([rows for _, rows in encoder.encode_all(ids, AT_ONCE)])
 
-    if isinstance(sampler, Learner):
+    if learns(sampler):
         sampler.learn(asked, items.targets.detach(), encode)
     return looked
 
 
 def learnt(sampler: Sampler) -> dict[str, Any]:
     """What belongs in the state of a loss; nothing where the sampler does not learn."""
-    return {"sampler": sampler.state_dict()} if isinstance(sampler, Learner) else {}
+    return {"sampler": sampler.state_dict()} if learns(sampler) else {}
 
 
 def load_learnt(sampler: Sampler, state: dict[str, Any]) -> None:
     """Take it from the state of a loss. Raises InputError where it is not there."""
-    if not isinstance(sampler, Learner):
+    if not learns(sampler):
         return
     if "sampler" not in state:
         raise InputError(

@@ -18,21 +18,21 @@ letter   meaning
 ======== =====================================================================
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import hook checks shapes, as in the tests
     from jaxtyping import Bool, Float, Float64, Int, Int8
 else:
-    try:
-        from jaxtyping import Bool, Float, Float64, Int, Int8
-    except ImportError:  # shapes are checked in tests alone; elsewhere they are only read
 
-        class _Shaped:
-            def __class_getitem__(cls, array_and_shape: tuple[Any, str]) -> Any:
-                return array_and_shape[0]
+    class _Shaped:
+        """Elsewhere shapes are only read: a step defines functions, and evaluates what they say."""
 
-        Bool = Float = Float64 = Int = Int8 = _Shaped
+        def __class_getitem__(cls, array_and_shape: tuple[Any, str]) -> Any:
+            return array_and_shape[0]
+
+    Bool = Float = Float64 = Int = Int8 = _Shaped
 
 __all__ = ["Bool", "Float", "Float64", "Int", "Int8", "Tensor"]

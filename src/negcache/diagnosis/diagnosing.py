@@ -27,7 +27,7 @@ from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.exclusion import Exclusion
 from negcache.interfaces import Estimator, Sampler, Store
-from negcache.learning import Learner
+from negcache.learning import learns
 from negcache.losses import SoftmaxLoss
 from negcache.messages import Request
 from negcache.shapes import Float, Int, Tensor
@@ -230,7 +230,7 @@ class _Diagnosed:
 
 
 def _at_rest(sampler: Sampler) -> Sampler:
-    return sampler.at_rest() if isinstance(sampler, Learner) else sampler
+    return sampler.at_rest() if learns(sampler) else sampler
 
 
 def _check_loss(loss_fn: SoftmaxLoss) -> None:

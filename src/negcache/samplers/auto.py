@@ -14,7 +14,7 @@ from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.pooled import alike, share
-from negcache.samplers.budget import Budget, Choice, Look
+from negcache.samplers.budget import PAUSES, Budget, Choice, Look
 from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.combinators import SharedDraws
 from negcache.samplers.seen_positives import SeenPositives
@@ -67,7 +67,7 @@ class Auto:
         self.store: DenseCache | None = None
         self.budget: Budget | None = None
         self.look: Look | None = None
-        self.steps = self.next_look = 0
+        self.steps, self.next_look = 0, PAUSES[0]
 
     def draw(self, request: Request, generator: torch.Generator) -> Draw:
         request.over(self.num_items)

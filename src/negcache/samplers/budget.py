@@ -7,11 +7,11 @@ import torch
 
 from negcache.messages import Request
 from negcache.ops.gradient_cosine import Looked, Moments, chances, thinned
-from negcache.samplers.step_costs import FLOP, TERM, StepCosts
+from negcache.samplers.step_costs import PAIR, TERM, StepCosts
 from negcache.shapes import Float, Float64, Int, Tensor
 
-KEPT = 0.5
-"""Of what was known of the gradients, at each look."""
+KEPT = 0.25
+"""Of what was known of the gradients at each look, if that saw as many items; of fewer, less."""
 
 LOOKED_AT = 32
 """Queries of a look."""
@@ -23,8 +23,8 @@ among them is taken for one that there is not."""
 THINNED = 256
 """Items that choices are reckoned over, of those that were looked at."""
 
-PAUSES = 16, 256
-"""Steps between the first two looks, and at most; in between each pause is twice the last."""
+PAUSES = 32, 512
+"""Steps before the first look, and between two at most; each pause is twice the last."""
 
 LOOKING = 0.02
 """Of what the steps before it cost, a look may cost so much, but for its fewest items; the last
@@ -98,7 +98,7 @@ class Budget:
         self.costs, self.refreshed = costs, refreshed
         self.choice = Choice(self._within(costs.queries))
         self.seen: dict[Choice, Moments] = {}
-        self.looks = self.fills = 0
+        self.looks = self.fills = self.saw = 0
         self.spent = 0.0
 
     @property
@@ -127,7 +127,7 @@ class Budget:
     @property
     def looked_at(self) -> int:
         """Items of the next look."""
-        each = self.costs.looking + LOOKED_AT * (2 * self.costs.dim * FLOP + TERM)
+        each = self.costs.looking + LOOKED_AT * (2 * self.costs.dim * PAIR + TERM)
         paid = LOOKING * self.pause * self.cost(self.choice) / each
         return int(min(max(FEWEST, paid), self.costs.num_items))
 
@@ -163,10 +163,10 @@ class Budget:
         chosen, weight = thinned(found.softmax, weight, THINNED)
         batch = (total - 1) * look.log_share[chosen].exp()
         seen = Looked(found.of(chosen), weight, rows[chosen].to(logits), positives.to(logits))
-        self.looks += 1
-        self._remember(seen, batch, softmax[chosen])
+        self._remember(seen, batch, softmax[chosen], KEPT * min(1.0, self.saw / len(rows)))
+        self.looks, self.saw = self.looks + 1, len(rows)
 
-    def _remember(self, looked: Looked, batch: Tensor, softmax: Tensor) -> None:
+    def _remember(self, looked: Looked, batch: Tensor, softmax: Tensor, kept: float) -> None:
         """What earlier looks saw fades; sums are kept, for ratios of few queries are biased.
 
         A choice that costs more than another is worth cannot be the best, and is passed over.
@@ -177,7 +177,7 @@ class Budget:
                 break
             rarity = choice.rarity(batch, softmax, self.costs.num_items).to(looked.weight)
             new = looked.under(rarity)
-            self.seen[choice] = new.after(self.seen.get(choice, new), KEPT)
+            self.seen[choice] = new.after(self.seen.get(choice, new), kept)
             least = min(least, self.worth(choice))
 
     def worth(self, choice: Choice) -> float:
@@ -200,7 +200,7 @@ class Budget:
         reckoning = len(self.seen) * self.costs.reckoning(LOOKED_AT, THINNED)
         least = reckoning + FEWEST * self.costs.looking
         paid = math.ceil(least / self.cost(self.choice) / LOOKING)
-        return min(max(longest, paid), shortest << max(0, self.looks - 1))
+        return min(max(longest, paid), shortest << self.looks)
 
     def decide(self, *, has_store: bool, may_fill: bool = True) -> None:
         """Take what comes furthest along the gradient at the least cost.
@@ -219,18 +219,19 @@ class Budget:
     def filled(self) -> None:
         """A store has been made for the choice: what was taken of a fresh one is forgotten."""
         self.fills, self.spent = self.fills + 1, 0.0
-        self.looks = min(self.looks, 1)
+        self.looks = 0
         self.seen = {choice: seen for choice, seen in self.seen.items() if not choice.cached}
 
     def explain(self) -> str:
         """What every choice costs, and how true to the gradient its step is."""
         rule = "Negatives beside the batch's positives; the least cost / cosine^2 is chosen."
+        cosines = {self.choice: math.nan} | self.cosines  # nan: nothing was seen of it yet
         lines = [rule] + [
             f"{choice.uniform} uniform, {choice.cached} cached of {choice.scored:.0%}: "
             f"cosine {cosine:.3f}, cost {1e3 * self.cost(choice):.2f}"
             + " <- chosen"
             * (choice == self.choice)
-            for choice, cosine in sorted(self.cosines.items())
+            for choice, cosine in sorted(cosines.items())
         ]
         return "\n".join(lines)
 
@@ -242,6 +243,7 @@ class Budget:
             "seen": [[*choice, *seen] for choice, seen in self.seen.items()],
             "looks": self.looks,
             "fills": self.fills,
+            "saw": self.saw,
             "spent": self.spent,
         }
 
@@ -251,6 +253,7 @@ class Budget:
         budget = Budget(StepCosts(**state["costs"]), int(state["refreshed"]))
         budget.choice, budget.spent = Choice(*state["choice"]), float(state["spent"])
         budget.looks, budget.fills = int(state["looks"]), int(state["fills"])
+        budget.saw = int(state["saw"])
         budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in state["seen"]}
         return budget
 

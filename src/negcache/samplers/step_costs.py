@@ -8,16 +8,31 @@ from dataclasses import dataclass
 
 from negcache.ops.gradient_cosine import POINTS
 
-FLOP = 1 / 40e9
-"""Seconds for a multiplication or an addition in a product."""
+STEP = 4e-3
+"""Seconds for what every step does, whatever its size: some hundred small calls."""
 
-TERM = 1.5e-9
+DRAW = 3e-3
+"""Seconds for what a draw from a store does, whatever its size."""
+
+FLOP = 1 / 50e9
+"""Seconds for a multiplication or an addition in a tower."""
+
+PAIR = 1 / 120e9
+"""Seconds for one in the product of queries and items, which are large matrices."""
+
+TERM = 1e-9
 """Seconds for an exponential and what stands around it."""
 
-ITEM = 2e-6
+KEY = 2e-9
+"""Seconds for the noise of a score, and for keeping the largest of them."""
+
+ITEM = 2.5e-6
 """Seconds for looking an item up."""
 
-PARAMETER = 3e-9
+WRITTEN = 4e-6
+"""Seconds for a row that is written into a store."""
+
+PARAMETER = 3.5e-9
 """Seconds for the gradient and the update of a parameter."""
 
 
@@ -47,17 +62,17 @@ class StepCosts:
     @property
     def looking(self) -> float:
         """An item without gradient."""
-        return ITEM / 2 + self.tower_flops * FLOP
+        return ITEM + self.tower_flops * FLOP
 
     @property
     def column(self) -> float:
         """A negative against all queries: product and exponential, again and both gradients."""
-        return self.queries * (8 * self.dim * FLOP + 2 * TERM)
+        return self.queries * (8 * self.dim * PAIR + 2 * TERM)
 
-    @property
-    def scan(self) -> float:
-        """A pass of scores over the stored rows of all items."""
-        return self.queries * self.num_items * (2 * self.dim * FLOP + TERM)
+    def scan(self, share: float) -> float:
+        """Scores over so many of the stored rows; some of them have to be gathered first."""
+        rows = self.num_items * share * (1 if share == 1 else 2)
+        return self.queries * rows * (2 * self.dim * PAIR + KEY)
 
     @property
     def fill(self) -> float:
@@ -67,7 +82,7 @@ class StepCosts:
     def reckoning(self, queries: int, items: int) -> float:
         """What a choice would make of the gradients of some queries, from some items."""
         cells = POINTS * queries * items
-        return cells * (2 * self.dim * FLOP + 4 * TERM)
+        return cells * (2 * self.dim * PAIR + 4 * TERM)
 
     def step(self, drawn: int, scored: float = 0.0, refreshed: int = 0) -> float:
         """A whole step.
@@ -77,6 +92,9 @@ class StepCosts:
             scored: share of the store that some are drawn from.
             refreshed: rows encoded anew in it.
         """
-        fixed = 2 * self.queries * self.encoding + self.parameters * PARAMETER
-        found = fixed + (self.queries + drawn) * self.column + drawn * self.encoding
-        return found + scored * self.scan + refreshed * self.looking
+        found = STEP + self.parameters * PARAMETER + 2 * self.queries * self.encoding
+        found += (self.queries + drawn) * self.column + drawn * self.encoding
+        if not scored:
+            return found
+        written = self.queries + drawn + refreshed
+        return found + DRAW + self.scan(scored) + refreshed * self.looking + written * WRITTEN
