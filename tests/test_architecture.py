@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import pytest
+import torch
+
+from negcache.estimators import softmax_loss
 from negcache.samplers import uniform
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +44,14 @@ assert "jaxtyping" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_shapes_are_checked_in_tests_and_nowhere_else():
+    """Elsewhere they would be evaluated anew in every step, by functions made in it."""
+    with pytest.raises(jaxtyping.TypeCheckError):
+        softmax_loss(torch.zeros(2), torch.zeros(3, 3))
+    script = "import sys, negcache; sys.exit('jaxtyping' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_the_sampler_to_copy_is_short():
