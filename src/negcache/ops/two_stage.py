@@ -9,7 +9,7 @@ that owns whole blocks draws what the whole store would draw.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ import torch
 from torch.nn import functional as F
 
 from negcache.ops.cumulative import invert_cdf
-from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks
+from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks, walks
 from negcache.ops.scored_rows import ScoredRows
+from negcache.ops.threads import dealt_out, threads_for
 from negcache.shapes import Float, Int, Tensor
 
 CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
@@ -26,6 +27,9 @@ CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
 
 AT_ONCE = 1 << 14
 """Drawn blocks whose scores stage two holds at a time: a bound on its memory."""
+
+GATHERED_AT_ONCE = 1 << 8
+"""The same, where their rows are gathered for each: enough for a thread."""
 
 CHOSEN = 1 << 18
 """Scores that stage two chooses among at a time: what a core's own cache takes in."""
@@ -53,8 +57,9 @@ class Scan(NamedTuple):
 
     @property
     def log_mass(self) -> Float[Tensor, "B"]:
-        step = max(1, ALL_SCORES // max(1, self.log_masses.shape[1]))
-        return torch.cat([each.logsumexp(dim=1) for each in self.log_masses.split(step)])
+        parts = self.log_masses.split(_queries_at_once(self.log_masses))
+        threads = threads_for(self.log_masses, len(parts))
+        return torch.cat(dealt_out(parts, threads, lambda: partial(torch.logsumexp, dim=1)))
 
 
 class Found(NamedTuple):
@@ -69,27 +74,48 @@ class Found(NamedTuple):
     logits: Float[Tensor, "B m"]
 
 
+class Masking:
+    """Scores every query against consecutive rows; -inf where a row may not stand.
+
+    Args:
+        rows: all of them.
+    """
+
+    def __init__(self, rows: ScoredRows) -> None:
+        order = rows.exclude.ids.argsort()
+        self.excluded, self.whose = rows.exclude.ids[order], rows.exclude.rows[order]
+        self.rows, self.all_valid = rows, bool(rows.valid.all())
+        budget = CHUNK_SCORES.get(rows.queries.device.type, CHUNK_SCORES["cpu"])
+        self.size = BLOCK * max(1, budget // (BLOCK * max(len(rows.queries), 1)))
+
+    def memory(self) -> Float[Tensor, "scores"]:
+        """For the scores of a chunk."""
+        return self.rows.queries.new_empty(len(self.rows.queries) * self.size)
+
+    def scores(
+        self, first: int, chunk: Float[Tensor, "c D"], memory: Float[Tensor, "scores"]
+    ) -> Float[Tensor, "B c"]:
+        """Of at most ``size`` rows, in that memory."""
+        rows, last = self.rows, first + len(chunk)
+        out = memory[: len(rows.queries) * len(chunk)].view(-1, len(chunk))
+        logits = rows.weighted(rows.score(rows.queries, chunk, out=out), slice(first, last))
+        if not self.all_valid:
+            logits.masked_fill_(~rows.valid[first:last], -torch.inf)
+        ends = torch.tensor([first, last], device=self.excluded.device)
+        lo, hi = torch.searchsorted(self.excluded, ends).tolist()
+        logits[self.whose[lo:hi], self.excluded[lo:hi] - first] = -torch.inf
+        return logits
+
+
 def masked_chunks(rows: ScoredRows) -> Iterator[tuple[int, Float[Tensor, "B c"]]]:
     """Scores of every query against consecutive rows; -inf where a row may not stand.
 
     A chunk's memory is used again for the next one, and never for gradients.
     """
-    queries, order = rows.queries, rows.exclude.ids.argsort()
-    excluded, whose = rows.exclude.ids[order], rows.exclude.rows[order]
-    all_valid = bool(rows.valid.all())
-    budget = CHUNK_SCORES.get(queries.device.type, CHUNK_SCORES["cpu"])
-    blocks = max(1, budget // (BLOCK * max(len(queries), 1)))
-    memory = queries.new_empty(len(queries) * blocks * BLOCK)
-    for first, chunk in rows.chunks(blocks * BLOCK):
-        out = memory[: len(queries) * len(chunk)].view(-1, len(chunk))
-        last = first + len(chunk)
-        logits = rows.weighted(rows.score(queries, chunk, out=out), slice(first, last))
-        if not all_valid:
-            logits.masked_fill_(~rows.valid[first:last], -torch.inf)
-        ends = torch.tensor([first, last], device=excluded.device)
-        lo, hi = torch.searchsorted(excluded, ends).tolist()
-        logits[whose[lo:hi], excluded[lo:hi] - first] = -torch.inf
-        yield first, logits
+    masking = Masking(rows)
+    memory = masking.memory()
+    for first, chunk in rows.chunks(masking.size):
+        yield first, masking.scores(first, chunk, memory)
 
 
 @torch.no_grad()
@@ -100,15 +126,27 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
         per_query: draws per query that stage two will make; 0: none, or few.
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
-    keep = few and scores_all(per_query, rows.num_rows)
-    if not keep and rows.masses is not None and (found := rows.masses(rows)) is not None:
+    if few and scores_all(per_query, rows.num_rows):
+        kept = torch.cat([each.clone() for _, each in masked_chunks(rows)], dim=1)
+        return Scan(mass_of_blocks_(kept.clone()), kept)
+    if rows.masses is not None and (found := rows.masses(rows)) is not None:
         return Scan(found, None)
-    masses, kept = [], []
-    for _, logits in masked_chunks(rows):
-        if keep:
-            kept.append(logits.clone())
-        masses.append(mass_of_blocks_(logits))
-    return Scan(torch.cat(masses, dim=1), torch.cat(kept, dim=1) if keep else None)
+    return Scan(torch.cat(_masses(rows), dim=1), None)
+
+
+def _masses(rows: ScoredRows) -> list[Float[Tensor, "B blocks"]]:
+    """Of every chunk; on a CPU, each chunk by one of torch's threads."""
+    masking = Masking(rows)
+
+    def worker() -> Callable[[tuple[int, Tensor]], Tensor]:
+        memory = masking.memory()
+        return lambda piece: mass_of_blocks_(masking.scores(*piece, memory))
+
+    chunks = rows.chunks(masking.size)
+    threads = threads_for(rows.queries, -(-rows.num_rows // masking.size))
+    if threads > 1:  # a chunk may be gone when the next one is asked for
+        chunks = ((first, chunk.clone()) for first, chunk in chunks)
+    return dealt_out(chunks, threads, worker)
 
 
 def mass_of_blocks_(logits: Float[Tensor, "B c"]) -> Float[Tensor, "B blocks"]:
@@ -135,23 +173,37 @@ def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) ->
     if not per_query:
         nothing = rows.queries.new_full((num_queries, per_query), -torch.inf)
         return Found(torch.zeros_like(nothing, dtype=torch.long), nothing)
-    step = max(1, ALL_SCORES // scanned.log_masses.shape[1])
-    parts = zip(scanned.log_masses.split(step), noise[..., 0].split(step), strict=True)
-    blocks = torch.cat([invert_cdf(masses, some.contiguous()) for masses, some in parts])
     score = partial(scores_of_blocks, rows)
     if scanned.logits is not None:
         score = partial(_kept, scanned.logits)
+    blocks = _blocks(scanned.log_masses, noise[..., 0]).flatten()
     queries = torch.arange(num_queries, device=blocks.device).repeat_interleave(per_query)
-    parts = []
-    for whose, where, noises in zip(
-        queries.split(AT_ONCE),
-        blocks.flatten().split(AT_ONCE),
-        noise[..., 1].flatten().split(AT_ONCE),
-        strict=True,
-    ):
-        parts.append(_within(score(whose, where), where, noises))
+    size = AT_ONCE if walks(len(blocks), rows.num_rows) else GATHERED_AT_ONCE
+    pieces = (queries.split(size), blocks.split(size), noise[..., 1].flatten().split(size))
+    threads = threads_for(blocks, len(pieces[0]))
+    parts = dealt_out(
+        zip(*pieces, strict=True),
+        threads,
+        lambda: lambda piece: _within(score(*piece[:2]), *piece[1:]),
+    )
     slots, logits = (torch.cat(c).view(num_queries, per_query) for c in zip(*parts, strict=True))
     return Found(slots.clamp_(max=rows.num_rows - 1), logits)
+
+
+def _blocks(
+    log_masses: Float[Tensor, "B blocks"], noise: Float[Tensor, "B m"]
+) -> Int[Tensor, "B m"]:
+    """A block for every query and draw, by its mass."""
+    size = _queries_at_once(log_masses)
+    masses, noises = log_masses.split(size), noise.contiguous().split(size)
+    pieces = zip(masses, noises, strict=True)
+    threads = threads_for(log_masses, len(masses))
+    return torch.cat(dealt_out(pieces, threads, lambda: lambda piece: invert_cdf(*piece)))
+
+
+def _queries_at_once(log_masses: Float[Tensor, "B blocks"]) -> int:
+    """Queries whose masses a core's own cache takes in."""
+    return max(1, CHOSEN // max(1, log_masses.shape[1]))
 
 
 def _kept(
