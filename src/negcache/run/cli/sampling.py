@@ -96,7 +96,7 @@ def build_sampler(inputs: SamplerInputs) -> Sampler:
     """The sampler of a config."""
     keys = inputs.config.sampler
     check_word(keys.name)
-    idle = [key for key, words in USED_BY.items() if keys.name not in words and _is_set(keys, key)]
+    idle = idle_keys(keys, keys.name)
     if idle:
         raise InputError(
             f"only keys that sampler.name {keys.name!r} uses",
@@ -112,6 +112,11 @@ def build_sampler(inputs: SamplerInputs) -> Sampler:
             'set sampler.estimator to "log_q_corrected"',
         )
     return SAMPLERS[keys.name](inputs, keys)
+
+
+def idle_keys(keys: SamplerConfig, word: str) -> list[str]:
+    """Those that are set and that this sampler does not use."""
+    return [key for key, words in USED_BY.items() if word not in words and _is_set(keys, key)]
 
 
 def _is_set(keys: SamplerConfig, key: str) -> bool:
