@@ -24,7 +24,7 @@ from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.sources import Source, open_source
 from negcache.run.cli.towers import Towers
-from negcache.run.evaluation import write_run
+from negcache.run.cli.whole_paths import with_whole_paths
 from negcache.run.formats import check_format
 from negcache.run.lock import RunLock
 from negcache.run.together import check_alike, on_first
@@ -38,9 +38,6 @@ ROWS = Path("cache") / "rows"
 
 CONFIG, FORMAT = "config.json", 1
 """In the folder of a run: the format of the folder, which version made it, and its config."""
-
-EVALUATION = "evaluation"
-"""In the folder of a run: what ``negcache evaluate`` found."""
 
 WITHOUT_CACHE = {"sampler": SamplerConfig(name="in_batch")}
 """Keys of a run whose towers alone are wanted."""
@@ -92,7 +89,7 @@ def start(
     """
     accelerator, mesh = _meet(config), Mesh.now()
     on_first(mesh, partial(_check_new, folder))
-    config = _with_whole_paths(config)
+    config = with_whole_paths(config)
     source = _source(config, folder)
     planned = planned_run(config, source.facts(), accelerator.device, mesh.size)
     check_fits(memory_parts(planned), capacity(accelerator.device, folder))
@@ -218,58 +215,12 @@ def trained(
         return replace(run, held=held.pop_all())
 
 
-def evaluate_run(run: Run, split: str, out: Path | None = None) -> dict[str, float]:
-    """Measure a split; writes ``SPLIT.trec``, a TREC run file, then ``SPLIT.json``.
-
-    Args:
-        run: of which the towers are trained.
-        split: of its task.
-        out: the folder to write to; None: ``evaluation`` in that of the run.
-    """
-    result = run.retriever.evaluate(split)
-    out = run.folder / EVALUATION if out is None else out
-
-    def write() -> None:
-        with writing(out):
-            write_run(out / f"{split}.trec", result.ranking)
-            values = {"step": run.trainer.step, "split": split, **result.means}
-            with atomic_write(out / f"{split}.json") as part:
-                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-    on_first(run.trainer.mesh, write)
-    return result.means
-
-
 def _meet(config: Config) -> Accelerator:
     """Wait for the other processes that a launcher has started; all must be alike."""
     accelerator, mesh = make_accelerator(config), Mesh.now()
     keys = {f"config of {key}": value for key, value in config.model_dump().items()}
     check_alike(mesh, negcache=version("negcache"), torch=torch.__version__, **keys)
     return accelerator
-
-
-def _with_whole_paths(config: Config) -> Config:
-    """Files and folders by their whole path: found from wherever the run is resumed."""
-    data, tower = config.data, config.tower
-    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives", "tokenizer")}
-    patterns = {name: _whole_pattern(getattr(data, name)) for name in ("pairs", "items")}
-    return config.model_copy(
-        update={
-            "data": data.model_copy(update=paths | patterns),
-            "tower": tower.model_copy(update={"folder": _whole(tower.folder)}),
-        }
-    )
-
-
-def _whole(path: str | None) -> str | None:
-    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
-
-
-def _whole_pattern(address: str | None) -> str | None:
-    """Of files on this disk; an address with a protocol is whole."""
-    if address is None or "://" in address:
-        return address
-    return str(Path(address).absolute())
 
 
 def _source(config: Config, folder: Path) -> Source:
