@@ -190,20 +190,37 @@ def test_a_comparison_has_the_columns_of_those_that_were_looked_at(call, trained
     assert f"make it again: negcache diagnose {run}" in done.stderr
 
 
+@pytest.mark.parametrize("checkpoint", [3, 6])
+def test_rows_on_disk_are_read_from_a_copy(call, trained, small, tmp_path, checkpoint):
+    """What is found is what is found in memory, of an older checkpoint too; files stay as they are,
+    and the run goes on."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = ("--set", "cache.on_disk=true", "--out", run)
+    assert call("train", small / "small.toml", *words).exit_code == 0
+    before, found = files_of(run), []
+    for each in (run, trained[0]):
+        done = call("diagnose", each, *FEW, "--checkpoint", checkpoint, "--out", out)
+        assert done.exit_code == 0, (done.output, done.exception)
+        figures = json.loads((out / "diagnosis.json").read_text())
+        assert figures["step"] == checkpoint
+        for sampler in figures["samplers"]:
+            sampler.pop("draw_seconds")
+        found.append([figures[key] for key in ("loss", "samplers", "advice", "ages")])
+    assert found[0] == found[1]
+    assert files_of(run) == before
+    assert call("resume", run, "--steps", 8).exit_code == 0
+    shutil.rmtree(run / "cache")
+    assert "copy the whole folder" in call("diagnose", run, *FEW).stderr
+
+
 def test_what_cannot_be_diagnosed_is_refused(refused, small, trained, tmp_path):
     run, auto = trained
     assert "'nearest'" in refused("diagnose", run, "--sampler", "nearest")
     assert "needs no training" in refused("diagnose", run, "--sampler", "auto")
     assert "a split of" in refused("diagnose", auto, "--split", "nosuch")
     assert "config.json" in refused("diagnose", tmp_path)
-    moved = shutil.copytree(run, tmp_path / "on-disk")
-    values = json.loads((moved / "config.json").read_text())
-    values["cache"]["on_disk"] = True
-    (moved / "config.json").write_text(json.dumps(values))
-    assert "rows in memory" in refused("diagnose", moved)
+    moved = shutil.copytree(run, tmp_path / "moved")
     shutil.rmtree(moved / "checkpoints")
-    values["cache"]["on_disk"] = False
-    (moved / "config.json").write_text(json.dumps(values))
     assert "a run with a checkpoint" in refused("diagnose", moved)
 
 

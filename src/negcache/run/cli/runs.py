@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -204,15 +205,39 @@ def trained(
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
         locked: no other process may work on it meanwhile.
         reads_only: nothing will be written there.
-        whole: with its cache and all else; for rows in memory.
+        whole: with its cache and all else; rows in files are a copy of them, since to lead them
+            back to a checkpoint writes them over.
     """
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
     with _held(folder, mesh, reads_only=reads_only) if locked else ExitStack() as held:
         step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-        run = _open(config, folder, accelerator, _source(config, folder), goes_on=whole)
+        rows = held.enter_context(_copied_rows(folder)) if whole and config.cache.on_disk else None
+        run = _open(config, folder, accelerator, _source(config, folder), goes_on=whole, rows=rows)
         run.trainer.restore_step(step, whole=whole)
         return replace(run, held=held.pop_all())
+
+
+@contextmanager
+def _copied_rows(folder: Path) -> Iterator[Path]:
+    """The file of a run's rows, with what leads it back, beside other temporary files."""
+    with TemporaryDirectory(prefix="negcache-") as place:
+        copied = Path(place) / ROWS
+        with writing(copied):
+            _check_rows(folder)
+            copied.parent.mkdir()
+            for path in (folder / ROWS).parent.iterdir():
+                shutil.copyfile(path, copied.parent / path.name)
+        yield copied
+
+
+def _check_rows(folder: Path) -> None:
+    if not (folder / ROWS).parent.is_dir():
+        raise InputError(
+            f"the rows of the run in {(folder / ROWS).parent}",
+            "no such folder",
+            "copy the whole folder of a run: with cache.on_disk its checkpoints have no rows",
+        )
 
 
 def _meet(config: Config) -> Accelerator:
@@ -231,19 +256,21 @@ def _source(config: Config, folder: Path) -> Source:
 
 
 def _open(
-    config: Config, folder: Path, accelerator: Accelerator, source: Source, *, goes_on: bool = True
+    config: Config,
+    folder: Path,
+    accelerator: Accelerator,
+    source: Source,
+    *,
+    goes_on: bool = True,
+    rows: Path | None = None,
 ) -> Run:
     """Everything of a run; of one that does not go on no cache, which takes room and is not asked.
 
-    Rows in files, moreover, are those of one checkpoint at a time.
+    Rows in files, moreover, are those of one checkpoint at a time; ``rows`` is another place.
     """
-    rows = folder / ROWS if goes_on and config.cache.on_disk else None
-    if rows is not None and not rows.parent.is_dir():
-        raise InputError(
-            f"the rows of the run in {rows.parent}",
-            "no such folder",
-            "copy the whole folder of a run: with cache.on_disk its checkpoints have no rows",
-        )
+    if rows is None and goes_on and config.cache.on_disk:
+        _check_rows(folder)
+        rows = folder / ROWS
     built = config if goes_on else config.model_copy(update=WITHOUT_CACHE)
     parts, towers, retriever = build(built, source, accelerator, rows)
     trainer = Trainer(config, parts, folder, accelerator)
