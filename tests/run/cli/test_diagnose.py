@@ -121,7 +121,7 @@ def test_keys_are_those_of_the_run(small, words, kind, key):
             1.0,
             ' No key sets it; sampler.name = "auto" takes it once a look finds it better.',
         ),
-        ((0, 0, 1.0), 3.0, ""),
+        ((0, 0, 1.0), 1.95, ""),
     ],
 )
 def test_a_choice_is_taken_by_a_key_where_there_is_one(small, choice, after, told):
