@@ -7,6 +7,7 @@ from wordnet_slice import write_slice
 
 import negcache as nc
 from negcache.diagnosis import Beside, Settings, diagnose
+from negcache.diagnosis.advice import SAME, SEEN, is_less
 from negcache.diagnosis.variants import younger_ages
 from negcache.run.data import open_task
 from negcache.samplers import StaleTopK
@@ -94,7 +95,7 @@ def now(task):
 def test_each_kind_is_said_once_with_figures_that_are_there():
     beside = Beside(partners=torch.arange(N))
     found = diagnose(stale_loss(), *asked(), settings=Settings(4), beside=beside)
-    assert [each.kind for each in found.advice] == ["draws", "batch", "uniform", "refresh"]
+    assert [each.kind for each in found.advice] == ["batch", "draws", "uniform"]
     own = found.of(found.own)
     for each in found.advice:
         measured = found.of(each.measured)
@@ -103,6 +104,37 @@ def test_each_kind_is_said_once_with_figures_that_are_there():
         assert each.encodings == pytest.approx(measured.cost / own.cost)
         for figure in (each.before, each.after):
             assert f"{figure:.2f}" in each.sentence
+
+
+def test_the_most_helpful_comes_first_and_what_moves_nothing_is_left_out():
+    """Of fresh rows more looks make nothing better; what takes least for an exact step is first."""
+    beside = Beside(partners=torch.arange(N))
+    for move in (0, 0.3):
+        found = diagnose(stale_loss(move=move), *asked(), settings=Settings(4), beside=beside)
+        assert "own: 40.00% instead of 10.00% of the rows looked at a step" in [
+            each.name for each in found.samplers
+        ]
+        helpful = found.advice[:2]
+        assert [each.kind for each in found.advice] == ["batch", "draws", "uniform"]
+        efforts = [found.of(each.measured).effort for each in helpful]
+        assert efforts == sorted(efforts)
+        for each in helpful:
+            assert each.before - each.after >= max(SEEN, SAME * each.before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_told"),
+    [(0.5, 0.47, True), (0.5, 0.48, False), (0.009, 0.001, False), (0.0, 0.0, False),
+     (float("inf"), float("inf"), False), (0.5, 0.6, False)],
+)  # fmt: skip
+def test_what_counts_as_less(before, after, is_told):
+    assert is_less(after, before) is is_told
+
+
+def test_where_nothing_is_to_be_said_that_is_said():
+    full = diagnose(stale_loss(nc.FullSoftmax), *asked(), settings=Settings(4))
+    assert full.advice == []
+    assert "no variants" in full.silence
 
 
 @pytest.mark.slow
@@ -125,6 +157,26 @@ def test_advice_that_is_followed_keeps_its_word(task, now, kind):
 
 
 @pytest.mark.slow
+def test_advice_for_a_mixture_keeps_its_word(task):
+    """Both parts doubled; younger rows are tried for its cached part alone."""
+
+    def mixed(each, over):
+        corpus = range(len(task.corpus))
+        return lambda store: nc.SharedDraws(
+            nc.Mixture(nc.CachedSoftmax(store, each), nc.Uniform(corpus, over))
+        )
+
+    trained = Trained(task, mixed(1, 2), steps=100, rho=0.002, lr=1e-2)
+    found = trained.diagnose()
+    told = {each.kind: each for each in found.advice}
+    assert told.keys() >= {"draws", "batch", "uniform"}
+    assert any("rows looked at a step" in each.name for each in found.samplers)
+    then = Trained(task, mixed(2, 4), state=trained.state).diagnose(seed=1).of("own")
+    assert then.sd == pytest.approx(told["draws"].after, rel=FORETOLD)
+    assert then.cost / found.of("own").cost == pytest.approx(told["draws"].encodings, rel=0.05)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "rho"), [(100, 0.002), (200, 0.001)])
 def test_rows_that_are_looked_at_more_often_are_worth_what_was_foretold(task, steps, rho):
     """A second training, with four times the refresh: its law is about as near as was said."""
@@ -137,21 +189,25 @@ def test_rows_that_are_looked_at_more_often_are_worth_what_was_foretold(task, st
     assert then.cost / rarely.of("own").cost == pytest.approx(told.encodings, rel=0.1)
 
 
-def test_samplers_that_choose_by_themselves_are_given_no_advice():
-    loss_fn = stale_loss(lambda store: "auto")
-    assert diagnose(loss_fn, *asked(), settings=Settings(4)).advice == []
-
-
 def test_draws_that_do_as_well_and_weights_that_lie_are_told_of():
-    """Of rows that are not known at all uniform draws do as well, and better."""
+    """Of rows that are not known at all uniform draws do better; of popularity as even, as well."""
     loss_fn = stale_loss(move=0)
+    found = diagnose(loss_fn, *asked(), settings=Settings(6))
+    (told,) = [each for each in found.advice if each.kind == "uniform"]
+    assert told.sentence.startswith("Uniform draws would do as well")
+    assert "with no cache to keep" in told.sentence
     loss_fn.store.write(torch.arange(N), torch.randn(N, D, generator=torch.Generator()))
     found = diagnose(loss_fn, *asked(), settings=Settings(6))
     told = {each.kind: each.sentence for each in found.advice}
-    assert told["uniform"].startswith("Uniform draws would do as well")
+    assert told["uniform"].startswith("Uniform draws would do better")
+    even = stale_loss(lambda store: nc.SharedDraws(nc.Popularity(torch.ones(N), 2)))
+    found = diagnose(even, *asked(), settings=Settings(64))
+    assert "uniform" not in [each.kind for each in found.advice], "there is no cache to be without"
     loss_fn = stale_loss(lambda store: StaleTopK(store, 5))
-    (advice,) = diagnose(loss_fn, *asked(), settings=Settings(4)).advice
+    found = diagnose(loss_fn, *asked(), settings=Settings(4))
+    (advice,) = found.advice
     assert (advice.kind, advice.measured) == ("weights", "own")
+    assert f"comes out {found.of('own').partition:.2f} x the true one" in advice.sentence
 
 
 def test_rows_are_as_young_as_more_looks_make_them():

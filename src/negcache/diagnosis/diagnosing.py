@@ -12,6 +12,7 @@ import torch
 from negcache.admission import admit
 from negcache.diagnosis.advice import advise
 from negcache.diagnosis.asked import Asked, mass_of, request_of, suspects_of
+from negcache.diagnosis.choices import other_choices, outlook_of
 from negcache.diagnosis.exact import Exact, exact
 from negcache.diagnosis.items import FreshItems, ItemSample
 from negcache.diagnosis.laws import Distance, Law, distance
@@ -144,7 +145,11 @@ class _Diagnosed:
             return
         own, estimator = self.samplers[self.beside.own]
         items = self.items if sample.is_all else None
-        for each in variants(own, self.num_items, self.beside.partners, items):
+        changed = [
+            *variants(own, self.num_items, self.beside.partners, items),
+            *other_choices(own, items, sample.ids),
+        ]
+        for each in changed:
             name = f"{self.beside.own}: {each.change}"
             fits = estimator if each.kind != "uniform" else log_q_corrected
             self.samplers[name], self.variants[name] = (each.sampler, fits), each
@@ -205,7 +210,12 @@ class _Diagnosed:
         entropies = torch.cat([each.entropy for each in truths])
         reports = {
             name: report_of(
-                name, self.found[name], self.distances[name], sampler.store, query_error=error
+                name,
+                self.found[name],
+                self.distances[name],
+                sampler.store,
+                query_error=error,
+                outlook=outlook_of(sampler, size),
             )
             for name, (sampler, _) in self.samplers.items()
         }
@@ -223,7 +233,7 @@ class _Diagnosed:
                 name: float(torch.cat(each).mean()) for name, each in self.suspected.items()
             },
             samplers=list(reports.values()),
-            advice=list(advise(reports[self.beside.own], measured)),
+            advice=advise(reports[self.beside.own], measured),
             ages=self._ages(sample),
             seconds=dict(self.seconds),
         )

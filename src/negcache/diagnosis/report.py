@@ -8,6 +8,12 @@ from typing import Any
 from negcache.diagnosis.moments import Moments
 from negcache.diagnosis.staleness import AgeBin
 
+LEAST = 1e-3
+"""Cosine of a step that does not point along the gradient at all."""
+
+DERIVED = ("bias", "sd", "error", "cost", "cosine", "effort", "worth")
+"""Of a sampler, told beside its fields."""
+
 SURE = 1.645
 """Standard errors to a one-sided bound of 95 %."""
 
@@ -58,6 +64,22 @@ class TowerError:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What ``auto`` reckons of a choice that was measured.
+
+    Args:
+        choice: uniform draws, cached ones, share of the rows that these are made from.
+        cost: of a step, counted, as ``explain()`` of the sampler has it.
+        cosine: of a step to the exact gradient, foretold; None: no look has told of this choice,
+            or looks were at batches of another size.
+    """
+
+    choice: tuple[int, int, float]
+    cost: float
+    cosine: float | None
+
+
+@dataclass(frozen=True)
 class SamplerReport:
     """One sampler, over the repeats of every batch.
 
@@ -78,6 +100,7 @@ class SamplerReport:
             which was held fixed.
         false_negatives: share of the draws, by how it is known.
         draw_seconds: of a draw, on this machine.
+        outlook: what ``auto`` reckons of it; None: it is no choice of that sampler.
     """
 
     name: str
@@ -95,6 +118,7 @@ class SamplerReport:
     p_value: float
     false_negatives: Mapping[str, float]
     draw_seconds: float
+    outlook: Outlook | None = None
 
     @property
     def bias(self) -> float:
@@ -116,16 +140,32 @@ class SamplerReport:
         """Items encoded a step, with gradient and without."""
         return self.encoded + self.refreshed
 
+    @property
+    def cosine(self) -> float:
+        """Of a single step's gradient to the exact one, query tower; not below `LEAST`."""
+        return max(self.query.cosine_of_one, LEAST)
+
+    @property
+    def effort(self) -> float:
+        """Items encoded for what one exact step does: ``cost / cosine^2``."""
+        return self.cost / self.cosine**2
+
+    @property
+    def worth(self) -> float:
+        """What ``auto`` counts for what one exact step does; NaN where it has no outlook."""
+        return math.nan if self.outlook is None else self.outlook.cost / self.cosine**2
+
 
 @dataclass(frozen=True)
 class Advice:
     """One thing to change, and what it would bring.
 
     Args:
-        kind: "draws", "batch", "uniform", "refresh", or "weights".
+        kind: "draws", "batch", "uniform", "refresh", "weights"; of ``auto`` "foretold", "choice".
         sentence: in words.
-        figure: what would move: "sd" or "error" of a step's gradient, or "kl"; or "p_value".
-        before: its value now.
+        figure: what would move: "sd" or "error" of a step's gradient, "kl", or "worth"; or
+            "p_value", or "cosine".
+        before: its value now; of "foretold" what was said.
         after: as it was measured with the change.
         encodings: items encoded a step with the change, over those of now.
         measured: name of the sampler with the change, among those of the diagnosis.
@@ -153,7 +193,7 @@ class Diagnosis:
         truth_error: of the exact gradient to the queries, relative, where items are a sample.
         softmax_false_negatives: share of the softmax over the negatives that is on suspects.
         samplers: the loss' own first.
-        advice: what could be changed, and what it would bring.
+        advice: what could be changed, and what it would bring, the most helpful first.
         ages: how stale rows are, by age; none where nothing is stored.
         seconds: that the diagnosis took, by part.
     """
@@ -176,12 +216,19 @@ class Diagnosis:
         """What was found of a sampler."""
         return next(each for each in self.samplers if each.name == name)
 
+    @property
+    def silence(self) -> str:
+        """What is said where there is no advice."""
+        if any(each.name.startswith(f"{self.own}: ") for each in self.samplers):
+            return "None of the changes that were measured moves its figure so far that it is told."
+        return "Of this sampler no variants are measured; compare it with the others."
+
     def figures(self) -> dict[str, Any]:
         """As JSON has it: what is infinite or no number is None."""
         figures = asdict(self)
         figures["ages"] = [each._asdict() for each in self.ages]
         for told, sampler in zip(figures["samplers"], self.samplers, strict=True):
-            told |= {name: getattr(sampler, name) for name in ("bias", "sd", "error", "cost")}
+            told |= {name: getattr(sampler, name) for name in DERIVED}
         return _plain(figures)
 
 

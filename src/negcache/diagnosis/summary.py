@@ -8,7 +8,7 @@ import torch
 from negcache.diagnosis.laws import Distance
 from negcache.diagnosis.moments import Moments
 from negcache.diagnosis.repeats import Repeated
-from negcache.diagnosis.report import SamplerReport, TowerError
+from negcache.diagnosis.report import Outlook, SamplerReport, TowerError
 from negcache.diagnosis.weights import p_value_of_one
 from negcache.interfaces import Store
 
@@ -20,6 +20,7 @@ def report_of(
     store: Store | None,
     *,
     query_error: float,
+    outlook: Outlook | None = None,
 ) -> SamplerReport:
     """A sampler over all batches.
 
@@ -27,6 +28,7 @@ def report_of(
         found, distances: of each batch; no distance where no law is known.
         store: whose rows decide the draws.
         query_error: squared standard error of the exact gradient to the queries.
+        outlook: what ``auto`` reckons of it.
     """
     partitions = torch.tensor(_rounds([each.partitions for each in found]), dtype=torch.float64)
     honest = _rounds([each.honest for each in found]) or partitions.tolist()
@@ -49,6 +51,7 @@ def report_of(
             known: _mean([each.suspected[known] for each in found]) for known in suspects
         },
         draw_seconds=_mean([each.seconds for each in found]),
+        outlook=outlook,
     )
 
 

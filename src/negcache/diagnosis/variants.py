@@ -30,14 +30,16 @@ class Variant:
     """A sampler that differs from the loss' own in one thing.
 
     Args:
-        kind: "draws", "batch", "uniform" or "refresh".
+        kind: "draws", "batch", "uniform" or "refresh"; of ``auto`` "choice".
         change: what was done, as a sentence goes on.
         sampler: with the change.
+        drops_store: whether it needs no store where the loss' own does.
     """
 
     kind: str
     change: str
     sampler: Sampler
+    drops_store: bool = False
 
     @property
     def has_own_law(self) -> bool:
@@ -48,7 +50,7 @@ class Variant:
 def variants(
     sampler: Sampler, num_items: int, partners: Int[Tensor, "P"] | None, items: FreshItems | None
 ) -> list[Variant]:
-    """Those that can be built; samplers that choose by themselves have none.
+    """Those that can be built; samplers without a density have none.
 
     Args:
         sampler: the loss' own.
@@ -57,14 +59,15 @@ def variants(
     """
     shared = sampler if isinstance(sampler, SharedDraws) else None
     each = sampler if shared is None else shared.sampler
-    if not isinstance(each, DensitySampler) or not each.has_density or isinstance(each, Mixture):
+    if not isinstance(each, DensitySampler) or not each.has_density:
         return []
     found: list[Variant | None] = [_twice(each, shared, num_items)]
     found.append(_with_batch(each, shared, num_items, partners))
     if not isinstance(each, Uniform):
         uniform = Uniform(range(num_items), each.num_negatives)
         change = f"uniform draws, {each.num_negatives} a query"
-        found.append(Variant("uniform", change, _pooled(uniform, shared)))
+        pooled, drops = _pooled(uniform, shared), each.store is not None
+        found.append(Variant("uniform", change, pooled, drops))
     if items is not None:
         found.append(_refreshed(each, shared, items))
     return [variant for variant in found if variant is not None]
@@ -83,11 +86,29 @@ def _twice(each: DensitySampler, shared: SharedDraws | None, num_items: int) -> 
             each, num_encoded=2 * shared.num_encoded, log_popularity=shared.log_popularity
         )
         return Variant("draws", f"{2 * shared.num_encoded} draws a step", more)
-    count, double = 2 * each.num_negatives, copy(each)
+    count = 2 * each.num_negatives
     if count > num_items:
         return None
-    vars(double)["num_negatives"] = count
-    return Variant("draws", f"{count} draws a query", _pooled(double, shared))
+    return Variant("draws", f"{count} draws a query", _pooled(_doubled(each), shared))
+
+
+def _doubled(each: DensitySampler) -> DensitySampler:
+    """Twice the draws of a query, of each part of a mixture."""
+    if isinstance(each, Mixture):
+        return Mixture(*map(_doubled, each.samplers))
+    double = copy(each)
+    vars(double)["num_negatives"] = 2 * each.num_negatives
+    return double
+
+
+def _over(each: DensitySampler, store: DenseCache) -> DensitySampler:
+    """Over other rows, with each part of a mixture that has any."""
+    if isinstance(each, Mixture):
+        return Mixture(*(_over(part, store) for part in each.samplers))
+    other = copy(each)
+    if each.store is not None:
+        vars(other)["store"] = store
+    return other
 
 
 def _with_batch(
@@ -101,16 +122,18 @@ def _with_batch(
     return Variant("batch", "the batch's other positives among the negatives", with_batch)
 
 
-def _refreshed(each: Sampler, shared: SharedDraws | None, items: FreshItems) -> Variant | None:
+def _refreshed(
+    each: DensitySampler, shared: SharedDraws | None, items: FreshItems
+) -> Variant | None:
     """Over rows as young as they would be, were they looked at more often."""
-    store = each.store
-    if not isinstance(each, CachedSoftmax) or not isinstance(store, DenseCache):
+    store, parts = each.store, each.samplers if isinstance(each, Mixture) else [each]
+    by_scores = all(isinstance(part, CachedSoftmax) for part in parts if part.store is not None)
+    if not by_scores or not isinstance(store, DenseCache):
         return None
     policy = store.refresh
     if not isinstance(policy, Oldest) or not 0 < TIMES * policy.rho <= 1:
         return None
-    other = copy(each)
-    other.store = younger(store, policy.rho, items)
+    other = _over(each, younger(store, policy.rho, items))
     rates = f"{TIMES * policy.rho:.2%} instead of {policy.rho:.2%} of the rows looked at a step"
     return Variant("refresh", rates, _pooled(other, shared))
 

@@ -124,6 +124,21 @@ class Auto:
         still.next_look = self.steps + 1
         return still
 
+    def with_choice(self, choice: Choice) -> "Auto":
+        """One at rest that has chosen otherwise; this one is left as it is.
+
+        Cached draws come from the store that there is; else from a new one, which is empty.
+        """
+        assert self.budget is not None
+        other = self.at_rest()
+        other.budget = copy(self.budget)
+        other.budget.choice = choice
+        if not choice.cached:
+            other.store = None
+        elif other.store is None:
+            other._make_store(self.seen.counts.device)
+        return other
+
     def explain(self) -> str:
         """What is chosen, and why: every choice with its cosine and its cost."""
         return "nothing has been drawn" if self.budget is None else self.budget.explain()

@@ -97,7 +97,9 @@ def test_no_dev_split_to_evaluate_on(refused, small, tmp_path):
     dev.unlink()
     words = ("--set", f"data.source={task}", "--set", "eval_every=2", "--out", tmp_path / "run")
     for more in ((), ("--set", "save_best=mrr10")):
-        assert "dev split" in refused("train", small / "small.toml", *words, *more)
+        told = refused("train", small / "small.toml", *words, *more)
+        assert "dev split" in told
+        assert "add qrels/dev.tsv" in told
 
 
 def test_folders(refused, small, tmp_path):

@@ -46,10 +46,10 @@ def test_a_run_stopped_early_says_so_and_its_best_is_used(call, words, small):
     ]
     measured = call("evaluate", run, "--split", "dev")
     assert f"mrr10   {value}" in measured.stdout
-    assert f"checkpoint of step {best}; written to" in measured.stdout
+    assert f"checkpoint of step {best}, the best by mrr10 of dev\n" in measured.stdout
     assert json.loads((run / "evaluation" / "dev.json").read_text())["step"] == best
     newest = call("evaluate", run, "--split", "dev", "--checkpoint", "newest")
-    assert f"checkpoint of step {end}; written to" in newest.stdout
+    assert f"checkpoint of step {end}, the newest\n" in newest.stdout
 
     for more in ((), ("--checkpoint", end)):
         assert call("search", run, "word1", *more).exit_code == 0

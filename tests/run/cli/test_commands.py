@@ -29,6 +29,10 @@ def test_train_evaluate_search(call, small, run):
     done = call("evaluate", run, "--split", "dev")
     assert done.exit_code == 0
     assert "mrr10" in done.stdout
+    told = "split dev: 24 queries over all 240 items; checkpoint of step 6, the newest\n"
+    assert done.stdout.startswith(told)
+    older = call("evaluate", run, "--split", "dev", "--checkpoint", 3, "--out", small / "older")
+    assert "checkpoint of step 3\n" in older.stdout
     written = json.loads((run / "evaluation" / "dev.json").read_text())
     assert written["step"] == 6
     assert 0 <= written["mrr10"] <= 1

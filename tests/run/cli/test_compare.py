@@ -37,6 +37,21 @@ def trained(call, small, runs):
     return runs
 
 
+def test_what_auto_chooses_is_no_setting(call, small, trained, tmp_path):
+    """A row where the others differ, and no row where only auto has none."""
+    auto, two = tmp_path / "auto", tmp_path / "two"
+    AcceleratorState._reset_state(True)
+    for run, word in ((auto, "sampler.name=auto"), (two, "sampler.num_negatives=2")):
+        done = call("train", small / "small.toml", "--set", word, "--out", run)
+        assert done.exit_code == 0, (done.output, done.exception)
+    for others, row in (((), None), ((two,), ["1", "chosen", "2"])):
+        out = tmp_path / f"out-{len(others)}"
+        done = call("compare", trained[0], auto, *others, "--out", out)
+        assert done.exit_code == 0, (done.output, done.exception)
+        rows = dict(json.loads((out / "comparison.json").read_text())["rows"])
+        assert rows.get("sampler.num_negatives") == row
+
+
 def test_a_comparison_and_again(call, small, trained):
     done = call("compare", *trained)
     assert done.exit_code == 0, (done.output, done.exception)

@@ -3,9 +3,18 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from accelerate.state import AcceleratorState
+from markupsafe import escape
+
+from negcache.diagnosis import Diagnosis
+from negcache.diagnosis.report import Advice, Outlook, SamplerReport, TowerError
+from negcache.run.cli.diagnosing.keys import with_keys
+from negcache.run.training import load_config
+
+NOTHING = Diagnosis("own", 1, 1, 2, 2, 0.0, 1.0, 0.0, {}, [], [], [])
 
 FEW = ("--queries", "16", "--repeats", "4")
 
@@ -46,18 +55,103 @@ def test_a_run_is_diagnosed_and_left_as_it_is(call, trained, tmp_path):
     names = [each["name"] for each in figures["samplers"]]
     assert names[:2] == ["cached", "quadratic"]
     told = [each["kind"] for each in figures["advice"]]
-    assert told == ["draws", "batch", "uniform", "refresh"]
+    assert set(told) == {"draws", "batch", "uniform"}, "6 steps leave no row stale"
     assert figures["samplers"][0]["query"]["sd"] > 0
     assert figures["run_seconds"].keys() >= {"draw", "wall"}
     rows = figures["num_items"]
     assert figures["run_bytes"]["stored rows"] == rows * (8 * 4 + 4)  # and when each was written
     page = (out / "diagnosis.html").read_text()
     for advice in figures["advice"]:
-        assert advice["sentence"].replace("'", "&#39;") in page
+        assert escape(advice["sentence"]) in page
         assert advice["sentence"] in done.stdout
     assert page.count("<svg") == 4
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(link.startswith("#") for link in links)
+
+
+def test_each_sentence_names_the_key_to_change(call, trained, small, tmp_path):
+    """What is named is taken by train, and draws as many as was said."""
+    done = call("diagnose", trained[0], *FEW, "--sampler", "in_batch", "--out", tmp_path / "out")
+    figures = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    told = {each["kind"]: each["sentence"] for each in figures["advice"]}
+    assert told["draws"].endswith("In the config: sampler.num_negatives = 2.")
+    assert "Uniform draws would do worse" in told["uniform"]
+    assert "In the config" not in told["uniform"]
+    assert 'sampler.name = "auto" has them' in told["batch"]
+    assert "root mean square of both towers'" in done.stdout
+    assert re.search(r"cosine.*ESS", done.stdout)
+    key = told["draws"].split("In the config: ")[1].rstrip(".").replace(" = ", "=")
+    run = tmp_path / "followed"
+    assert call("train", small / "small.toml", "--set", key, "--out", run).exit_code == 0
+    assert call("diagnose", run, *FEW, "--sampler", "in_batch").exit_code == 0
+    then = json.loads((run / "diagnosis" / "diagnosis.json").read_text())["samplers"][0]
+    (advice,) = [each for each in figures["advice"] if each["kind"] == "draws"]
+    now = figures["samplers"][0]["cost"]
+    assert then["cost"] / now == pytest.approx(advice["encodings"], rel=0.05)
+    assert then["sd"] == pytest.approx(advice["after"], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "key"),
+    [
+        (["cache.refresh=0.02"], "refresh", "cache.refresh = 0.08."),
+        (["cache.refresh_rows=5"], "refresh", "cache.refresh_rows = 20."),
+        (["sampler.name=mixture", "sampler.uniform=3"], "draws",
+         "sampler.num_negatives = 2, sampler.uniform = 6."),
+        (["sampler.name=mixture", "sampler.uniform=3"], "uniform",
+         'sampler.name = "uniform", sampler.num_negatives = 4, without sampler.uniform.'),
+        (["sampler.scored=0.5"], "uniform",
+         'sampler.name = "uniform", sampler.num_negatives = 1, without sampler.scored.'),
+        (["sampler.name=in_batch"], "weights", 'sampler.name = "auto", or another'),
+    ],
+)  # fmt: skip
+def test_keys_are_those_of_the_run(small, words, kind, key):
+    config = load_config(small / "small.toml", ["cache={}", *words])
+    advice = Advice(kind, "Do it.", "error", 0.5, 0.4, 1.0, "other")
+    (found,) = with_keys(replace(NOTHING, advice=[advice]), config).advice
+    assert key in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("choice", "after", "told"),
+    [
+        ((0, 0, 1.0), 1.0, ' In the config: sampler.name = "in_batch".'),
+        (
+            (4, 8, 1.0),
+            1.0,
+            ' No key sets it; sampler.name = "auto" takes it once a look finds it better.',
+        ),
+        ((0, 0, 1.0), 1.95, ""),
+    ],
+)
+def test_a_choice_is_taken_by_a_key_where_there_is_one(small, choice, after, told):
+    config = load_config(small / "small.toml", ["sampler.name=auto"])
+    true = TowerError(0.0, 0.0, 0.0, 1.0, 1.0)
+    figures = (4, true, true, 1.0, 8.0, 0.0, 2.0, None, None, 1.0, 0.0, 1.0, {}, 0.0)
+    other = SamplerReport("auto: other", *figures, Outlook(choice, 1.0, None))
+    advice = Advice("choice", "Do it.", "worth", 2.0, after, 1.0, other.name)
+    (found,) = with_keys(replace(NOTHING, samplers=[other], advice=[advice]), config).advice
+    assert found.sentence == f"Do it.{told}"
+
+
+def test_a_run_that_chose_is_told_what_it_chose(call, trained, tmp_path):
+    """A look is made after 16 steps."""
+    run = shutil.copytree(trained[1], tmp_path / "longer")
+    assert call("resume", run, "--steps", 20).exit_code == 0
+    done = call("diagnose", run, *FEW, "--sampler", "in_batch", "--out", tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    figures = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    own, page = figures["samplers"][0], (tmp_path / "out" / "diagnosis.html").read_text()
+    told = {each["kind"]: each for each in figures["advice"]}
+    assert told.keys() >= {"foretold", "choice"}
+    assert told["foretold"]["after"] == own["cosine"]
+    assert told["choice"]["before"] == own["worth"]
+    for figure in (own["cosine"], own["outlook"]["cosine"]):
+        assert f"<td>{figure:.3f}</td>" in page
+    for each in figures["samplers"]:
+        assert each["outlook"] is None or f"<td>{each['worth']:.3g}</td>" in page
+    for each in told.values():
+        assert each["sentence"] in done.stdout
 
 
 @pytest.mark.slow
@@ -96,20 +190,37 @@ def test_a_comparison_has_the_columns_of_those_that_were_looked_at(call, trained
     assert f"make it again: negcache diagnose {run}" in done.stderr
 
 
+@pytest.mark.parametrize("checkpoint", [3, 6])
+def test_rows_on_disk_are_read_from_a_copy(call, trained, small, tmp_path, checkpoint):
+    """What is found is what is found in memory, of an older checkpoint too; files stay as they are,
+    and the run goes on."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = ("--set", "cache.on_disk=true", "--out", run)
+    assert call("train", small / "small.toml", *words).exit_code == 0
+    before, found = files_of(run), []
+    for each in (run, trained[0]):
+        done = call("diagnose", each, *FEW, "--checkpoint", checkpoint, "--out", out)
+        assert done.exit_code == 0, (done.output, done.exception)
+        figures = json.loads((out / "diagnosis.json").read_text())
+        assert figures["step"] == checkpoint
+        for sampler in figures["samplers"]:
+            sampler.pop("draw_seconds")
+        found.append([figures[key] for key in ("loss", "samplers", "advice", "ages")])
+    assert found[0] == found[1]
+    assert files_of(run) == before
+    assert call("resume", run, "--steps", 8).exit_code == 0
+    shutil.rmtree(run / "cache")
+    assert "copy the whole folder" in call("diagnose", run, *FEW).stderr
+
+
 def test_what_cannot_be_diagnosed_is_refused(refused, small, trained, tmp_path):
     run, auto = trained
     assert "'nearest'" in refused("diagnose", run, "--sampler", "nearest")
     assert "needs no training" in refused("diagnose", run, "--sampler", "auto")
     assert "a split of" in refused("diagnose", auto, "--split", "nosuch")
     assert "config.json" in refused("diagnose", tmp_path)
-    moved = shutil.copytree(run, tmp_path / "on-disk")
-    values = json.loads((moved / "config.json").read_text())
-    values["cache"]["on_disk"] = True
-    (moved / "config.json").write_text(json.dumps(values))
-    assert "rows in memory" in refused("diagnose", moved)
+    moved = shutil.copytree(run, tmp_path / "moved")
     shutil.rmtree(moved / "checkpoints")
-    values["cache"]["on_disk"] = False
-    (moved / "config.json").write_text(json.dumps(values))
     assert "a run with a checkpoint" in refused("diagnose", moved)
 
 

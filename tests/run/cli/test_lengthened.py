@@ -40,6 +40,23 @@ def test_more_steps(train, call, refused):
     assert "steps to be greater than" in refused("resume", part, "--steps", 0)
 
 
+def test_fewer_steps_are_said(train, call):
+    """Fewer than planned, more than made."""
+    run = train("short", "steps=12", "max_seconds=1e-6")
+    done = call("resume", run, "--steps", 9)
+    told = "This run was to make 12 steps; from now on it ends at 9, 1 of which are made."
+    assert told in done.stdout, (done.output, done.exception)
+    assert "was to make" not in call("resume", run, "--steps", 9, "--max-seconds", 1000).stdout
+    assert "was to make" not in call("resume", run, "--steps", 10).stdout
+
+
+def test_a_resumed_run_takes_no_other_keys(train, refused):
+    run = train("kept", "steps=2", "eval_every=1")
+    told = refused("resume", run, "--set", "optimizer.lr=1")
+    assert "--steps or --max-seconds" in told
+    assert "negcache train CONFIG --set optimizer.lr=1 --out" in told
+
+
 def test_what_depends_on_the_steps_is_refused(train, refused, call):
     run = train("cosine", "steps=6", "schedule.name=cosine")
     before = (run / "config.json").read_text()

@@ -81,6 +81,16 @@ def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_pa
 
 
 @pytest.mark.slow
+def test_how_to_go_on_is_said_with_its_launcher(runs, tmp_path):
+    config, run = runs[0].parent / "run.toml", tmp_path / "run"
+    words = ("--set", "max_seconds=1e-6", "--out", run)
+    code, said, errors = launch(2, "train", config, *words)
+    assert code == 0, errors
+    again = f"torchrun --nproc-per-node=2 -m negcache resume {run} --max-seconds S"
+    assert f"to go on: {again}" in said
+
+
+@pytest.mark.slow
 def test_processes_that_differ_are_refused_by_name(runs, tmp_path):
     """Here in what they were told to do; torchrun starts all with the same words."""
     script = tmp_path / "one_differs.py"

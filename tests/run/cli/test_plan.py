@@ -407,7 +407,11 @@ def test_seconds_and_a_warning_where_the_draw_is_most_of_them(small, call, monke
     assert f"{pairs * 1e-6:.2g}" in drawn.split("seconds, about: draw")[1].split("\n")[0]
     assert "Warning: the draw is" in " ".join(drawn.split())
     assert "Warning" not in call("plan", small / "small.toml").stdout  # the towers are
-    assert "Warning" not in call("plan", small / "small.toml", "--set", "sampler.name=auto").stdout
+    auto = call("plan", small / "small.toml", "--set", "sampler.name=auto").stdout
+    assert "Warning" not in auto
+    told = "keeps only where it chooses cached draws"
+    assert told in auto
+    assert told not in drawn
 
 
 def test_prices_are_timed(started):

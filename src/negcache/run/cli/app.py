@@ -1,52 +1,16 @@
 """``negcache``: plan, train, resume, evaluate, compare, diagnose, search, export, data, demo."""
 
-import os
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from signal import Signals
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from negcache.errors import InputError
-from negcache.run.cli.ending import RANK, RANK_COUNT, say, stopped, train_to_the_end
-from negcache.run.signals import Stopped, stop_signals
-
-TOGETHER = ("train", "resume", "evaluate")
-"""Verbs that several processes share; the others are done by the first."""
-
-
-class CleanErrors(TyperGroup):
-    """Bad input ends with one message and code 2, never with a traceback.
-
-    Of several processes the first alone does what is not for all.
-    """
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, *found = super().resolve_command(ctx, args)
-        if name not in TOGETHER:
-            _be_the_only_one()
-        return name, *found
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with stop_signals() as stops, stops.at_once():
-                return super().invoke(ctx)
-        except InputError as error:
-            told = f"process {RANK}: {error}" if RANK else str(error)
-            Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
-        except Stopped as stop:
-            say(
-                f"Stopped by {Signals(stop.number).name}; nothing is half written. The same "
-                "command does it again; a run that has begun to train: negcache resume RUN",
-                err=True,
-            )
-            raise typer.Exit(128 + stop.number) from stop
-
+from negcache.run.cli.clean_errors import CleanErrors
+from negcache.run.cli.ending import RANK_COUNT, say, say_shorter, stopped, train_to_the_end
 
 app = typer.Typer(cls=CleanErrors, no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -132,13 +96,22 @@ def resume(
     max_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Train for so many seconds in all instead.")
     ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", hidden=True)] = None,
 ) -> None:
     """Go on with a run that was stopped or killed, as if it had never been, or lengthen it."""
-    from negcache.run.cli.runs import reopen
+    from negcache.run.cli.runs import read_config, reopen
 
+    if set_:
+        raise InputError(
+            "resume with --steps or --max-seconds: all else of a run stays what it was",
+            f"--set {set_[0][:200]}",
+            f"train anew: negcache train CONFIG --set {set_[0][:200]} --out ANOTHER_RUN",
+        )
+    planned = read_config(run).steps
     told = {"steps": steps, "max_seconds": max_seconds}
     changes = {key: value for key, value in told.items() if value is not None}
     with reopen(run, fall_back=fall_back, changes=changes) as opened:
+        say_shorter(planned, opened)
         train_to_the_end(opened)
 
 
@@ -154,15 +127,15 @@ def evaluate(
 ) -> None:
     """Measure a run by exact search; writes the measures and a TREC run file."""
     from negcache.run.atomic import check_writable
-    from negcache.run.cli.runs import EVALUATION, evaluate_run, trained
+    from negcache.run.cli.evaluating import EVALUATION, evaluate_run, told
+    from negcache.run.cli.runs import trained
 
     with trained(run, checkpoint, reads_only=out is not None) as opened:
         home = out or run / EVALUATION
         check_writable(home)
-        for name, value in evaluate_run(opened, split, home).items():
-            say(f"{name:8}{value:.4f}")
-        written = f"written to {home / split}.json and .trec"
-        say(f"checkpoint of step {opened.trainer.step}; {written}")
+        for line in told(opened, split, evaluate_run(opened, split, home)):
+            say(line)
+        say(f"written to {home / split}.json and .trec")
 
 
 @app.command()
@@ -266,13 +239,6 @@ def demo(
     from negcache.run.cli.demo import run_demo
 
     stopped(run_demo(out, steps), "negcache demo" + (f" --out {out}" if out else ""))
-
-
-def _be_the_only_one() -> None:
-    if RANK:
-        raise typer.Exit(0)
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # nobody is to be waited for
-        os.environ.pop(name, None)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from negcache.run.cli.compare import write_comparison
 from negcache.run.cli.comparing.history import History, read_history
-from negcache.run.cli.runs import Run, evaluate_run, reopen, start, trained
+from negcache.run.cli.evaluating import evaluate_run
+from negcache.run.cli.runs import Run, reopen, start, trained
 from negcache.run.cli.searching import Searcher, open_searcher, prompt, show
 from negcache.run.training import Config
 from negcache.run.training.config import parse_config
@@ -123,7 +124,7 @@ def _open(folder: Path, config: Config) -> Run:
 def _outcome(method: str, run: Run) -> Outcome:
     """Measure a finished run, or read what was measured before."""
     path = run.folder / "evaluation" / "test.json"
-    means = json.loads(path.read_text()) if path.exists() else evaluate_run(run, "test")
+    means = json.loads(path.read_text()) if path.exists() else evaluate_run(run, "test").means
     history = read_history(run.folder, run.trainer.step)
     return Outcome(method, means["mrr10"], means["r1"], history)
 

@@ -16,6 +16,7 @@ from negcache.diagnosis.variants import variants
 from negcache.errors import visible
 from negcache.run.atomic import atomic_write, check_writable, writing
 from negcache.run.cli.diagnosing.figures import FIGURES, FOLDER, PAGE, figures_of
+from negcache.run.cli.diagnosing.keys import with_keys
 from negcache.run.cli.diagnosing.opening import (
     embedded,
     items_for,
@@ -31,6 +32,12 @@ from negcache.run.progress import track
 
 USUAL = ("in_batch", "uniform")
 """Samplers that are measured beside, where nobody names any; the second unless it is anyway."""
+
+READING = (
+    "Bias, spread and error of a step: relative to the exact gradient's norm, the root mean square "
+    "of both towers' (the page has each). Cosine: of a step to the exact gradient, query tower."
+)
+"""Beneath the table."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def look_at(folder: Path, looking: Looking, out: Path | None) -> None:
     with open_whole(folder, looking.checkpoint, reads_only=out is not None) as run:
         home = out or folder / FOLDER
         check_writable(home)
-        found = measured(run, words, looking)
+        found = with_keys(measured(run, words, looking), run.config)
         figures = figures_of(run, found, looking.split)
         page = render(found, figures)
         files = {FIGURES: json.dumps(figures, indent=2) + "\n", PAGE: page}
@@ -114,14 +121,14 @@ def measured(run: Run, words: Sequence[str] | None, looking: Looking) -> Diagnos
 def _show(console: Console, found: Diagnosis) -> None:
     table = Table(title=f"Gradient of {found.queries:,} queries against the exact softmax")
     table.add_column("negatives", overflow="fold")
-    for name in ("bias", "spread", "error", "ESS", "KL", "TV", "items a step"):
+    for name in ("bias", "spread", "error", "cosine", "ESS", "KL", "TV", "items a step"):
         table.add_column(name, justify="right")
     for each in found.samplers:
         law = [f"{value:.2f}" if value is not None else "-" for value in (each.kl, each.tv)]
-        own = (each.bias, each.sd, each.error)
+        own = (each.bias, each.sd, each.error, each.query.cosine_of_one)
         figures = [*(f"{value:.3f}" for value in own), f"{each.effective_sample_size:.1f}", *law]
         table.add_row(Text(visible(each.name)), *figures, f"{each.cost:,.0f}")
     console.print(table)
-    for advice in found.advice:
-        text = f"- {visible(advice.sentence)}"
+    sentences = [advice.sentence for advice in found.advice] or [found.silence]
+    for text in (READING, *(f"- {visible(sentence)}" for sentence in sentences)):
         console.print(text, markup=False, highlight=False, soft_wrap=True)

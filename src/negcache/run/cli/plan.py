@@ -131,8 +131,13 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
     )
     counted = "" if word in SAMPLER_COSTS else f'Sampler "{word}" is counted as "cached". '
     streamed = "at most " if planned.config.data.pairs is not None else ""
+    chosen = (
+        'Sampler "auto" is counted with its cache, which it fills and keeps only where it chooses '
+        "cached draws; without, nothing of the cache is held, filled or looked at again."
+    )
     return [
         f"Store: {chosen_store(planned, capacity)}.",
+        *([chosen] if word == "auto" and planned.config.data.pairs is None else []),
         f"{streamed}{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, "
         f"{facts.num_pairs:,} pairs, a vocabulary of {facts.vocab_size:,}, "
         f"{planned.tower.parameters:,} parameters a tower.",

@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from negcache.run.cli.planning.planned_run import planned_run
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.sources import Source, open_source
 from negcache.run.cli.towers import Towers
-from negcache.run.evaluation import write_run
+from negcache.run.cli.whole_paths import with_whole_paths
 from negcache.run.formats import check_format
 from negcache.run.lock import RunLock
 from negcache.run.together import check_alike, on_first
@@ -38,9 +39,6 @@ ROWS = Path("cache") / "rows"
 
 CONFIG, FORMAT = "config.json", 1
 """In the folder of a run: the format of the folder, which version made it, and its config."""
-
-EVALUATION = "evaluation"
-"""In the folder of a run: what ``negcache evaluate`` found."""
 
 WITHOUT_CACHE = {"sampler": SamplerConfig(name="in_batch")}
 """Keys of a run whose towers alone are wanted."""
@@ -92,7 +90,7 @@ def start(
     """
     accelerator, mesh = _meet(config), Mesh.now()
     on_first(mesh, partial(_check_new, folder))
-    config = _with_whole_paths(config)
+    config = with_whole_paths(config)
     source = _source(config, folder)
     planned = planned_run(config, source.facts(), accelerator.device, mesh.size)
     check_fits(memory_parts(planned), capacity(accelerator.device, folder))
@@ -207,37 +205,39 @@ def trained(
         checkpoint: "best", "newest" or a step; None: the best where there is one, else the newest.
         locked: no other process may work on it meanwhile.
         reads_only: nothing will be written there.
-        whole: with its cache and all else; for rows in memory.
+        whole: with its cache and all else; rows in files are a copy of them, since to lead them
+            back to a checkpoint writes them over.
     """
     config = read_config(folder)
     accelerator, mesh = _meet(config), Mesh.now()
     with _held(folder, mesh, reads_only=reads_only) if locked else ExitStack() as held:
         step = on_first(mesh, partial(Checkpoints(folder / "checkpoints").choose, checkpoint))
-        run = _open(config, folder, accelerator, _source(config, folder), goes_on=whole)
+        rows = held.enter_context(_copied_rows(folder)) if whole and config.cache.on_disk else None
+        run = _open(config, folder, accelerator, _source(config, folder), goes_on=whole, rows=rows)
         run.trainer.restore_step(step, whole=whole)
         return replace(run, held=held.pop_all())
 
 
-def evaluate_run(run: Run, split: str, out: Path | None = None) -> dict[str, float]:
-    """Measure a split; writes ``SPLIT.trec``, a TREC run file, then ``SPLIT.json``.
+@contextmanager
+def _copied_rows(folder: Path) -> Iterator[Path]:
+    """The file of a run's rows, with what leads it back, beside other temporary files."""
+    with TemporaryDirectory(prefix="negcache-") as place:
+        copied = Path(place) / ROWS
+        with writing(copied):
+            _check_rows(folder)
+            copied.parent.mkdir()
+            for path in (folder / ROWS).parent.iterdir():
+                shutil.copyfile(path, copied.parent / path.name)
+        yield copied
 
-    Args:
-        run: of which the towers are trained.
-        split: of its task.
-        out: the folder to write to; None: ``evaluation`` in that of the run.
-    """
-    result = run.retriever.evaluate(split)
-    out = run.folder / EVALUATION if out is None else out
 
-    def write() -> None:
-        with writing(out):
-            write_run(out / f"{split}.trec", result.ranking)
-            values = {"step": run.trainer.step, "split": split, **result.means}
-            with atomic_write(out / f"{split}.json") as part:
-                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-    on_first(run.trainer.mesh, write)
-    return result.means
+def _check_rows(folder: Path) -> None:
+    if not (folder / ROWS).parent.is_dir():
+        raise InputError(
+            f"the rows of the run in {(folder / ROWS).parent}",
+            "no such folder",
+            "copy the whole folder of a run: with cache.on_disk its checkpoints have no rows",
+        )
 
 
 def _meet(config: Config) -> Accelerator:
@@ -248,30 +248,6 @@ def _meet(config: Config) -> Accelerator:
     return accelerator
 
 
-def _with_whole_paths(config: Config) -> Config:
-    """Files and folders by their whole path: found from wherever the run is resumed."""
-    data, tower = config.data, config.tower
-    paths = {name: _whole(getattr(data, name)) for name in ("source", "negatives", "tokenizer")}
-    patterns = {name: _whole_pattern(getattr(data, name)) for name in ("pairs", "items")}
-    return config.model_copy(
-        update={
-            "data": data.model_copy(update=paths | patterns),
-            "tower": tower.model_copy(update={"folder": _whole(tower.folder)}),
-        }
-    )
-
-
-def _whole(path: str | None) -> str | None:
-    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
-
-
-def _whole_pattern(address: str | None) -> str | None:
-    """Of files on this disk; an address with a protocol is whole."""
-    if address is None or "://" in address:
-        return address
-    return str(Path(address).absolute())
-
-
 def _source(config: Config, folder: Path) -> Source:
     """The data, the same for all processes."""
     source = open_source(config, folder)
@@ -280,19 +256,21 @@ def _source(config: Config, folder: Path) -> Source:
 
 
 def _open(
-    config: Config, folder: Path, accelerator: Accelerator, source: Source, *, goes_on: bool = True
+    config: Config,
+    folder: Path,
+    accelerator: Accelerator,
+    source: Source,
+    *,
+    goes_on: bool = True,
+    rows: Path | None = None,
 ) -> Run:
     """Everything of a run; of one that does not go on no cache, which takes room and is not asked.
 
-    Rows in files, moreover, are those of one checkpoint at a time.
+    Rows in files, moreover, are those of one checkpoint at a time; ``rows`` is another place.
     """
-    rows = folder / ROWS if goes_on and config.cache.on_disk else None
-    if rows is not None and not rows.parent.is_dir():
-        raise InputError(
-            f"the rows of the run in {rows.parent}",
-            "no such folder",
-            "copy the whole folder of a run: with cache.on_disk its checkpoints have no rows",
-        )
+    if rows is None and goes_on and config.cache.on_disk:
+        _check_rows(folder)
+        rows = folder / ROWS
     built = config if goes_on else config.model_copy(update=WITHOUT_CACHE)
     parts, towers, retriever = build(built, source, accelerator, rows)
     trainer = Trainer(config, parts, folder, accelerator)

@@ -1,6 +1,5 @@
 """The words of ``sampler.name``: the only place where "uniform" becomes ``Uniform``."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import torch
 from negcache.errors import InputError
 from negcache.interfaces import Sampler, Store
 from negcache.run.cli.planning.samplers import sampler_cost
+from negcache.run.cli.sampler_words import nearest_word
 from negcache.run.training import Config
 from negcache.run.training.config_tables import CacheConfig, SamplerConfig
 from negcache.samplers import (
@@ -96,7 +96,7 @@ def build_sampler(inputs: SamplerInputs) -> Sampler:
     """The sampler of a config."""
     keys = inputs.config.sampler
     check_word(keys.name)
-    idle = [key for key, words in USED_BY.items() if keys.name not in words and _is_set(keys, key)]
+    idle = idle_keys(keys, keys.name)
     if idle:
         raise InputError(
             f"only keys that sampler.name {keys.name!r} uses",
@@ -114,6 +114,11 @@ def build_sampler(inputs: SamplerInputs) -> Sampler:
     return SAMPLERS[keys.name](inputs, keys)
 
 
+def idle_keys(keys: SamplerConfig, word: str) -> list[str]:
+    """Those that are set and that this sampler does not use."""
+    return [key for key, words in USED_BY.items() if word not in words and _is_set(keys, key)]
+
+
 def _is_set(keys: SamplerConfig, key: str) -> bool:
     return getattr(keys, key) != SamplerConfig.model_fields[key].default
 
@@ -125,7 +130,7 @@ def check_word(word: str) -> None:
         raise InputError(
             f"config key sampler.name to be {', '.join(others)} or {last}",
             repr(word),
-            f"use {difflib.get_close_matches(word, SAMPLERS, n=1, cutoff=0.0)[0]!r}, the nearest",
+            f"use {nearest_word(word)!r}, the nearest",
         )
 
 

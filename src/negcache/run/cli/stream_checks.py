@@ -37,7 +37,7 @@ def check_pairs_of_task(config: Config, pairs: Stream, task: Task) -> None:
         raise InputError(
             f"a dev or test split in {config.data.source}, which data.pairs leaves to measure",
             f"{', '.join(task.splits)} alone",
-            "add qrels, or leave data.source out",
+            "add qrels/dev.tsv or qrels/test.tsv, or leave data.source out",
         )
     for batch in pairs.first(COMPARED_ROWS):
         names = batch.identities.ids.keys

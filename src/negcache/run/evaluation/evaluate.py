@@ -81,7 +81,7 @@ def evaluate(
     """
     asked = judged.queries[judged.grades > 0].unique()
     if not len(asked):
-        remedy = "add qrels for this split, or name another"
+        remedy = "add qrels/SPLIT.tsv for this split, or name another"
         raise InputError("a split with relevant items", "none", remedy)
     share, k = mesh.part(len(items.features)), min(DEPTH, len(items.features))
     here = torch.arange(share.start, share.stop)

@@ -65,7 +65,7 @@ class Trainer:
     ) -> None:
         if config.eval_every and parts.evaluate is None:
             raise InputError(
-                "a dev split to evaluate on", "data without it", "add qrels, or set eval_every = 0"
+                "a dev split to evaluate on", "none", "add qrels/dev.tsv, or set eval_every = 0"
             )
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.mesh = Mesh.now().watch()

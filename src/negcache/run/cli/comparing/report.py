@@ -1,7 +1,8 @@
 """What a comparison says: a table, differences from the baseline, sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,11 @@ _LEFT_OUT = {
     "keep_checkpoints",
 }
 """Keys that say nothing about what was trained."""
+
+CHOSEN = "chosen"
+"""In place of a setting."""
+
+_CHOSEN_BY_AUTO = ("sampler.num_negatives", "sampler.shared")
 
 UNIT = (
     "Unit of the test: the queries of this split, each run trained once. It says how far a "
@@ -105,8 +111,9 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "sampler.name", [run.found.config.sampler.name for run in runs]
     settings = [dict(leaves(run.found.config.model_dump())) for run in runs]
     for key in settings[0]:
-        if key not in _LEFT_OUT and len({str(of[key]) for of in settings}) > 1:
-            yield key, [str(of[key]) for of in settings]
+        told = [_setting(of, key) for of in settings]
+        if key not in _LEFT_OUT and len({value for value in told if value != CHOSEN}) > 1:
+            yield key, told
     for name, title in TITLES.items():
         yield title, [f"{run.means[name]:.4f}" for run in runs]
     yield "steps", [_steps(run) for run in runs]
@@ -116,6 +123,12 @@ def _rows(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     yield "items encoded without", [f"{run.history.encoded_nograd:,}" for run in runs]
     yield "seconds of training", [f"{run.history.seconds:,.1f}" for run in runs]
     yield from _diagnosed(runs)
+
+
+def _setting(of: Mapping[str, Any], key: str) -> str:
+    """As the run had it: what "auto" chooses by itself is no setting."""
+    is_chosen = key in _CHOSEN_BY_AUTO and of["sampler.name"] == "auto" and not of["data.pairs"]
+    return CHOSEN if is_chosen else str(of[key])
 
 
 def _diagnosed(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:

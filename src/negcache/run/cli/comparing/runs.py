@@ -15,7 +15,8 @@ from negcache.errors import InputError
 from negcache.packing import unpack
 from negcache.run.cli.comparing.history import History, read_history
 from negcache.run.cli.diagnosing.figures import read_diagnosis
-from negcache.run.cli.runs import evaluate_run, read_config, trained
+from negcache.run.cli.evaluating import evaluate_run
+from negcache.run.cli.runs import read_config, trained
 from negcache.run.cli.sources import open_evaluation
 from negcache.run.data import Task
 from negcache.run.evaluation import Ranking, measure

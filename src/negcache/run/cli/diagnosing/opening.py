@@ -29,8 +29,7 @@ def open_whole(folder: Path, checkpoint: str | None, *, reads_only: bool) -> Run
     """Nothing of the run is changed.
 
     Raises:
-        InputError: it learns from a stream, or its rows are in files that lead back to one
-            checkpoint at a time.
+        InputError: it learns from a stream.
     """
     config = read_config(folder)
     if config.data.pairs is not None:
@@ -38,12 +37,6 @@ def open_whole(folder: Path, checkpoint: str | None, *, reads_only: bool) -> Run
             "a run on a task, data.source, all of whose items can be encoded",
             f"data.pairs, a stream, in {folder}",
             "diagnose a run on a sample of it, written as a task",
-        )
-    if config.cache.on_disk:
-        raise InputError(
-            "a run whose cached rows are in its checkpoints",
-            f"cache.on_disk in {folder}: to read those of a checkpoint would change the run",
-            "train for a while with the rows in memory, and diagnose that",
         )
     return trained(folder, checkpoint, reads_only=reads_only, whole=True)
 
