@@ -19,7 +19,6 @@ from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.combinators import SharedDraws
 from negcache.samplers.seen_positives import SeenPositives
 from negcache.samplers.step_costs import StepCosts
-from negcache.samplers.uniform import Uniform
 from negcache.shapes import Float, Float64, Int, Tensor
 from negcache.stores.dense import DenseCache
 from negcache.validation import check_popularity, count_items
@@ -74,10 +73,11 @@ class Auto:
         trains = torch.is_grad_enabled()
         with torch.no_grad():
             choice = self.choice if trains and self.has_begun else self._choice_of_nothing(request)
-            laws = self._proposals(request, choice, generator)
-            drawn = self._pool(request, laws, generator, with_batch=trains)
+            uniform = self._uniform(request, choice.uniform, generator)
+            law = self._cached_law(request, choice, generator)
+            drawn = self._pool(request, choice, uniform, law, generator, with_batch=trains)
             if trains and self.has_begun and self.looks:
-                self.look = self._look(request, laws, generator)
+                self.look = self._look(request, law, generator)
         return replace(drawn, metrics={k: float(value) for k, value in choice._asdict().items()})
 
     @property
@@ -167,34 +167,40 @@ class Auto:
         budget = self.budget or Budget(StepCosts(queries, dim, self.num_items), 0)
         return budget.without_batch
 
+    def _uniform(
+        self, request: Request, count: int, generator: torch.Generator
+    ) -> Int[Tensor, "M"]:
+        """So many of all items, no matter for whom: where one may not stand it is masked."""
+        noise = request.uniforms(generator, self._each(request, count)).flatten()[:count]
+        return (noise * self.num_items).long().clamp_(max=self.num_items - 1)
+
     def _pool(
         self,
         request: Request,
-        laws: list[tuple[ItemProposal, int]],
+        choice: Choice,
+        uniform: Int[Tensor, "M"],
+        law: ItemProposal | None,
         generator: torch.Generator,
         *,
         with_batch: bool,
     ) -> Draw:
         """Without the batch's positives where they are of other queries than those counted."""
-        drawn, times = [request.targets] if with_batch else [], []
-        for law, count in laws:
-            ids, log_times = law.draw_some(count, generator)
-            drawn.append(ids)
-            times.append(log_times)
-        ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
-        log_share = self._log_share(ids)
-        expected = [
-            law.log_expected(ids).to(log_share) + log_times
-            for (law, _), log_times in zip(laws, times, strict=True)
-        ]
+        drawn, log_times = [uniform], 0.0
         if with_batch:
-            expected.append(alike(request.others).to(log_share).log() + log_share)
-        log_expected = torch.stack(torch.broadcast_tensors(*expected)).logsumexp(dim=0)
-        return share(ids, seen, log_expected, request)
+            drawn.append(request.targets)
+        if law is not None:
+            cached, log_times = law.draw_some(choice.cached, generator)
+            drawn.append(cached)
+        ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
+        expected = torch.full(ids.shape, len(uniform) / self.num_items, dtype=torch.float64)
+        expected = expected.to(ids.device)
+        if with_batch:
+            expected = expected + alike(request.others) * self._log_share(ids).exp()
+        if law is not None:
+            expected = expected + (law.log_expected(ids).double() + log_times).exp()
+        return share(ids, seen, expected.log(), request)
 
-    def _look(
-        self, request: Request, laws: list[tuple[ItemProposal, int]], generator: torch.Generator
-    ) -> Look:
+    def _look(self, request: Request, law: ItemProposal | None, generator: torch.Generator) -> Look:
         """One item of each of as many stretches of all."""
         assert self.budget is not None
         count, device = self.budget.looked_at, request.queries.device
@@ -202,24 +208,19 @@ class Auto:
         places = (places * (self.num_items / count)).long().clamp_max(self.num_items - 1)
         ids = torch.unique_consecutive(places).to(device)  # short stretches may share an item
         log_share, stored = self._log_share(ids), None
-        if self.choice.cached and self.choice.scored == 1:
-            expected = laws[-1][0].log_expected(ids).to(log_share)
+        if law is not None and self.choice.scored == 1:
+            expected = law.log_expected(ids).to(log_share)
             stored = expected - math.log(len(request.queries))
         return Look(ids, log_share, stored)
 
-    def _proposals(
+    def _cached_law(
         self, request: Request, choice: Choice, generator: torch.Generator
-    ) -> list[tuple[ItemProposal, int]]:
-        """The laws of this step, each with how many draws are kept of it."""
-        uniform, cached, scored = choice
-        samplers: list[tuple[Any, int]] = []
-        if uniform:
-            each = self._each(request, uniform)
-            samplers.append((Uniform(range(self.num_items), each), uniform))
-        if cached and self.store is not None:
-            each = self._each(request, cached)
-            samplers.append((CachedSoftmax(self.store, each, scored=scored), cached))
-        return [(propose(each, request, generator), count) for each, count in samplers]
+    ) -> ItemProposal | None:
+        """Of cached draws, where there are any."""
+        if not choice.cached or self.store is None:
+            return None
+        each = self._each(request, choice.cached)
+        return propose(CachedSoftmax(self.store, each, scored=choice.scored), request, generator)
 
     def _each(self, request: Request, count: int) -> int:
         """Draws of each query, so that there are as many."""
