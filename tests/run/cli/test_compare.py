@@ -39,6 +39,7 @@ def trained(call, small, runs):
 
 def test_what_auto_chooses_is_no_setting(call, small, trained, tmp_path):
     """A row where the others differ, and no row where only auto has none."""
+    first = shutil.copytree(trained[0], tmp_path / "first")
     auto, two = tmp_path / "auto", tmp_path / "two"
     AcceleratorState._reset_state(True)
     for run, word in ((auto, "sampler.name=auto"), (two, "sampler.num_negatives=2")):
@@ -46,7 +47,7 @@ def test_what_auto_chooses_is_no_setting(call, small, trained, tmp_path):
         assert done.exit_code == 0, (done.output, done.exception)
     for others, row in (((), None), ((two,), ["1", "chosen", "2"])):
         out = tmp_path / f"out-{len(others)}"
-        done = call("compare", trained[0], auto, *others, "--out", out)
+        done = call("compare", first, auto, *others, "--out", out)
         assert done.exit_code == 0, (done.output, done.exception)
         rows = dict(json.loads((out / "comparison.json").read_text())["rows"])
         assert rows.get("sampler.num_negatives") == row

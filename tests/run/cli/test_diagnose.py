@@ -135,9 +135,9 @@ def test_a_choice_is_taken_by_a_key_where_there_is_one(small, choice, after, tol
 
 
 def test_a_run_that_chose_is_told_what_it_chose(call, trained, tmp_path):
-    """A look is made after 16 steps."""
+    """A look is made after 32 steps."""
     run = shutil.copytree(trained[1], tmp_path / "longer")
-    assert call("resume", run, "--steps", 20).exit_code == 0
+    assert call("resume", run, "--steps", 36).exit_code == 0
     done = call("diagnose", run, *FEW, "--sampler", "in_batch", "--out", tmp_path / "out")
     assert done.exit_code == 0, (done.output, done.exception)
     figures = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
