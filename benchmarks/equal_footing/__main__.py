@@ -4,7 +4,8 @@
                                        [--methods auto mnrl exact]
     python -m benchmarks.equal_footing --table
 
-The same tower (shared by both sides), Adam, batches of 128, seeds and texts for all; budgets in CPU
+The same tower (shared by both sides), Adam, batches of 128 (``cached_mnrl`` and
+``auto`` may choose larger ones), seeds and texts for all; budgets in CPU
 seconds on one thread, all of a method on its clock (fills, refresh, mining). Learning rate (of
 three) and one more setting (of two) of each method are chosen on dev with six trials of
 ``rounds.TUNING`` of the time, seed 0; test is looked at once, under three seeds. The runs of a call

@@ -18,10 +18,10 @@ def _shared(setup: Setup, sampler: Sampler) -> Objective:
     return Ours(setup, nc.SharedDraws(sampler, log_popularity=log_popularity(setup.problem.task)))
 
 
-def auto(setup: Setup, refreshed: object) -> Objective:
-    """As it comes; rows that a cache would refresh, as shares of the batch."""
-    rows = int(float(str(refreshed)) * setup.batch)
-    return Ours(setup, nc.samplers.Auto(setup.problem.task.corpus, refreshed=rows))
+def auto(setup: Setup, times: object) -> Objective:
+    """As it comes; queries of a step, in batches of the others."""
+    own = setup._replace(batch=min(int(str(times)) * setup.batch, len(setup.pairs)))
+    return Ours(own, nc.samplers.Auto(setup.problem.task.corpus))
 
 
 def shared(setup: Setup, each: object) -> Objective:
@@ -82,7 +82,7 @@ def _streamed(setup: Setup, method: str, size: object, beside: int) -> Objective
 
 
 METHODS = {
-    "auto": Contender(auto, (0.5, 1.0)),
+    "auto": Contender(auto, (1, 8)),
     "shared_cached": Contender(shared, (1, 4)),
     "published": Contender(published, (1, 4)),
     "uniform": Contender(uniform, (1, 4)),
