@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from negcache.ops.cumulative import invert_cdf
 from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks
+from negcache.ops.gpu_masses import gpu_masses
 from negcache.ops.scored_rows import ScoredRows
 from negcache.shapes import Float, Int, Tensor
 
@@ -101,7 +102,7 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     """
     few = len(rows.queries) * rows.num_rows <= ALL_SCORES
     keep = few and scores_all(per_query, rows.num_rows)
-    if not keep and rows.masses is not None and (found := rows.masses(rows)) is not None:
+    if not keep and (found := masses_at_once(rows)) is not None:
         return Scan(found, None)
     masses, kept = [], []
     for _, logits in masked_chunks(rows):
@@ -109,6 +110,15 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
             kept.append(logits.clone())
         masses.append(mass_of_blocks_(logits))
     return Scan(torch.cat(masses, dim=1), torch.cat(kept, dim=1) if keep else None)
+
+
+def masses_at_once(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
+    """The log-masses by a way that writes no scores down: of the rows, or of their device.
+
+    None: there is none.
+    """
+    found = None if rows.masses is None else rows.masses(rows)
+    return gpu_masses(rows) if found is None else found
 
 
 def mass_of_blocks_(logits: Float[Tensor, "B c"]) -> Float[Tensor, "B blocks"]:
