@@ -77,6 +77,12 @@ class ScoredRows:
         """Scores of these rows with their weights, in place."""
         return logits if self.log_weights is None else logits.add_(self.log_weights[slots])
 
+    def bias(self, slots: slice) -> Float[Tensor, "c"]:
+        """What is added to the scores of these rows: their weights, -inf where none may stand."""
+        valid, weights = self.valid[slots], self.log_weights
+        bias = self.queries.new_zeros(len(valid)) if weights is None else weights[slots]
+        return bias.masked_fill(~valid, -torch.inf)
+
     def of_queries(self, start: int, stop: int) -> "ScoredRows":
         """The same rows for queries ``start`` to ``stop``."""
         exclude = self.exclude.slice(start, stop)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from negcache.ops.cumulative import invert_cdf
 from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks, walks
+from negcache.ops.gpu_masses import gpu_masses
 from negcache.ops.scored_rows import ScoredRows
 from negcache.ops.threads import dealt_out, threads_for
 from negcache.shapes import Float, Int, Tensor
@@ -129,7 +130,7 @@ def scan(rows: ScoredRows, per_query: int = 0) -> Scan:
     if few and scores_all(per_query, rows.num_rows):
         kept = torch.cat([each.clone() for _, each in masked_chunks(rows)], dim=1)
         return Scan(mass_of_blocks_(kept.clone()), kept)
-    if rows.masses is not None and (found := rows.masses(rows)) is not None:
+    if (found := masses_at_once(rows)) is not None:
         return Scan(found, None)
     return Scan(torch.cat(_masses(rows), dim=1), None)
 
@@ -147,6 +148,15 @@ def _masses(rows: ScoredRows) -> list[Float[Tensor, "B blocks"]]:
     if threads > 1:  # a chunk may be gone when the next one is asked for
         chunks = ((first, chunk.clone()) for first, chunk in chunks)
     return dealt_out(chunks, threads, worker)
+
+
+def masses_at_once(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
+    """The log-masses by a way that writes no scores down: of the rows, or of their device.
+
+    None: there is none.
+    """
+    found = None if rows.masses is None else rows.masses(rows)
+    return gpu_masses(rows) if found is None else found
 
 
 def mass_of_blocks_(logits: Float[Tensor, "B c"]) -> Float[Tensor, "B blocks"]:

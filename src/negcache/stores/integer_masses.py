@@ -99,9 +99,7 @@ class _Product:
         """Base-2 weights of the rows; -inf where none may stand."""
         if self.all_alike:
             return self.nothing[: slots.stop - slots.start]
-        valid, weights = self.rows.valid[slots], self.rows.log_weights
-        bias = torch.zeros(len(valid)) if weights is None else weights[slots].float() * LOG2_E
-        return bias.masked_fill(~valid, -torch.inf)
+        return self.rows.bias(slots).float().mul_(LOG2_E)
 
 
 @cache

@@ -1,0 +1,80 @@
+"""Faults of the kernel of block masses, and of where it is taken."""
+
+from tests.mutants.mutant import Mutant
+
+TESTS = "tests/ops/test_gpu_masses.py::"
+TWIN = f"{TESTS}test_the_kernel_is_its_twin"
+ELSEWHERE = f"{TESTS}test_where_there_is_no_kernel_torch_does_it"
+
+MUTANTS = [
+    Mutant(
+        "gpu: excluded rows count",
+        "compiled/triton_masses.py",
+        "(query == whose)[:, None] & (place == which)[None, :]",
+        "(query == -1)[:, None] & (place == which)[None, :]",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: what is excluded for one query is for all of its tile",
+        "compiled/triton_masses.py",
+        "(query == whose)[:, None] & (place == which)[None, :]",
+        "(query > -1)[:, None] & (place == which)[None, :]",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: what no row holds spoils its block",
+        "compiled/triton_masses.py",
+        "tl.where(bias == NOTHING, NOTHING, logits + bias)",
+        "logits + bias",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: rows beyond the last count",
+        "compiled/triton_masses.py",
+        "mask=row < sizes.rows, other=NOTHING",
+        "mask=row < sizes.rows, other=0.0",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: dimensions after the last whole part are left out",
+        "compiled/triton_masses.py",
+        "inside = dim < sizes.dims",
+        "inside = dim < sizes.dims // DIMS * DIMS",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: exclusions of every chunk are those of the first",
+        "ops/gpu_masses.py",
+        "edges[here.start :]",
+        "edges",
+        f"{TESTS}test_chunks_do_not_matter",
+    ),
+    Mutant(
+        "gpu: the scale of the score is left out",
+        "ops/gpu_masses.py",
+        "queries * rows.score.scale",
+        "queries * 1.0",
+        TWIN,
+    ),
+    Mutant(
+        "gpu: any score counts as a product",
+        "ops/gpu_masses.py",
+        "        and is_product(rows.score)\n",
+        "",
+        ELSEWHERE,
+    ),
+    Mutant(
+        "gpu: float64 queries are taken",
+        "ops/gpu_masses.py",
+        "        and queries.dtype == torch.float32\n",
+        "",
+        ELSEWHERE,
+    ),
+    Mutant(
+        "gpu: stage one never asks the device",
+        "ops/two_stage.py",
+        "return gpu_masses(rows) if found is None else found",
+        "return found",
+        TWIN,
+    ),
+]
