@@ -38,9 +38,16 @@ MUTANTS = [
     Mutant(
         "auto: a batch's own positives are not expected",
         "samplers/auto.py",
-        "alike(request.others).to(log_share).log() + log_share",
-        "log_share",
+        "alike(request.others) * self._log_share(ids).exp()",
+        "self._log_share(ids).exp()",
         f"{AUTO}test_the_partition_is_unbiased_at_every_choice",
+    ),
+    Mutant(
+        "auto: a look at few items is remembered as one at many",
+        "samplers/budget.py",
+        "KEPT * min(1.0, self.saw / len(rows))",
+        "KEPT",
+        f"{AUTO}test_what_few_items_said_counts_less_than_what_many_say",
     ),
     Mutant(
         "auto: what is never drawn is not missed",

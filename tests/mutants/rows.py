@@ -26,7 +26,7 @@ READ = [
     Mutant(
         "unwritten rows in chunks",
         "ops/two_stage.py",
-        "if not all_valid:",
+        "if not self.all_valid:",
         "if False:",
         laws("cached-gaps"),
     ),
@@ -68,15 +68,22 @@ READ = [
     Mutant(
         "kept scores share their memory",
         "ops/two_stage.py",
-        "kept.append(logits.clone())",
-        "kept.append(logits)",
+        "torch.cat([each.clone() for _, each in masked_chunks(rows)], dim=1)",
+        "torch.cat([each for _, each in masked_chunks(rows)], dim=1)",
         f"{TWO_STAGE}test_every_way_through_stage_two_draws_the_same",
+    ),
+    Mutant(
+        "a thread's chunk is gone when the next one is read",
+        "ops/two_stage.py",
+        "((first, chunk.clone()) for first, chunk in chunks)",
+        "((first, chunk) for first, chunk in chunks)",
+        "tests/ops/test_threads.py::test_draws_are_the_same_for_any_number_of_threads",
     ),
     Mutant(
         "many scores are kept",
         "ops/two_stage.py",
-        "keep = few and scores_all(per_query, rows.num_rows)",
-        "keep = scores_all(per_query, rows.num_rows)",
+        "if few and scores_all(per_query, rows.num_rows):",
+        "if scores_all(per_query, rows.num_rows):",
         f"{TWO_STAGE}test_scores_are_kept_only_where_they_are_few",
     ),
     Mutant(

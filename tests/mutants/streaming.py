@@ -179,15 +179,15 @@ WEIGHED = [
     Mutant(
         "weights of rows are left out of the law",
         "ops/two_stage.py",
-        "rows.weighted(rows.score(queries, chunk, out=out), slice(first, last))",
-        "rows.score(queries, chunk, out=out)",
+        "rows.weighted(rows.score(rows.queries, chunk, out=out), slice(first, last))",
+        "rows.score(rows.queries, chunk, out=out)",
         f"{STREAM}test_draws_stand_for_the_weighted_rows[cached]",
     ),
     Mutant(
         "weights of rows count twice in the law",
         "ops/two_stage.py",
-        "if not all_valid:",
-        "rows.weighted(logits, slice(first, last))\n        if not all_valid:",
+        "if not self.all_valid:",
+        "rows.weighted(logits, slice(first, last))\n        if not self.all_valid:",
         f"{STREAM}test_draws_stand_for_the_weighted_rows[cached]",
     ),
     Mutant(

@@ -14,7 +14,7 @@ from negcache.exclusion import Exclusion
 from negcache.messages import Request
 from negcache.ops.gradient_cosine import Chances, Looked, Moments, chances, thinned
 from negcache.samplers import Auto
-from negcache.samplers.budget import Budget, Choice
+from negcache.samplers.budget import Budget, Choice, Look
 from negcache.samplers.seen_positives import SeenPositives
 from negcache.samplers.step_costs import StepCosts
 
@@ -370,6 +370,26 @@ def test_looks_cost_a_small_share_of_the_training():
     heavy.looks, heavy.choice = 0, Choice(4)
     assert heavy.looked_at == 512
     assert costly(0, num_items=300).looked_at == 300
+
+
+def test_what_few_items_said_counts_less_than_what_many_say():
+    """Looks at 10, at all and again at all items: a quarter is kept of an equal one, else less."""
+    queries, items, score = problem()
+    request = ask(queries, score, torch.arange(B))
+    budget, found = with_choice(Auto(range(N)), Choice(4), None).budget, []
+    for count in (10, N, N):
+        ids = torch.arange(count) * (N // count)
+        share = torch.full((count,), -math.log(N), dtype=F64)
+        budget.look(request, Look(ids, share), items[ids], items[:B, None])
+        found.append(budget.seen[Choice(4)].exact)
+    (ten, once, again), alone = found, costly(0)
+    alone.costs = budget.costs
+    ids = torch.arange(N)
+    share = torch.full((N,), -math.log(N), dtype=F64)
+    alone.look(request, Look(ids, share), items, items[:B, None])
+    every = alone.seen[Choice(4)].exact
+    assert once == pytest.approx(every + (ten - every) * 0.25 * 10 / N)
+    assert again == pytest.approx(every + (once - every) * 0.25)
 
 
 def test_what_is_looked_at_is_looked_at_once(monkeypatch):
