@@ -73,11 +73,20 @@ READ = [
         f"{TWO_STAGE}test_every_way_through_stage_two_draws_the_same",
     ),
     Mutant(
-        "a thread's chunk is gone when the next one is read",
+        "threads share the memory of their scores",
         "ops/two_stage.py",
-        "((first, chunk.clone()) for first, chunk in chunks)",
-        "((first, chunk) for first, chunk in chunks)",
+        """        memory = masking.memory()
+        return lambda piece""",
+        """        memory = masking.shared = getattr(masking, "shared", masking.memory())
+        return lambda piece""",
         "tests/ops/test_threads.py::test_draws_are_the_same_for_any_number_of_threads",
+    ),
+    Mutant(
+        "pieces stand in the order in which they were done",
+        "ops/threads.py",
+        "[found[number] for number in range(len(found))]",
+        "list(found.values())",
+        "tests/ops/test_threads.py::test_a_thread_that_is_done_takes_the_next_piece",
     ),
     Mutant(
         "many scores are kept",

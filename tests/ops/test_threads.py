@@ -22,29 +22,20 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-def rows_that_go(num_rows: int) -> ScoredRows:
-    """Each chunk is gone when the next is asked for, as where they are read from disk."""
+def rows_of(num_rows: int) -> ScoredRows:
+    """Of a table, with one that may not stand for each query."""
     noise = torch.Generator().manual_seed(0)
     queries, table = (torch.randn(n, 8, generator=noise) for n in (24, num_rows))
     at = torch.arange(24)
     exclude = Exclusion.from_pairs(at, at * 37 % num_rows, 24)
-    rows = ScoredRows.of(queries, table, DotScore(0.2), exclude)
-    memory = torch.empty_like(table)
-
-    def chunks(size):
-        for first in range(0, num_rows, size):
-            chunk = memory[: len(table[first : first + size])]
-            yield first, chunk.copy_(table[first : first + size])
-            memory.fill_(torch.nan)
-
-    return ScoredRows(**{**vars(rows), "chunks": chunks})
+    return ScoredRows.of(queries, table, DotScore(0.2), exclude)
 
 
 @pytest.mark.parametrize("num_rows", [100 * BLOCK, 1000 * BLOCK + 5])
 def test_draws_are_the_same_for_any_number_of_threads(num_rows, three_threads, monkeypatch):
     monkeypatch.setattr("negcache.ops.two_stage.CHUNK_SCORES", {"cpu": 24 * 64 * BLOCK})
     monkeypatch.setattr("negcache.ops.two_stage.GATHERED_AT_ONCE", 16)
-    rows, noise = rows_that_go(num_rows), torch.rand(24, 4, 2, dtype=torch.float64)
+    rows, noise = rows_of(num_rows), torch.rand(24, 4, 2, dtype=torch.float64)
     many = scan(rows)
     drawn = draw_rows(rows, many, noise)
     assert torch.get_num_threads() == 3

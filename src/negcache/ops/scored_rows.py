@@ -20,7 +20,8 @@ class ScoredRows:
         num_rows: S.
         valid: rows that exist; others are never drawn.
         exclude: slots that may not stand for each query.
-        chunks: size -> consecutive blocks of rows with the slot of their first row.
+        chunks: size -> consecutive blocks of rows with the slot of their first row; each is there
+            as long as it is held.
         rows: slots -> rows.
         log_weights: added to the score of each row; None: nothing.
         masses: log-masses of the blocks of these rows in less time than all their scores take;

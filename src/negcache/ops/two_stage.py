@@ -143,11 +143,8 @@ def _masses(rows: ScoredRows) -> list[Float[Tensor, "B blocks"]]:
         memory = masking.memory()
         return lambda piece: mass_of_blocks_(masking.scores(*piece, memory))
 
-    chunks = rows.chunks(masking.size)
     threads = threads_for(rows.queries, -(-rows.num_rows // masking.size))
-    if threads > 1:  # a chunk may be gone when the next one is asked for
-        chunks = ((first, chunk.clone()) for first, chunk in chunks)
-    return dealt_out(chunks, threads, worker)
+    return dealt_out(rows.chunks(masking.size), threads, worker)
 
 
 def masses_at_once(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
