@@ -34,7 +34,7 @@ def rows_of(num_rows: int) -> ScoredRows:
 @pytest.mark.parametrize("num_rows", [100 * BLOCK, 1000 * BLOCK + 5])
 def test_draws_are_the_same_for_any_number_of_threads(num_rows, three_threads, monkeypatch):
     monkeypatch.setattr("negcache.ops.two_stage.CHUNK_SCORES", {"cpu": 24 * 64 * BLOCK})
-    monkeypatch.setattr("negcache.ops.two_stage.GATHERED_AT_ONCE", 16)
+    monkeypatch.setattr("negcache.ops.two_stage.GATHERED_AT_ONCE", {"cpu": 16})
     rows, noise = rows_of(num_rows), torch.rand(24, 4, 2, dtype=torch.float64)
     many = scan(rows)
     drawn = draw_rows(rows, many, noise)

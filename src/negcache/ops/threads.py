@@ -65,7 +65,12 @@ def dealt_out(
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads within which torch has one."""
-    return ThreadPoolExecutor(threads, "negcache", torch.set_num_threads, (1,))
+    return ThreadPoolExecutor(threads, "negcache", _be_alone)
+
+
+def _be_alone() -> None:
+    torch.get_num_threads()  # a thread that has not asked yet would take all of them when it does
+    torch.set_num_threads(1)
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of its parent's threads

@@ -29,8 +29,11 @@ CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 27}
 AT_ONCE = 1 << 14
 """Drawn blocks whose scores stage two holds at a time: a bound on its memory."""
 
-GATHERED_AT_ONCE = 1 << 8
+GATHERED_AT_ONCE = {"cpu": 1 << 8, "cuda": AT_ONCE}
 """The same, where their rows are gathered for each: enough for a thread."""
+
+MASSES = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Masses of blocks that are added up at a time: what a core's own cache takes in."""
 
 CHOSEN = 1 << 18
 """Scores that stage two chooses among at a time: what a core's own cache takes in."""
@@ -185,7 +188,8 @@ def draw_rows(rows: ScoredRows, scanned: Scan, noise: Float[Tensor, "B m 2"]) ->
         score = partial(_kept, scanned.logits)
     blocks = _blocks(scanned.log_masses, noise[..., 0]).flatten()
     queries = torch.arange(num_queries, device=blocks.device).repeat_interleave(per_query)
-    size = AT_ONCE if walks(len(blocks), rows.num_rows) else GATHERED_AT_ONCE
+    gathered = GATHERED_AT_ONCE.get(blocks.device.type, AT_ONCE)
+    size = AT_ONCE if walks(len(blocks), rows.num_rows) else gathered
     pieces = (queries.split(size), blocks.split(size), noise[..., 1].flatten().split(size))
     threads = threads_for(blocks, len(pieces[0]))
     parts = dealt_out(
@@ -209,8 +213,8 @@ def _blocks(
 
 
 def _queries_at_once(log_masses: Float[Tensor, "B blocks"]) -> int:
-    """Queries whose masses a core's own cache takes in."""
-    return max(1, CHOSEN // max(1, log_masses.shape[1]))
+    held = MASSES.get(log_masses.device.type, MASSES["cpu"])
+    return max(1, held // max(1, log_masses.shape[1]))
 
 
 def _kept(
