@@ -171,7 +171,8 @@ def test_advice_for_a_mixture_keeps_its_word(task):
     told = {each.kind: each for each in found.advice}
     assert told.keys() >= {"draws", "batch", "uniform"}
     assert any("rows looked at a step" in each.name for each in found.samplers)
-    then = Trained(task, mixed(2, 4), state=trained.state).diagnose(seed=1).of("own")
+    doubled = Trained(task, mixed(2, 4), state=trained.state, rho=0.002)
+    then = doubled.diagnose(seed=1).of("own")
     assert then.sd == pytest.approx(told["draws"].after, rel=FORETOLD)
     assert then.cost / found.of("own").cost == pytest.approx(told["draws"].encodings, rel=0.05)
 
