@@ -169,7 +169,8 @@ def test_again_is_the_same_and_fewer_items_say_so(call, trained, tmp_path):
             sampler.pop("draw_seconds")
     assert one == two
     assert one["step"] == 3
-    assert [each["name"] for each in one["samplers"]] == ["auto", "in_batch", "uniform"]
+    asked, choices = ["auto", "in_batch", "uniform"], ["auto: 4 uniform", "auto: 64 uniform"]
+    assert [each["name"] for each in one["samplers"]] == asked + choices
     assert one["sampled"] < one["num_items"]
     assert "a uniform sample of the others" in (tmp_path / "one" / "diagnosis.html").read_text()
 
