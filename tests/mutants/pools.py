@@ -61,7 +61,7 @@ MUTANTS = [
         "ops/gradient_cosine.py",
         "crossed = (one * other).sum(1) - own @ self.weight",
         "crossed = (one * other).sum(1)",
-        f"{AUTO}test_a_pool_tells_the_gradients_under_laws_that_were_not_drawn",
+        f"{AUTO}test_an_item_that_stands_for_many_is_one_item",
     ),
     Mutant(
         "auto: an item is looked at twice",

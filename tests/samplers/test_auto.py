@@ -145,6 +145,20 @@ def test_a_pool_tells_the_gradients_under_laws_that_were_not_drawn():
     torch.testing.assert_close(mean, torch.tensor(truth, dtype=F64), rtol=0.1, atol=0)
 
 
+def test_an_item_that_stands_for_many_is_one_item():
+    """The product with itself counts once, where those of two items count for all such pairs."""
+    queries, items, score = problem(5)
+    logits, noise = score(queries, items), torch.Generator().manual_seed(6)
+    positive, positives = torch.full((B,), 4.0, dtype=F64), items[:B]
+    every = chances(positive, logits, torch.zeros(N, dtype=F64))
+    wanted, found = Looked(every, torch.ones(N, dtype=F64), items, positives).size, []
+    for _ in range(600):
+        ids = torch.nonzero(torch.rand(N, generator=noise) < 0.1).squeeze(1)  # each on its own
+        weight = torch.full((len(ids),), 10.0, dtype=F64)
+        found.append(Looked(every.of(ids), weight, items[ids], positives).size)
+    assert sum(found) / 600 == pytest.approx(wanted, rel=0.06)
+
+
 def test_a_law_that_draws_everything_often_is_the_gradient():
     queries, items, score = problem(5)
     every = torch.ones(N, dtype=F64)
