@@ -14,6 +14,7 @@ import argparse
 import math
 import statistics
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from negcache.samplers import step_costs
 from negcache.samplers.step_costs import StepCosts
 
 NAME, STEPS = "step_costs", 4
-PRICES = ("STEP", "PARAMETER", "ITEM", "FLOP", "PAIR", "TERM")
+PRICES = ("STEP", "DRAW", "PARAMETER", "ITEM", "WRITTEN", "FLOP", "PAIR", "TERM", "KEY")
 
 
 class Setting(NamedTuple):
@@ -69,15 +70,8 @@ def parts(costs: StepCosts, batch: int, setting: Setting) -> dict[str, float]:
     """What stands beside each price in the cost of a step: it is linear in them."""
     found, drawn = {}, batch * setting.each
     for name in PRICES:
-        before = {each: getattr(step_costs, each) for each in PRICES}
-        try:
-            for each in PRICES:
-                setattr(step_costs, each, float(each == name))
-            refreshed = batch if setting.scored else 0
-            found[name] = costs.step(drawn, setting.scored, refreshed)
-        finally:
-            for each, price in before.items():
-                setattr(step_costs, each, price)
+        with patch.dict(vars(step_costs), {each: float(each == name) for each in PRICES}):
+            found[name] = costs.step(drawn, setting.scored, batch if setting.scored else 0)
     return found
 
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.retrieval import some
 from negcache.run.data import Task
-from negcache.run.evaluation import MEASURES, Evaluation, Ranking, measure
+from negcache.run.evaluation import Evaluation, Ranking, evaluation_of
 from negcache.run.evaluation.metrics import DEPTH
 
 
@@ -21,12 +21,4 @@ def bm25(task: Task, queries: int) -> Evaluation:
     found, scores = index.retrieve(words, k=min(DEPTH, len(every)), show_progress=False)
     items = [task.corpus_text.ids(torch.from_numpy(row).long()) for row in found]
     ranking = Ranking(task.query_text.ids(asked), items, torch.from_numpy(scores))
-    known = torch.isin(judged.queries, asked)
-    per_query = measure(
-        ranking,
-        task.query_text.ids(judged.queries[known]),
-        task.corpus_text.ids(judged.items[known]),
-        judged.grades[known],
-    )
-    means = {name: sum(per_query[name].values()) / len(asked) for name in MEASURES}
-    return Evaluation(means, per_query, ranking)
+    return evaluation_of(ranking, judged, asked, task.query_text, task.corpus_text)

@@ -66,6 +66,12 @@ class Exclusion:
         return self.offsets.diff()
 
     @cached_property
+    def by_id(self) -> tuple[Int[Tensor, "E"], Int[Tensor, "E"]]:
+        """All entries in the order of their ids, and the query of each: for passes over rows."""
+        order = self.ids.argsort()
+        return self.ids[order], self.rows[order]
+
+    @cached_property
     def rows(self) -> Int[Tensor, "E"]:
         """The query of each entry of ``ids``."""
         return torch.repeat_interleave(self.counts, output_size=self.ids.numel())

@@ -268,7 +268,6 @@ class DensitySampler(Sampler, Protocol):
         ...
 
 
-@runtime_checkable
 class DrawSampler(Sampler, Protocol):
     """A sampler without a density: it makes the draw itself."""
 

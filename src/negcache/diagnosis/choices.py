@@ -93,7 +93,7 @@ def on_choices(own: SamplerReport, others: Sequence[SamplerReport]) -> Iterator[
         return
     best = min(others, key=lambda each: each.worth, default=own)
     told = [*_foretold(own, own.outlook), *([] if best is own else [_next_best(own, best)])]
-    yield from reversed(told) if _is_better(best, own) else told
+    yield from reversed(told) if is_better(best.worth, own.worth) else told
 
 
 def _foretold(own: SamplerReport, outlook: Outlook) -> Iterator[Advice]:
@@ -107,8 +107,9 @@ def _foretold(own: SamplerReport, outlook: Outlook) -> Iterator[Advice]:
     yield Advice("foretold", sentence, "cosine", outlook.cosine, own.cosine, 1.0, own.name)
 
 
-def _is_better(one: SamplerReport, other: SamplerReport) -> bool:
-    return one.worth < other.worth * (1 - CLOSE)
+def is_better(worth: float, other: float) -> bool:
+    """Whether an exact step costs so much less by one choice than by another."""
+    return worth < other * (1 - CLOSE)
 
 
 def _next_best(own: SamplerReport, best: SamplerReport) -> Advice:
@@ -118,7 +119,7 @@ def _next_best(own: SamplerReport, best: SamplerReport) -> Advice:
         f"what an exact step does would cost {best.worth / own.worth:.2f} x as much (cost / "
         f"cosine^2: {best.worth:.3g} against {own.worth:.3g})."
     )
-    if _is_better(best, own):
+    if is_better(best.worth, own.worth):
         sentence = f"With {name} in place of its choice, {costs}"
     else:
         sentence = (

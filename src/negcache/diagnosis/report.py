@@ -7,9 +7,7 @@ from typing import Any
 
 from negcache.diagnosis.moments import Moments
 from negcache.diagnosis.staleness import AgeBin
-
-LEAST = 1e-3
-"""Cosine of a step that does not point along the gradient at all."""
+from negcache.ops.gradient_cosine import LEAST
 
 DERIVED = ("bias", "sd", "error", "cost", "cosine", "effort", "worth")
 """Of a sampler, told beside its fields."""

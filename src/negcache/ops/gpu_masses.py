@@ -40,9 +40,11 @@ def gpu_masses(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
     from negcache.compiled.triton_masses import Masked, Rows, masses_of_blocks
 
     blocks = -(-rows.num_rows // BLOCK)
-    found, scaled = queries.new_empty(len(queries), blocks), queries * rows.score.scale
-    order = rows.exclude.ids.argsort()
-    excluded, whose = rows.exclude.ids[order], rows.exclude.rows[order]
+    found, scaled = (
+        queries.new_empty(len(queries), blocks),
+        (queries * rows.score.scale).contiguous(),
+    )
+    excluded, whose = rows.exclude.by_id
     starts = torch.arange(blocks + 1, device=queries.device) * BLOCK
     edges, places = torch.searchsorted(excluded, starts), excluded % BLOCK
     size = BLOCK * max(1, HELD // (BLOCK * queries.shape[1]))
@@ -50,7 +52,7 @@ def gpu_masses(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
         here = slice(first // BLOCK, -(-(first + len(chunk)) // BLOCK))
         bias = rows.bias(slice(first, first + len(chunk))).float()
         masses_of_blocks(
-            scaled.contiguous(),
+            scaled,
             Rows(chunk.contiguous(), bias),
             Masked(edges[here.start :], whose, places),
             found[:, here],

@@ -48,10 +48,11 @@ def dealt_out(
         work = worker()
         while True:
             with lock:
-                number, piece = next(numbered, (None, None))
-            if number is None:
+                coming = next(numbered, None)
+            if coming is None:
                 return
-            found[number] = work(piece)  # type: ignore[arg-type] # there is a piece to the number
+            number, piece = coming
+            found[number] = work(piece)
 
     own = torch.get_num_threads()
     try:

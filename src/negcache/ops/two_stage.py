@@ -86,8 +86,7 @@ class Masking:
     """
 
     def __init__(self, rows: ScoredRows) -> None:
-        order = rows.exclude.ids.argsort()
-        self.excluded, self.whose = rows.exclude.ids[order], rows.exclude.rows[order]
+        self.excluded, self.whose = rows.exclude.by_id
         self.rows, self.all_valid = rows, bool(rows.valid.all())
         budget = CHUNK_SCORES.get(rows.queries.device.type, CHUNK_SCORES["cpu"])
         self.size = BLOCK * max(1, budget // (BLOCK * max(len(rows.queries), 1)))

@@ -192,8 +192,8 @@ class Auto:
             cached, log_times = law.draw_some(choice.cached, generator)
             drawn.append(cached)
         ids, seen = torch.unique(torch.cat(drawn), return_counts=True)
-        expected = torch.full(ids.shape, len(uniform) / self.num_items, dtype=torch.float64)
-        expected = expected.to(ids.device)
+        share_of_each = len(uniform) / self.num_items
+        expected = torch.full_like(ids, share_of_each, dtype=torch.float64)
         if with_batch:
             expected = expected + alike(request.others) * self._log_share(ids).exp()
         if law is not None:

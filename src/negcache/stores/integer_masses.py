@@ -62,8 +62,8 @@ class _Product:
         self.rows, self.masked, self.masses_of_blocks = rows, Masked, masses_of_blocks
         codes, scales = quantize(rows.queries)
         self.columns, self.slopes = codes.T.contiguous(), (scales * slope).numpy()
-        order = rows.exclude.ids.argsort()
-        self.excluded, self.whose = rows.exclude.ids[order], rows.exclude.rows[order].numpy()
+        self.excluded, whose = rows.exclude.by_id
+        self.whose = whose.numpy()
         self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
         self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
         self.all_alike = rows.log_weights is None and bool(rows.valid.all())

@@ -1,7 +1,7 @@
 """Exact search over a whole corpus, TREC run files, and retrieval metrics."""
 
 from negcache.run.evaluation.encode import encode_all
-from negcache.run.evaluation.evaluate import Evaluation, Side, evaluate
+from negcache.run.evaluation.evaluate import Evaluation, Side, evaluate, evaluation_of
 from negcache.run.evaluation.labels import evaluate_labels, inverse_propensity, label_metrics
 from negcache.run.evaluation.metrics import MEASURES, Ranking, measure
 from negcache.run.evaluation.runfile import write_run
@@ -15,6 +15,7 @@ __all__ = [
     "encode_all",
     "evaluate",
     "evaluate_labels",
+    "evaluation_of",
     "inverse_propensity",
     "label_metrics",
     "measure",

@@ -95,11 +95,18 @@ def evaluate(
         best = top_k_unseen(found, rows, score, (seen, asked), some, share.start)
     ids, scores = best_of_all(mesh, best[1], best[0], k)
     ranking = Ranking(queries.names.ids(asked), _named(ids, items.names), scores)
+    return evaluation_of(ranking, judged, asked, queries.names, items.names)
+
+
+def evaluation_of(
+    ranking: Ranking, judged: Judged, asked: Int[Tensor, "Q"], queries: Names, items: Names
+) -> Evaluation:
+    """The measures of a ranking of the queries that were asked."""
     known = torch.isin(judged.queries, asked)
     per_query = measure(
         ranking,
-        queries.names.ids(judged.queries[known]),
-        items.names.ids(judged.items[known]),
+        queries.ids(judged.queries[known]),
+        items.ids(judged.items[known]),
         judged.grades[known],
     )
     means = {name: sum(per_query[name].values()) / len(asked) for name in MEASURES}

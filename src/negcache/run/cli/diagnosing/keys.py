@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from negcache.diagnosis import Diagnosis
 from negcache.diagnosis.advice import is_less
-from negcache.diagnosis.choices import CLOSE
+from negcache.diagnosis.choices import is_better
 from negcache.diagnosis.report import Advice
 from negcache.diagnosis.variants import TIMES
 from negcache.run.cli.sampling import idle_keys
@@ -50,7 +50,7 @@ def _refresh(_found: Diagnosis, _advice: Advice, config: Config) -> str:
 
 
 def _choice(found: Diagnosis, advice: Advice, _config: Config) -> str:
-    if advice.after >= advice.before * (1 - CLOSE):  # the choice holds
+    if not is_better(advice.after, advice.before):  # the choice holds
         return ""
     outlook = found.of(advice.measured).outlook
     if outlook is not None and not outlook.choice[0]:
