@@ -13,7 +13,7 @@ from negcache.indexes.sg_tree import TreeClusters
 from negcache.interfaces import Sampler
 from negcache.ops.kernels import Quartic
 from negcache.samplers import Auto
-from negcache.samplers.budget import Choice
+from negcache.samplers.look import Choice
 
 Table = nc.DenseCache | nc.SubsetCache
 

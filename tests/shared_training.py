@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import negcache as nc
 from negcache.distributed import Mesh
-from negcache.samplers.budget import Choice
+from negcache.samplers.look import Choice
 
 STEPS, GLOBAL = 3, 8
 APART = {"gather_across_devices": False}

@@ -9,9 +9,9 @@ from wordnet_slice import write_slice
 import negcache as nc
 from negcache.diagnosis import Beside, Settings, diagnose
 from negcache.diagnosis.choices import named
-from negcache.ops.gradient_cosine import Moments
+from negcache.ops.gradient_cosine import Extrapolated, Moments
 from negcache.run.data import open_task
-from negcache.samplers.budget import Choice
+from negcache.samplers.look import Choice
 from negcache.towers import StaticTower
 
 BATCH, COUNT, STEPS = 32, 800, 60
@@ -82,10 +82,12 @@ def trained(task):
 @pytest.fixture
 def believing(trained):
     """The same with a budget that has seen other cosines: what it takes is wrong, or dear."""
-    budget, before = trained.loss.sampler.budget, trained.loss.sampler.budget.state_dict()
+    budget = trained.loss.sampler.budget
+    before, seen = budget.choice, budget.seen
 
     def believe(choice, others):
-        budget.seen = {each: Moments(1.0, 0.9, 1.0) for each in (choice, *others)}
+        good = Moments(1.0, 0.9, 1.0)
+        budget.seen = dict.fromkeys((choice, *others), Extrapolated(good, good))
         budget.choice = choice
         if choice.cached:
             trained.loss.sampler._make_store(torch.device("cpu"))
@@ -94,8 +96,7 @@ def believing(trained):
 
     yield believe
     trained.loss.sampler.store = None
-    budget.choice = Choice(*before["choice"])
-    budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in before["seen"]}
+    budget.choice, budget.seen = before, seen
 
 
 def kinds(found):

@@ -50,6 +50,13 @@ MUTANTS = [
         f"{AUTO}test_what_few_items_said_counts_less_than_what_many_say",
     ),
     Mutant(
+        "auto: hard negatives that were not looked at are not missed",
+        "ops/gradient_cosine.py",
+        "self.whole.cosine * power",
+        "self.whole.cosine",
+        f"{AUTO}test_what_part_of_the_items_does_not_see_is_foretold",
+    ),
+    Mutant(
         "auto: what is never drawn is not missed",
         "ops/gradient_cosine.py",
         "along += rest * self._product(vectors, parts, self.exact, p)",
@@ -72,9 +79,9 @@ MUTANTS = [
     ),
     Mutant(
         "auto: a stale cache is taken for a fresh one",
-        "samplers/budget.py",
-        "if look.log_stored is not None:",
-        "if False:",
+        "samplers/look.py",
+        "if stored is None else stored.exp()",
+        "if True else stored.exp()",
         f"{AUTO}test_a_look_sees_how_stale_the_cache_is",
     ),
     Mutant(
@@ -87,7 +94,7 @@ MUTANTS = [
     Mutant(
         "auto: what was learnt is forgotten",
         "samplers/budget.py",
-        'budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in state["seen"]}',
+        'budget.seen = dict(_seen_from(*row) for row in state["seen"])',
         "pass",
         f"{AUTO}test_a_resumed_run_is_the_straight_one",
     ),

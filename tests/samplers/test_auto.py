@@ -12,15 +12,17 @@ from negcache.draws import draw
 from negcache.encoder import ItemEncoder, Numbers
 from negcache.exclusion import Exclusion
 from negcache.messages import Request
-from negcache.ops.gradient_cosine import Chances, Looked, Moments, chances, thinned
+from negcache.ops.gradient_cosine import Chances, Extrapolated, Looked, Moments, chances, thinned
 from negcache.samplers import Auto
-from negcache.samplers.budget import Budget, Choice, Look
+from negcache.samplers.budget import Budget
+from negcache.samplers.look import Choice, Look
 from negcache.samplers.seen_positives import SeenPositives
 from negcache.samplers.step_costs import StepCosts
 
 N, D, B = 200, 6, 24
 F64 = torch.float64
-LOST = Moments(1e3, 10.0, 1e3)  # what does not point along the gradient
+ASTRAY = Moments(1e3, 10.0, 1e3)  # what does not point along the gradient
+LOST = Extrapolated(ASTRAY, ASTRAY)
 
 
 def problem(seed=0, batch=B):
@@ -395,13 +397,13 @@ def test_what_few_items_said_counts_less_than_what_many_say():
         ids = torch.arange(count) * (N // count)
         share = torch.full((count,), -math.log(N), dtype=F64)
         budget.look(request, Look(ids, share), items[ids], items[:B, None])
-        found.append(budget.seen[Choice(4)].exact)
+        found.append(budget.seen[Choice(4)].whole.exact)
     (ten, once, again), alone = found, costly(0)
     alone.costs = budget.costs
     ids = torch.arange(N)
     share = torch.full((N,), -math.log(N), dtype=F64)
     alone.look(request, Look(ids, share), items, items[:B, None])
-    every = alone.seen[Choice(4)].exact
+    every = alone.seen[Choice(4)].whole.exact
     assert once == pytest.approx(every + (ten - every) * 0.25 * 10 / N)
     assert again == pytest.approx(every + (once - every) * 0.25)
 
@@ -433,3 +435,29 @@ def test_few_items_stand_for_many():
     every, same = thinned(softmax[:, :100], weight[:100], 10**6)
     assert every.tolist() == list(range(100))
     assert torch.equal(same, weight[:100])
+
+
+def test_what_part_of_the_items_does_not_see_is_foretold():
+    """Looks at a third of the items, where every positive has nine like it."""
+    count, noise = 13_000, torch.Generator().manual_seed(3)
+    kinds = torch.randn(count // 10, 32, generator=noise, dtype=F64).repeat(10, 1)
+    items = kinds + 0.6 * torch.randn(count, 32, generator=noise, dtype=F64)
+    items = nn.functional.normalize(items[torch.randperm(count, generator=noise)], dim=1)
+    positives = items[:64]
+    queries = positives + 0.3 * torch.randn(64, 32, generator=noise, dtype=F64)
+    request = ask(queries, nc.DotScore(0.05).double(), torch.arange(64))
+
+    def looked(stride, start):
+        budget = Budget(StepCosts(64, 32, count), 64)
+        ids = torch.arange(start, count, stride)
+        share = torch.full((len(ids),), -math.log(count), dtype=F64)
+        budget.look(request, Look(ids, share), items[ids], positives[:, None])
+        return budget.seen
+
+    wanted = {choice: seen.cosine for choice, seen in looked(1, 0).items()}
+    thirds = [looked(3, start) for start in range(3)]
+    for choice in (Choice(0), Choice(64)):
+        parts = [math.log(each[choice].whole.cosine / wanted[choice]) for each in thirds]
+        told = [math.log(each[choice].cosine / wanted[choice]) for each in thirds]
+        assert all(part > 0.05 for part in parts), "what is missed is not missed"
+        assert abs(sum(told)) < 0.3 * sum(parts)

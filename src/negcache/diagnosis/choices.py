@@ -7,7 +7,8 @@ from negcache.diagnosis.report import Advice, Outlook, SamplerReport
 from negcache.diagnosis.variants import Variant
 from negcache.interfaces import Sampler
 from negcache.samplers import Auto
-from negcache.samplers.budget import Budget, Choice
+from negcache.samplers.budget import Budget
+from negcache.samplers.look import Choice
 from negcache.shapes import Tensor
 
 AT_ONCE = 1 << 16

@@ -121,6 +121,36 @@ class Moments(NamedTuple):
         return Moments(*(kept * old + (1 - kept) * new for old, new in pairs))
 
 
+class Extrapolated(NamedTuple):
+    """What a law makes of the gradients, foretold for more items than were looked at.
+
+    A look sees the hard negatives that are in it, and misses what it misses of the others: a law
+    that seldom finds them looks too good. ``1 / cosine^2`` goes nearly as a power of how many
+    items are looked at; a quarter of them tells which.
+
+    Args:
+        whole: from all that were looked at.
+        quarter: from every fourth of them.
+        fours: how many times four times as many there are to look at.
+    """
+
+    whole: Moments
+    quarter: Moments
+    fours: float = 0.0
+
+    @property
+    def cosine(self) -> float:
+        """Of a step to the exact gradient, in the root mean square."""
+        power = (self.whole.cosine / self.quarter.cosine) ** self.fours
+        return min(1.0, max(LEAST, self.whole.cosine * power))
+
+    def after(self, earlier: "Extrapolated", kept: float) -> "Extrapolated":
+        """Joined by what was seen before, of which so much is kept."""
+        whole = self.whole.after(earlier.whole, kept)
+        quarter = self.quarter.after(earlier.quarter, kept)
+        return Extrapolated(whole, quarter, kept * earlier.fours + (1 - kept) * self.fours)
+
+
 class Looked:
     """Some queries, and a pool of items that each stand for some.
 

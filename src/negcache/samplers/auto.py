@@ -14,9 +14,10 @@ from negcache.errors import InputError
 from negcache.interfaces import Corpus, Sampler, Store
 from negcache.messages import Draw, Request
 from negcache.pooled import alike, share
-from negcache.samplers.budget import PAUSES, Budget, Choice, Look
+from negcache.samplers.budget import PAUSES, Budget
 from negcache.samplers.cached import CachedSoftmax
 from negcache.samplers.combinators import SharedDraws
+from negcache.samplers.look import Choice, Look
 from negcache.samplers.seen_positives import SeenPositives
 from negcache.samplers.step_costs import StepCosts
 from negcache.shapes import Float, Float64, Int, Tensor

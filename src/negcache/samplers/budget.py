@@ -1,14 +1,15 @@
 """Which negatives are worth their cost: choices, how true a step each makes, what each costs."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from negcache.messages import Request
-from negcache.ops.gradient_cosine import Looked, Moments, chances, thinned
+from negcache.ops.gradient_cosine import Extrapolated, Moments
+from negcache.samplers.look import Choice, Foresight, Look, Seen, seen_by
 from negcache.samplers.step_costs import PAIR, TERM, StepCosts
-from negcache.shapes import Float, Float64, Int, Tensor
+from negcache.shapes import Float, Tensor
 
 KEPT = 0.25
 """Of what was known of the gradients at each look, if that saw as many items; of fewer, less."""
@@ -19,6 +20,9 @@ LOOKED_AT = 32
 FEWEST = 512
 """Items of a look at least. Few of them do not see what they miss: a hard negative that is not
 among them is taken for one that there is not."""
+
+FEWEST_FORETELL = 4096
+"""Items of a look from which more of them are foretold; a quarter of fewer says too little."""
 
 THINNED = 256
 """Items that choices are reckoned over, of those that were looked at."""
@@ -44,46 +48,6 @@ WORTH_A_FILL = 3
 second one, and so on."""
 
 
-class Choice(NamedTuple):
-    """Negatives of a step beside the batch's positives.
-
-    Args:
-        uniform: from all items.
-        cached: from the softmax over stored embeddings.
-        scored: share of them that a step looks at.
-    """
-
-    uniform: int
-    cached: int = 0
-    scored: float = 1.0
-
-    def rarity(self, batch: Tensor, softmax: Tensor, num_items: int) -> Tensor:
-        """1 / how often items are to be expected; its mean, where some are looked at by chance.
-
-        Args:
-            batch: how often each is expected among the batch's positives.
-            softmax: mean chance of each under the queries' softmax.
-        """
-        sure = batch + self.uniform / num_items
-        drawn = self.cached * softmax / self.scored
-        return self.scored / (sure + drawn) + (1 - self.scored) / sure
-
-
-class Look(NamedTuple):
-    """Items to be encoded anew, in the order of their ids.
-
-    Args:
-        ids: each with the same chance.
-        log_share: log pi of each.
-        log_stored: log of their mean chance under the stored softmax, where cached draws are made
-            from all of it.
-    """
-
-    ids: Int[Tensor, "M"]
-    log_share: Float64[Tensor, "M"]
-    log_stored: Float64[Tensor, "M"] | None = None
-
-
 class Budget:
     """Learns what each choice is worth, and takes the best: the least ``cost / cosine^2``.
 
@@ -97,7 +61,7 @@ class Budget:
     def __init__(self, costs: StepCosts, refreshed: int) -> None:
         self.costs, self.refreshed = costs, refreshed
         self.choice = Choice(self._within(costs.queries))
-        self.seen: dict[Choice, Moments] = {}
+        self.seen: dict[Choice, Extrapolated] = {}
         self.looks = self.fills = self.saw = 0
         self.spent = 0.0
 
@@ -151,34 +115,32 @@ class Budget:
         if total < 2 or not len(rows):
             return
         some = torch.arange(0, total, -(-total // LOOKED_AT), device=rows.device)
-        queries, positives = request.queries[some], targets[some, 0]
-        logits = request.score(queries, rows)
-        logits[request.exclude.of(some).among(look.ids)] = -torch.inf
-        positive = request.score.paired(queries, targets[some, :1]).squeeze(1)
-        weight = logits.new_full((len(rows),), self.costs.num_items / len(rows))
-        found = chances(positive, logits, weight.log())
-        softmax = found.among.double().mean(dim=0)
-        if look.log_stored is not None:
-            softmax = look.log_stored.exp()
-        chosen, weight = thinned(found.softmax, weight, THINNED)
-        batch = (total - 1) * look.log_share[chosen].exp()
-        seen = Looked(found.of(chosen), weight, rows[chosen].to(logits), positives.to(logits))
-        self._remember(seen, batch, softmax[chosen], KEPT * min(1.0, self.saw / len(rows)))
+        seen = seen_by(some, request, look, rows, targets)
+        self._remember(seen, total, KEPT * min(1.0, self.saw / len(rows)))
         self.looks, self.saw = self.looks + 1, len(rows)
 
-    def _remember(self, looked: Looked, batch: Tensor, softmax: Tensor, kept: float) -> None:
+    def _remember(self, seen: Seen, queries: int, kept: float) -> None:
         """What earlier looks saw fades; sums are kept, for ratios of few queries are biased.
 
         A choice that costs more than another is worth cannot be the best, and is passed over.
         """
-        least = math.inf
+        num_items, fours, least = self.costs.num_items, self._fours(len(seen.look.ids)), math.inf
+        whole = Foresight(seen, queries, num_items, THINNED)
+        quarter = Foresight(seen.quarter(), queries, num_items, THINNED) if fours else whole
         for choice in sorted(self.choices, key=self.cost):
             if self.cost(choice) > least:
                 break
-            rarity = choice.rarity(batch, softmax, self.costs.num_items).to(looked.weight)
-            new = looked.under(rarity)
+            of_all = whole.under(choice)
+            of_some = quarter.under(choice) if fours else of_all
+            new = Extrapolated(of_all, of_some, fours)
             self.seen[choice] = new.after(self.seen.get(choice, new), kept)
             least = min(least, self.worth(choice))
+
+    def _fours(self, looked_at: int) -> float:
+        """Over how many factors of four a look foretells more items than it sees."""
+        if looked_at < FEWEST_FORETELL:
+            return 0.0
+        return min(1.0, math.log(self.costs.num_items / looked_at, 4))
 
     def worth(self, choice: Choice) -> float:
         """Cost of what an exact step does."""
@@ -197,7 +159,8 @@ class Budget:
     def pause(self) -> int:
         """Steps from the last look to the next."""
         shortest, longest = PAUSES
-        reckoning = len(self.seen) * self.costs.reckoning(LOOKED_AT, THINNED)
+        sights = 2 if self._fours(self.saw) else 1
+        reckoning = sights * len(self.seen) * self.costs.reckoning(LOOKED_AT, THINNED)
         least = reckoning + FEWEST * self.costs.looking
         paid = math.ceil(least / self.cost(self.choice) / LOOKING)
         return min(max(longest, paid), shortest << self.looks)
@@ -240,7 +203,7 @@ class Budget:
             "costs": vars(self.costs),
             "refreshed": self.refreshed,
             "choice": list(self.choice),
-            "seen": [[*choice, *seen] for choice, seen in self.seen.items()],
+            "seen": [[list(choice), *_row_of(seen)] for choice, seen in self.seen.items()],
             "looks": self.looks,
             "fills": self.fills,
             "saw": self.saw,
@@ -254,9 +217,17 @@ class Budget:
         budget.choice, budget.spent = Choice(*state["choice"]), float(state["spent"])
         budget.looks, budget.fills = int(state["looks"]), int(state["fills"])
         budget.saw = int(state["saw"])
-        budget.seen = {Choice(*row[:3]): Moments(*row[3:]) for row in state["seen"]}
+        budget.seen = dict(_seen_from(*row) for row in state["seen"])
         return budget
 
     def _within(self, count: int) -> int:
         """A number of negatives that there are, and that is worth asking for."""
         return max(1, min(max(count, LEAST), self.costs.num_items // 2, MOST))
+
+
+def _row_of(seen: Extrapolated) -> list[Any]:
+    return [list(seen.whole), list(seen.quarter), seen.fours]
+
+
+def _seen_from(choice: list[Any], whole: list[float], quarter: list[float], fours: float) -> Any:
+    return Choice(*choice), Extrapolated(Moments(*whole), Moments(*quarter), fours)
