@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.automatic import methods
 from benchmarks.record import append_rows, conclude, hardware, read_rows
-from benchmarks.retrieval import Run, fetched, log_popularity, static
+from benchmarks.retrieval import Run, fetched, static
 from negcache.ops.gradient_cosine import Looked, Moments, chances
 from negcache.run.evaluation import encode_all
 from negcache.shapes import Float, Int, Tensor
@@ -50,7 +50,9 @@ class Bench:
 
     def __init__(self, run: Run) -> None:
         self.run, self.noise = run, torch.Generator().manual_seed(5)
-        self.shares = log_popularity(run.problem.task).exp()
+        pairs = run.problem.task.learnable("train")
+        seen = torch.bincount(pairs.items, minlength=len(run.problem.items))
+        self.shares = seen / len(pairs)
         self.known = run.problem.task.known_positives("train")
         with torch.no_grad():
             self.items = encode_all(run.tower, run.problem.items, run.score)
