@@ -64,6 +64,13 @@ MUTANTS = [
         f"{AUTO}test_the_cosine_foretold_is_the_cosine_found",
     ),
     Mutant(
+        "auto: what no batch brings makes the batch alone worthless",
+        "ops/gradient_cosine.py",
+        "        rarity = rarity.clamp_max(NEVER)\n",
+        "",
+        f"{AUTO}test_what_never_stands_in_a_pool_is_missed",
+    ),
+    Mutant(
         "auto: an item of the pool stands for itself in a product",
         "ops/gradient_cosine.py",
         "crossed = (one * other).sum(1) - own @ self.weight",

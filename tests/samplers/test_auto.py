@@ -161,6 +161,22 @@ def test_an_item_that_stands_for_many_is_one_item():
     assert sum(found) / 600 == pytest.approx(wanted, rel=0.06)
 
 
+def test_what_never_stands_in_a_pool_is_missed():
+    """As what hardly ever does; also where a query cannot see it at all."""
+    queries, items, score = problem(5)
+    logits = 4 * score(queries, items)
+    logits[:, 0] = -torch.inf
+    every = torch.ones(N, dtype=F64)
+    found = chances(torch.zeros(B, dtype=F64), logits, torch.zeros(N, dtype=F64))
+    looked, cosines = Looked(found, every, items, items[:B]), []
+    for rarity in (1e12, math.inf, 1.0):
+        law = torch.where(torch.arange(N) < N // 2, rarity, 1.0).double()
+        cosines.append(looked.under(law).cosine)
+    hardly, never, often = cosines
+    assert never == pytest.approx(hardly)
+    assert 0.1 < never < often - 0.01
+
+
 def test_a_law_that_draws_everything_often_is_the_gradient():
     queries, items, score = problem(5)
     every = torch.ones(N, dtype=F64)

@@ -38,6 +38,9 @@ PER_DECADE = 2
 DECADES = -3, 4
 """Between which powers of ten t is looked at."""
 
+NEVER = 1e30
+"""Rarity of what never stands in a pool: its products are finite."""
+
 POINTS = PER_DECADE * (DECADES[1] - DECADES[0]) + 1
 
 
@@ -180,9 +183,10 @@ class Looked:
         Sums are estimated without bias from the pool, but for those that cannot be negative.
 
         Args:
-            rarity: 1 / e of each item, or what that is to be expected.
+            rarity: 1 / e of each item, or what that is to be expected; inf where it never stands.
         """
         p, step = self.found.softmax, math.log(10) / PER_DECADE
+        rarity = rarity.clamp_max(NEVER)
         counts, expected, own = p * rarity, self.weight / rarity, p.square() * rarity * self.apart
         along, square = torch.zeros_like(p[:, 0]), torch.zeros_like(p[:, 0])
         for point in range(POINTS):
