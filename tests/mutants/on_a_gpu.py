@@ -3,6 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 TESTS = "tests/ops/test_gpu_masses.py::"
+ON_CPU = "tests/ops/test_cpu_masses.py::test_the_compiled_sum_is_its_twin"
 TWIN = f"{TESTS}test_the_kernel_is_its_twin"
 ELSEWHERE = f"{TESTS}test_where_there_is_no_kernel_torch_does_it"
 
@@ -71,10 +72,31 @@ MUTANTS = [
         ELSEWHERE,
     ),
     Mutant(
+        "cpu: excluded rows count",
+        "ops/cpu_masses.py",
+        "scores[self.excluded[lo:hi] - first, self.whose[lo:hi]] = -torch.inf",
+        "pass",
+        ON_CPU,
+    ),
+    Mutant(
+        "cpu: what an earlier chunk left beyond the last row counts",
+        "ops/cpu_masses.py",
+        "memory[len(chunk) : whole] = -torch.inf",
+        "pass",
+        ON_CPU,
+    ),
+    Mutant(
+        "cpu: a row's weight is not in base 2",
+        "ops/cpu_masses.py",
+        ", alpha=LOG2_E)",
+        ")",
+        ON_CPU,
+    ),
+    Mutant(
         "gpu: stage one never asks the device",
         "ops/two_stage.py",
-        "return gpu_masses(rows) if found is None else found",
-        "return found",
+        "for way in (rows.masses, gpu_masses, cpu_masses):",
+        "for way in (rows.masses, cpu_masses):",
         TWIN,
     ),
 ]

@@ -1,8 +1,8 @@
-"""Log-masses of blocks of rows, from int8 inner products, in one compiled pass.
+"""Log-masses of blocks of rows, from their scores or int8 inner products, in one compiled pass.
 
-The twin is ``ops.two_stage.mass_of_blocks_``, which takes scores as float numbers. Here products
-stand [rows, queries], so that all that is done for one row is done for many queries at once and
-nothing is added up along a vector register.
+The twin of both is ``ops.two_stage.mass_of_blocks_``. Here scores stand [rows, queries], so that
+all that is done for one row is done for many queries at once and nothing is added up along a vector
+register.
 """
 
 import inspect
@@ -17,7 +17,7 @@ try:
     import numba
 except ImportError as error:
     raise InputError(
-        "numba for int8 products", str(error), 'pip install "negcache[index]"'
+        "numba for compiled sums", str(error), 'pip install "negcache[index]"'
     ) from error
 
 MASKED = np.int32(-(2**31))
@@ -36,6 +36,23 @@ C0, C1, C2, C3, C4, C5 = (
     )
 )
 """Of the polynomial that is 2^x on [-1, 0], to a relative 7.5e-8."""
+
+
+def _compiled(function: Any) -> Any:
+    """Where type checks are wrapped around it, what is inside them."""
+    settings = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, **settings)
+
+
+@_compiled
+def _power_of_two(exponent: np.float32) -> np.float32:
+    """2^x of what is at most 0; 2^-126 of what is less than that."""
+    below = max(exponent, SMALLEST)
+    whole = np.int32(below)  # towards 0: what is left is in (-1, 0]
+    x = below - np.float32(whole)
+    power = ((((C5 * x + C4) * x + C3) * x + C2) * x + C1) * x + C0
+    bits = np.float32(power).view(np.int32) + (whole << EXPONENT)
+    return np.int32(bits).view(np.float32)
 
 
 class Masked(NamedTuple):
@@ -76,21 +93,34 @@ def _masses(
             for query in range(dots.shape[1]):
                 logit = np.float32(dots[row, query]) * (scales[row] * slopes[query]) + bias[row]
                 logit = logit if dots[row, query] != MASKED else NOTHING
-                below = max(logit - peak[query], SMALLEST)
-                whole = np.int32(below)  # towards 0: what is left is in (-1, 0]
-                x = below - np.float32(whole)
-                power = ((((C5 * x + C4) * x + C3) * x + C2) * x + C1) * x + C0
-                bits = np.float32(power).view(np.int32) + (whole << EXPONENT)
-                mass[query] += np.int32(bits).view(np.float32)
+                mass[query] += _power_of_two(logit - peak[query])
         for query in range(dots.shape[1]):
             empty = peak[query] <= NOTHING
             out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])
 
 
-def _compiled(function: Any) -> Any:
-    """Where type checks are wrapped around it, what is inside them."""
-    settings = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, **settings)
+def _masses_of_scores(scores: np.ndarray, out: np.ndarray) -> None:
+    """log2 of the sum of ``2^scores`` over each block of rows.
+
+    Args:
+        scores: float32 [c, B], c a multiple of the block; -inf where nothing may stand.
+        out: float32 [blocks, B] to write to; -inf where nothing counts, nan where a score is.
+    """
+    size = len(scores) // len(out)
+    peak = np.empty(scores.shape[1], np.float32)
+    mass = np.empty(scores.shape[1], np.float32)
+    for block in range(len(out)):
+        peak[:] = NOTHING
+        mass[:] = np.float32(0.0)
+        for row in range(block * size, (block + 1) * size):
+            for query in range(scores.shape[1]):
+                peak[query] = max(scores[row, query], peak[query])
+        for row in range(block * size, (block + 1) * size):
+            for query in range(scores.shape[1]):
+                mass[query] += _power_of_two(scores[row, query] - peak[query])
+        for query in range(scores.shape[1]):
+            empty = peak[query] <= NOTHING
+            out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])
 
 
-masses_of_blocks = _compiled(_masses)
+masses_of_blocks, masses_of_scores = _compiled(_masses), _compiled(_masses_of_scores)

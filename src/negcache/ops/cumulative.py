@@ -1,10 +1,14 @@
 """Draws from rows of masses: added up, then inverted at uniform numbers."""
 
+import math
 from typing import NamedTuple
 
 import torch
 
 from negcache.shapes import Float, Float64, Int, Tensor
+
+LOG2_E = math.log2(math.e)
+"""Powers of 2 are what CPUs have: ``exp(x) = 2^(x LOG2_E)``."""
 
 
 class Cumulative(NamedTuple):

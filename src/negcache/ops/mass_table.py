@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from negcache.ops.cumulative import invert
+from negcache.ops.cumulative import LOG2_E, invert
 from negcache.ops.drawn_blocks import BLOCK
-from negcache.ops.two_stage import LOG2_E
 from negcache.shapes import Float, Float64, Int, Tensor
 
 HELD = {"cpu": 1 << 19, "cuda": 1 << 27}

@@ -8,7 +8,6 @@ maxima would be out of its reach). The grid of blocks is fixed by row number: a 
 that owns whole blocks draws what the whole store would draw.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from negcache.ops.cumulative import invert_cdf
+from negcache.ops.cpu_masses import cpu_masses
+from negcache.ops.cumulative import LOG2_E, invert_cdf
 from negcache.ops.drawn_blocks import BLOCK, scores_of_blocks, walks
 from negcache.ops.gpu_masses import gpu_masses
 from negcache.ops.scored_rows import ScoredRows
@@ -43,8 +43,6 @@ GATHERED = 4
 
 ALL_SCORES = 1 << 22
 """Scores or masses held at a time where those of all rows are wanted: a bound on memory."""
-
-LOG2_E = math.log2(math.e)
 
 
 class Scan(NamedTuple):
@@ -150,12 +148,14 @@ def _masses(rows: ScoredRows) -> list[Float[Tensor, "B blocks"]]:
 
 
 def masses_at_once(rows: ScoredRows) -> Float[Tensor, "B blocks"] | None:
-    """The log-masses by a way that writes no scores down: of the rows, or of their device.
+    """The log-masses by a faster way than torch's: of the rows, or of their device.
 
     None: there is none.
     """
-    found = None if rows.masses is None else rows.masses(rows)
-    return gpu_masses(rows) if found is None else found
+    for way in (rows.masses, gpu_masses, cpu_masses):
+        if way is not None and (found := way(rows)) is not None:
+            return found
+    return None
 
 
 def mass_of_blocks_(logits: Float[Tensor, "B c"]) -> Float[Tensor, "B blocks"]:

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 import torch
 from torch.nn import functional as F
 
+from negcache.ops.cumulative import LOG2_E
 from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.quantized import QuantizedRows, quantize
 from negcache.ops.scored_rows import ScoredRows
-from negcache.ops.two_stage import LOG2_E
 from negcache.score import is_product
 from negcache.shapes import Float, Tensor
 from negcache.stores.row_memory import QuantizedChunks
