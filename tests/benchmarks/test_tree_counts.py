@@ -83,7 +83,7 @@ def broken_relations(t):
     return found
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_fewer_items_than_disjoint_relations_can_mend_a_tree(share, seed):
     """No set of items that meets every broken relation is smaller, where all are few enough."""
