@@ -79,4 +79,4 @@ bench: install  ## the questions of benchmarks/, results appended; hours
 		proposal_quality large_head sampler_bias extreme_labels index_upkeep \
 		index_draw_cost memory_vs_quality second_edition hosts against_mnrl \
 		language_model_head shard_traffic soak soak_streaming streaming million_passages \
-		int8_draw disk_cache_draw draw_cost_by_sampler index_upkeep_per_row automatic gradient_cosine small_transformer equal_footing fuzz; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+		int8_draw disk_cache_draw draw_cost_by_sampler index_upkeep_per_row tree_counts automatic gradient_cosine small_transformer equal_footing fuzz; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -52,7 +52,7 @@ def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -
     for place in range(len(items)):
         item, node = items[place], starts[place]
         if t.parent[node] == ROOT:
-            far = squared(t.vectors, node, item)
+            far, work = squared(t.vectors, node, item), work + 1
             while far > t.cover[node] * t.cover[node]:
                 set_level(t, node, t.level[node] + 1, shape)
         work += _descend(t, item, node, shape) + _place(t, item)
@@ -101,17 +101,19 @@ def _place(t: Nodes, item: int) -> int:
         step = far if below == item else math.sqrt(squared(t.vectors, node, below))
         t.reach[node] = max(t.reach[node], far)
         t.bound[node] = max(t.bound[node], step + t.bound[below])
-        below, node, work = node, t.parent[node], work + 2
+        work += 1 if below == item else 2
+        below, node = node, t.parent[node]
     return work
 
 
 @_compiled
-def refresh(t: Nodes, upwards: np.ndarray) -> None:
-    """Work out size, reach, gap and bound anew.
+def refresh(t: Nodes, upwards: np.ndarray) -> int:
+    """Work out size, reach, gap and bound anew; returns the number of distances worked out.
 
     Args:
         upwards: the nodes of the tree, lower levels first.
     """
+    work = 0
     for node in upwards:
         t.size[node], t.reach[node], t.gap[node], t.bound[node] = 1, 0.0, np.inf, 0.0
     for node in upwards:
@@ -120,49 +122,58 @@ def refresh(t: Nodes, upwards: np.ndarray) -> None:
             t.size[above] += t.size[node]
             step = math.sqrt(squared(t.vectors, above, node))
             t.bound[above] = max(t.bound[above], step + t.bound[node])
+            work += 1
         while above != ROOT:
             t.reach[above] = max(t.reach[above], math.sqrt(squared(t.vectors, above, node)))
-            above = t.parent[above]
+            above, work = t.parent[above], work + 1
     for node in upwards:
-        t.gap[node] = math.sqrt(_closest(t, node))
+        work += _close(t, node)
+    return work
 
 
 @_compiled
-def _closest(t: Nodes, node: int) -> float:
-    """Squared distance of the closest two children; inf at the finest level."""
-    closest = np.inf
+def _close(t: Nodes, node: int) -> int:
+    """Distance of the closest two children; inf at the finest level."""
+    closest, work = np.inf, 0
     child = -1 if t.finest[node] else t.first[node]
     while child >= 0:
         other = t.next[child]
         while other >= 0:
             closest = min(closest, squared(t.vectors, child, other))
-            other = t.next[other]
+            other, work = t.next[other], work + 1
         child = t.next[child]
-    return closest
+    t.gap[node] = math.sqrt(closest)
+    return work
 
 
 @_compiled
-def mark_violations(t: Nodes, violating: np.ndarray) -> None:
-    """Mark items that a node above does not cover, and one of two children too close."""
+def mark_violations(t: Nodes, violating: np.ndarray) -> int:
+    """Mark items that a node above does not cover, and one of two children too close.
+
+    Returns:
+        The number of distances worked out.
+    """
+    work = 0
     for item in range(len(violating)):
         node = t.parent[item]
-        while node >= 0:
-            if squared(t.vectors, node, item) > t.cover[node] * t.cover[node]:
-                violating[item] = True
-            node = t.parent[node]
+        while node >= 0 and not violating[item]:
+            violating[item] = squared(t.vectors, node, item) > t.cover[node] * t.cover[node]
+            node, work = t.parent[node], work + 1
     for node in range(len(violating)):
         if t.parent[node] != NONE and not t.finest[node]:
-            _mark_close(t, node, violating)
+            work += _mark_close(t, node, violating)
+    return work
 
 
 @_compiled
-def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> None:
+def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> int:
     """Of two children too close, the one with fewer items below goes; of equals the later."""
-    child = t.first[node]
+    child, work = t.first[node], 0
     while child >= 0:
         other = t.next[child]
         while other >= 0 and not violating[child]:
             apart = min(t.cover[child], t.cover[other])
+            work += not violating[other]
             if not violating[other] and squared(t.vectors, child, other) < apart * apart:
                 fewer = t.size[child] < t.size[other]
                 if fewer or (t.size[child] == t.size[other] and child > other):
@@ -171,22 +182,31 @@ def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> None:
                     violating[other] = True
             other = t.next[other]
         child = t.next[child]
+    return work
 
 
 @_compiled
-def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, root: int) -> np.ndarray:
-    """The nearest node above each item that stays, and covers it together with all above it."""
-    starts = np.full(len(items), root)
+def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, starts: np.ndarray) -> int:
+    """The nearest node above each item that stays, and covers it together with all above it.
+
+    Args:
+        starts: of each item, the root; written where there is a nearer one.
+
+    Returns:
+        The number of distances worked out.
+    """
+    work = 0
     for place in range(len(items)):
         item, start = items[place], -1
         node = t.parent[item]
         while node >= 0:
-            covers = squared(t.vectors, node, item) <= t.cover[node] * t.cover[node]
-            if violating[node] or not covers:
+            if violating[node]:
                 start = -1
-            elif start < 0:
-                start = node
+            elif squared(t.vectors, node, item) > t.cover[node] * t.cover[node]:
+                start, work = -1, work + 1
+            else:
+                start, work = node if start < 0 else start, work + 1
             node = t.parent[node]
         if start >= 0:
             starts[place] = start
-    return starts
+    return work

@@ -40,14 +40,15 @@ def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -
     """Insert each item below its start; returns the number of distances worked out."""
     work = 0
     for item, start in zip(items.tolist(), starts.tolist(), strict=True):
-        while t.parent[start] == ROOT and distances(t, item, [start])[0] > t.cover[start]:
+        far = distances(t, item, [start] if t.parent[start] == ROOT else [])
+        while (far > t.cover[start]).any():
             set_level(t, start, int(t.level[start]) + 1, shape)
         node, gap, looked = find_parent(t, item, start)
         set_level(t, item, int(t.level[node]) - 1, shape)
         t.parent[item], t.next[item], t.first[node] = node, t.first[node], item
         t.size[item], t.reach[item], t.gap[item], t.bound[item] = 1, 0.0, np.inf, 0.0
         t.gap[node] = min(t.gap[node], gap)
-        work += looked + tell_above(t, item)
+        work += len(far) + looked + tell_above(t, item)
     return work
 
 
@@ -72,35 +73,41 @@ def tell_above(t: Nodes, item: int) -> int:
     """The nodes above a new leaf count it, and reach as far."""
     below, work = item, 0
     for node in above(t, item):
-        far, step = distances(t, node, [item, below])
+        away = distances(t, node, [item] if below == item else [item, below])
+        far, step = away[0], away[-1]
         t.size[node] += 1
         t.reach[node] = max(t.reach[node], far)
         t.bound[node] = max(t.bound[node], step + t.bound[below])
-        below, work = node, work + 2
+        below, work = node, work + len(away)
     return work
 
 
-def refresh(t: Nodes, upwards: np.ndarray) -> None:
+def refresh(t: Nodes, upwards: np.ndarray) -> int:
     """Work out size, reach, gap and bound anew, by their definitions."""
+    work = 0
     for node in upwards.tolist():
         below = children(t, node)
         steps = distances(t, node, below)
         t.size[node] = 1 + sum(t.size[child] for child in below)
         t.bound[node] = (steps + t.bound[below]).max(initial=0.0)
-        t.reach[node], t.gap[node] = 0.0, np.inf
+        t.reach[node], t.gap[node], work = 0.0, np.inf, work + len(below)
         for place, child in enumerate([] if t.finest[node] else below):
-            nearest = distances(t, child, below[place + 1 :]).min(initial=np.inf)
-            t.gap[node] = min(t.gap[node], nearest)
+            far = distances(t, child, below[place + 1 :])
+            t.gap[node], work = min(t.gap[node], far.min(initial=np.inf)), work + len(far)
     for item in upwards.tolist():
         for node in above(t, item):
-            t.reach[node] = max(t.reach[node], distances(t, node, [item])[0])
+            t.reach[node], work = max(t.reach[node], distances(t, node, [item])[0]), work + 1
+    return work
 
 
-def mark_violations(t: Nodes, violating: np.ndarray) -> None:
+def mark_violations(t: Nodes, violating: np.ndarray) -> int:
     """Mark items that a node above does not cover, and one of two children too close."""
+    work = 0
     for item in range(len(violating)):
-        if any(distances(t, node, [item])[0] > t.cover[node] for node in above(t, item)):
-            violating[item] = True
+        for node in above(t, item):
+            violating[item], work = distances(t, node, [item])[0] > t.cover[node], work + 1
+            if violating[item]:
+                break
     for node in range(len(violating)):
         if t.parent[node] == NONE or t.finest[node]:
             continue
@@ -108,20 +115,26 @@ def mark_violations(t: Nodes, violating: np.ndarray) -> None:
         for place, child in enumerate(below):
             for other in below[place + 1 :]:
                 apart = min(t.cover[child], t.cover[other])
-                if violating[child] or violating[other] or distances(t, child, [other])[0] >= apart:
+                if violating[child] or violating[other]:
+                    continue
+                work += 1
+                if distances(t, child, [other])[0] >= apart:
                     continue
                 # The one with fewer items below goes; of equals the later.
                 violating[min((t.size[child], -child), (t.size[other], -other))[1] * -1] = True
+    return work
 
 
-def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, root: int) -> np.ndarray:
+def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, starts: np.ndarray) -> int:
     """The nearest node above each item that stays, and covers it together with all above it."""
-    starts = []
-    for item in items.tolist():
-        start = root
-        for node in reversed(list(above(t, item))):
-            if violating[node] or distances(t, node, [item])[0] > t.cover[node]:
+    work = 0
+    for place, item in enumerate(items.tolist()):
+        path = list(above(t, item))
+        stay = [node for node in path if not violating[node]]
+        covers = {*np.array(stay)[distances(t, item, stay) <= t.cover[stay]].tolist()}
+        work += len(stay)
+        for node in reversed(path):
+            if node not in covers:
                 break
-            start = node
-        starts.append(start)
-    return np.array(starts, dtype=np.int64)
+            starts[place] = node
+    return work

@@ -33,6 +33,8 @@ class SGTree:
             concentrate; at 2 most items can be children of the root.
         resolution: radius of the last ball; items closer than this are not told apart.
         compiled: False: by the slow loops of ``reference``, which give the same tree.
+
+    ``work`` is the number of distances worked out since the tree was built, the build's among them.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class SGTree:
         moved = self.nodes._replace(vectors=_plain(vectors, there))
         if drift is None:
             violating = np.zeros(len(there), bool)
-            self._loops.mark_violations(moved, violating)
+            self.work += self._loops.mark_violations(moved, violating)
             violating = links.with_all_below(moved, violating)
         else:
             violating = uncovered_by(self.nodes, float(drift))
@@ -173,7 +175,7 @@ class SGTree:
 
     def refresh(self) -> None:
         """Work out reach, gap and bound anew: after removals they are safe, but not tight."""
-        self._loops.refresh(self.nodes, links.upwards(self.nodes))
+        self.work += self._loops.refresh(self.nodes, links.upwards(self.nodes))
 
     def cut(self, level: int) -> TreePartition:
         """The subtrees whose heads are the highest at or below this level; others are alone."""
@@ -213,7 +215,7 @@ class SGTree:
         t = self.nodes = empty(vectors)
         here = torch.from_numpy(vectors)[torch.from_numpy(items)].float()
         root = int(items[int((here - here.mean(0)).square().sum(1).argmin())])
-        self.work, t.parent[root], t.size[root] = 0, ROOT, 1
+        self.work, t.parent[root], t.size[root] = len(items), ROOT, 1
         self._loops.set_level(t, root, self.shape.floor, self.shape)
         self._raise_root(items)
         others = items[items != root]
@@ -226,6 +228,7 @@ class SGTree:
             t.vectors[root]
         )
         far = float(torch.linalg.vector_norm(away, dim=1).max()) if len(items) else 0.0
+        self.work += len(items)
         while t.cover[root] < far * (1 + 1e-6):
             self._loops.set_level(t, root, int(t.level[root]) + 1, self.shape)
 
@@ -238,7 +241,8 @@ class SGTree:
         t, out = self.nodes, violating | gone
         items = np.flatnonzero(violating)
         items = items[np.argsort(-t.level[items], kind="stable")]
-        starts = self._loops.find_starts(t, items, out, self.root)
+        starts = np.full(len(items), self.root)
+        self.work += self._loops.find_starts(t, items, out, starts)
         t.parent[out] = NONE
         links.relink(t)
         self._raise_root(items[starts == self.root])
