@@ -1,5 +1,7 @@
 """The compiled sum of block masses on a CPU against the torch path, and where it is not taken."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -72,3 +74,18 @@ def test_it_is_taken_where_it_pays(monkeypatch):
     assert asked == [many], "stage one asks"
     monkeypatch.setattr(cpu_masses, "has_numba", lambda: False)
     assert cpu_masses.cpu_masses(many) is None
+
+
+def test_what_is_compiled_need_not_be_kept():
+    """A folder that cannot be written to, and no home: numba has nowhere to keep its code."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import torch\n"
+        "from negcache.compiled.block_masses import masses_of_scores\n"
+        "out = torch.empty(1, 16)\n"
+        "masses_of_scores(torch.zeros(128, 16).numpy(), out.numpy())\n"
+        "assert (out == 7).all()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,20 +5,13 @@ all that is done for one row is done for many queries at once and nothing is add
 register.
 """
 
-import inspect
 import math
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from negcache.errors import InputError
-
-try:
-    import numba
-except ImportError as error:
-    raise InputError(
-        "numba for compiled sums", str(error), 'pip install "negcache[index]"'
-    ) from error
+from negcache.compiled.compiling import compiled
 
 MASKED = np.int32(-(2**31))
 """Stands in place of an inner product that may not count."""
@@ -38,13 +31,10 @@ C0, C1, C2, C3, C4, C5 = (
 """Of the polynomial that is 2^x on [-1, 0], to a relative 7.5e-8."""
 
 
-def _compiled(function: Any) -> Any:
-    """Where type checks are wrapped around it, what is inside them."""
-    settings = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, **settings)
+compiled_sum = partial(compiled, fastmath={"contract", "nsz"}, error_model="numpy")
 
 
-@_compiled
+@compiled_sum
 def _power_of_two(exponent: np.float32) -> np.float32:
     """2^x of what is at most 0; 2^-126 of what is less than that."""
     below = max(exponent, SMALLEST)
@@ -123,4 +113,4 @@ def _masses_of_scores(scores: np.ndarray, out: np.ndarray) -> None:
             out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])
 
 
-masses_of_blocks, masses_of_scores = _compiled(_masses), _compiled(_masses_of_scores)
+masses_of_blocks, masses_of_scores = compiled_sum(_masses), compiled_sum(_masses_of_scores)

@@ -4,31 +4,18 @@ Distances are sums of squared differences in float64, so that equal items are at
 distance is the same from both ends.
 """
 
-import inspect
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from negcache.compiled.arrays import NONE, ROOT, Nodes, Shape
-from negcache.errors import InputError
-
-try:
-    import numba
-except ImportError as error:
-    raise InputError("numba for SG trees", str(error), 'pip install "negcache[index]"') from error
+from negcache.compiled.compiling import compiled
 
 SUM_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function: Callable[..., Any], **settings: Any) -> Any:
-    """Compile a function; where type checks are wrapped around it, what is inside them."""
-    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, **settings)
-
-
-@partial(_compiled, fastmath=SUM_IN_ANY_ORDER)
+@partial(compiled, fastmath=SUM_IN_ANY_ORDER)
 def squared(vectors: np.ndarray, left: int, right: int) -> float:
     """Squared distance of two rows."""
     total = 0.0
@@ -38,14 +25,14 @@ def squared(vectors: np.ndarray, left: int, right: int) -> float:
     return total
 
 
-@_compiled
+@compiled
 def set_level(t: Nodes, node: int, level: int, shape: Shape) -> None:
     t.level[node] = level
     t.cover[node] = shape.base ** float(level)
     t.finest[node] = level <= shape.floor
 
 
-@_compiled
+@compiled
 def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -> int:
     """Insert each item below its start; returns the number of distances worked out."""
     work = 0
@@ -59,7 +46,7 @@ def insert_many(t: Nodes, items: np.ndarray, starts: np.ndarray, shape: Shape) -
     return work
 
 
-@_compiled
+@compiled
 def _descend(t: Nodes, item: int, node: int, shape: Shape) -> int:
     """Greedily: into the nearest child that covers the item, or become a child."""
     work = 0
@@ -82,7 +69,7 @@ def _descend(t: Nodes, item: int, node: int, shape: Shape) -> int:
         node = into
 
 
-@_compiled
+@compiled
 def _hang(t: Nodes, item: int, node: int, shape: Shape) -> None:
     """Make the item the first child of the node, a leaf."""
     set_level(t, item, t.level[node] - 1, shape)
@@ -91,7 +78,7 @@ def _hang(t: Nodes, item: int, node: int, shape: Shape) -> None:
     t.size[item], t.reach[item], t.gap[item], t.bound[item] = 1, 0.0, np.inf, 0.0
 
 
-@_compiled
+@compiled
 def _place(t: Nodes, item: int) -> int:
     """Tell the nodes above of a new leaf."""
     below, node, work = item, t.parent[item], 0
@@ -106,7 +93,7 @@ def _place(t: Nodes, item: int) -> int:
     return work
 
 
-@_compiled
+@compiled
 def refresh(t: Nodes, upwards: np.ndarray) -> int:
     """Work out size, reach, gap and bound anew; returns the number of distances worked out.
 
@@ -131,7 +118,7 @@ def refresh(t: Nodes, upwards: np.ndarray) -> int:
     return work
 
 
-@_compiled
+@compiled
 def _close(t: Nodes, node: int) -> int:
     """Distance of the closest two children; inf at the finest level."""
     closest, work = np.inf, 0
@@ -146,7 +133,7 @@ def _close(t: Nodes, node: int) -> int:
     return work
 
 
-@_compiled
+@compiled
 def mark_violations(t: Nodes, violating: np.ndarray) -> int:
     """Mark items that a node above does not cover, and one of two children too close.
 
@@ -165,7 +152,7 @@ def mark_violations(t: Nodes, violating: np.ndarray) -> int:
     return work
 
 
-@_compiled
+@compiled
 def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> int:
     """Of two children too close, the one with fewer items below goes; of equals the later."""
     child, work = t.first[node], 0
@@ -185,7 +172,7 @@ def _mark_close(t: Nodes, node: int, violating: np.ndarray) -> int:
     return work
 
 
-@_compiled
+@compiled
 def find_starts(t: Nodes, items: np.ndarray, violating: np.ndarray, starts: np.ndarray) -> int:
     """The nearest node above each item that stays, and covers it together with all above it.
 
