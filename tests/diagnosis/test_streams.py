@@ -118,8 +118,13 @@ def test_what_a_larger_cache_would_hold_is_told(dense):
 
 @pytest.mark.parametrize(
     ("kept", "size", "recent"),
-    [(16, 16, None), (16, 16, IDS), (16, 16, IDS.flip(0)[:16]), (16, 20, IDS.flip(0))],
-    ids=["unknown", "others came last", "no more came", "there is room"],
+    [
+        (16, 16, None),
+        (16, 16, IDS.flip(0).roll(1)),
+        (16, 16, IDS.flip(0)[:16]),
+        (16, 20, IDS.flip(0)),
+    ],
+    ids=["unknown", "another came last", "no more came", "there is room"],
 )
 def test_nothing_is_said_of_a_larger_cache_where_it_is_not_known(dense, kept, size, recent):
     found = look(streamed(dense, kept, size), dense, settings=Settings(4), recent=recent)
@@ -191,6 +196,18 @@ def test_items_without_features_are_none(dense):
     assert reading.passes == 1
     with pytest.raises(nc.InputError, match=f"none of item {int(IDS[5])}"):
         diagnose(loss, queries, IDS[5:9], settings=plain(4), beside=Beside(items=reading))
+
+
+def test_items_of_batches_to_come_are_read_in_the_same_pass(dense):
+    """Of a sample too, which has few of them."""
+    reading = _Reading(every(dense))
+    loss = nc.SoftmaxLoss(dense.item_tower, _Passing(), nc.InBatch(), dense.score)
+    few = torch.tensor([1, 2, 3, 4])
+    partners = IDS[torch.arange(N) % 5 != 0]
+    beside = Beside(items=reading, partners=partners)
+    settings = plain(8, items=6)
+    diagnose(loss, queries_of()[0][:4], IDS[few], settings=settings, beside=beside)
+    assert reading.passes == 1
 
 
 def test_each_item_is_encoded_once_and_from_the_cache_where_it_is(dense):

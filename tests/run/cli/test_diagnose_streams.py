@@ -312,3 +312,21 @@ def test_a_run_of_two_processes_is_looked_at_by_one(shards, train, diagnosed, tm
     assert two["coverage"]["rows"] == 140
     assert two["coverage"]["share"] == pytest.approx(one["coverage"]["share"], rel=1e-2)
     assert len(two["coverage_by_rows"]) == 5
+
+
+@pytest.mark.slow
+def test_a_task_of_two_processes_is_looked_at_by_one(shards, train, diagnosed, tmp_path):
+    """A row for every item, dealt out, and gathered again."""
+    run = tmp_path / "by-two"
+    settings = (f"data={{source='{shards}/task', vocab_size=400}}", "cache={refresh_rows=4}")
+    settings = (*settings, "sampler.name=cached", "steps=10")
+    words = [word for each in settings for word in ("--set", each)]
+    command = ("-m", "negcache", "train", shards / "run.toml", *words, "--out", run)
+    done = processes.torchrun(2, *command, makes=run)
+    assert done.returncode == 0, done.stderr
+    (two, _, _), (one, _, _) = diagnosed(run), diagnosed(train(*settings))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert two["coverage"] == one["coverage"] == {"rows": ITEMS, "share": 1.0}
+    own, other = two["samplers"][0], one["samplers"][0]
+    assert own["kl"] == pytest.approx(other["kl"], rel=0.05, abs=1e-4)
+    assert own["sd"] == pytest.approx(other["sd"], rel=0.05)
