@@ -7,5 +7,15 @@ print(found.samplers[0].query.bias)
 from negcache.diagnosis.diagnosing import diagnose
 from negcache.diagnosis.report import Diagnosis, SamplerReport, TowerError
 from negcache.diagnosis.settings import Beside, Settings
+from negcache.diagnosis.stream_items import ItemsInMemory, StreamItems
 
-__all__ = ["Beside", "Diagnosis", "SamplerReport", "Settings", "TowerError", "diagnose"]
+__all__ = [
+    "Beside",
+    "Diagnosis",
+    "ItemsInMemory",
+    "SamplerReport",
+    "Settings",
+    "StreamItems",
+    "TowerError",
+    "diagnose",
+]

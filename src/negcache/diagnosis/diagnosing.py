@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,9 @@ import torch
 from negcache.admission import admit
 from negcache.diagnosis.advice import advise
 from negcache.diagnosis.asked import Asked, mass_of, request_of, suspects_of
+from negcache.diagnosis.checks import check_loss
 from negcache.diagnosis.choices import other_choices, outlook_of
+from negcache.diagnosis.coverage import Covered, on_coverage
 from negcache.diagnosis.exact import Exact, exact
 from negcache.diagnosis.items import FreshItems, ItemSample
 from negcache.diagnosis.laws import Distance, Law, distance
@@ -24,10 +27,9 @@ from negcache.diagnosis.summary import report_of
 from negcache.diagnosis.variants import Variant, variants
 from negcache.draws import draw
 from negcache.encoder import Progress
-from negcache.errors import InputError
 from negcache.estimators import log_q_corrected
 from negcache.exclusion import Exclusion
-from negcache.interfaces import Estimator, Sampler, Store
+from negcache.interfaces import Estimator, Sampler
 from negcache.learning import learns
 from negcache.losses import SoftmaxLoss
 from negcache.messages import Request
@@ -71,8 +73,8 @@ def diagnose(
         progress: wraps iterables to show how far they are, as ``tqdm`` does.
 
     Raises:
-        InputError: no batch, an empty store, a store that processes share, or a corpus that is a
-            stream; ids or dimensions that do not fit.
+        InputError: no batch, an empty store, a store that processes share, or a stream none of
+            whose items ``beside`` names; ids or dimensions that do not fit.
 
     Examples:
         >>> import negcache as nc
@@ -83,7 +85,7 @@ def diagnose(
         (50, 'own', True)
     """
     settings, beside = settings or Settings(), beside or Beside()
-    _check_loss(loss_fn)
+    check_loss(loss_fn, beside)
     known = loss_fn.known_positives is not None
     positives, ids, _ = admit(queries, positives, query_ids, None, len(loss_fn.corpus), known)
     rows = loss_fn.score.embed(queries.detach()).detach()
@@ -103,12 +105,14 @@ class _Diagnosed:
         }
         for name, sampler in beside.samplers.items():
             self.samplers[name] = _at_rest(sampler), beside.estimators.get(name, log_q_corrected)
-        self.num_items = len(loss_fn.corpus)
-        self.items = FreshItems(loss_fn.encoder, self.num_items, loss_fn.device)
+        stream = beside.items
+        self.num_items = len(loss_fn.corpus) if stream is None else len(stream.ids)
+        self.items = FreshItems(loss_fn.encoder, self.num_items, loss_fn.device, stream)
         self.variants: dict[str, Variant] = {}
         self.found = defaultdict[str, list[Repeated]](list)
         self.distances = defaultdict[str, list[Distance]](list)
         self.truths: list[Exact] = []
+        self.covered = Covered(loss_fn.store, beside.recent, self.num_items)
         self.suspected = {name: list[Tensor]() for name in beside.suspects}
 
     @contextmanager
@@ -127,7 +131,8 @@ class _Diagnosed:
             batches.append((request, suspects_of(self.beside.suspects, request, ids)))
         sample = self._sample([request for request, _ in batches])
         with self.timed("encode items"):
-            self.items.encode(sample.ids, self.progress)
+            self.items.encode(self._wanted(sample), self.progress)
+            sample = sample.only(self.items.there(sample.ids))
         self._vary(sample)
         asked = None
         for (request, suspects), name in self.progress(
@@ -145,8 +150,9 @@ class _Diagnosed:
             return
         own, estimator = self.samplers[self.beside.own]
         items = self.items if sample.is_all else None
+        count = self.num_items if self.beside.items is None else None
         changed = [
-            *variants(own, self.num_items, self.beside.partners, items),
+            *variants(own, count, self.beside.partners, items),
             *other_choices(own, items, sample.ids),
         ]
         for each in changed:
@@ -158,7 +164,7 @@ class _Diagnosed:
         """Of all items, or of so many beside those that are likely to count."""
         count, device = self.settings.items, self.loss_fn.device
         if count is None:
-            return ItemSample.of_all(self.num_items, device)
+            return ItemSample.of_all(self.num_items, device, self.items.ids)
         generator = torch.Generator().manual_seed(self.settings.seed + 1)
         certain = [request.targets for request in requests]
         for request in requests:
@@ -166,7 +172,15 @@ class _Diagnosed:
                 drawn = draw(sampler, request, generator).ids
                 if len(drawn) <= WIDE * len(request.queries):
                     certain.append(drawn)
-        return ItemSample.drawn(self.num_items, count, torch.cat(certain), generator)
+        every = torch.arange(self.num_items) if self.items.ids is None else self.items.ids
+        return ItemSample.drawn(every, count, torch.cat(certain), generator)
+
+    def _wanted(self, sample: ItemSample) -> Tensor:
+        """Of a stream, whose items are read in one pass, with those that new batches may bring."""
+        partners = self.beside.partners
+        if self.beside.items is None or partners is None:
+            return sample.ids
+        return torch.cat([sample.ids, partners.to(sample.ids.device)])
 
     def _ask(self, request: Request, suspects: dict[str, Exclusion], sample: ItemSample) -> Asked:
         with self.timed("exact softmax"):
@@ -174,6 +188,8 @@ class _Diagnosed:
         for name, table in suspects.items():
             self.suspected[name].append(mass_of(table, request, truth.log_z, self.items))
         self.truths.append(truth)
+        with self.timed("coverage"):
+            self.covered.add(request, truth.log_z, self.items, sample)
         return Asked(request, self.items, sample, truth, self.beside.partners, suspects)
 
     def _repeat(self, name: str, asked: Asked) -> None:
@@ -185,6 +201,8 @@ class _Diagnosed:
             far = law, self.distances[name][-1]
         with self.timed(f"draws of {name}"):
             found = repeat(sampler, estimator, asked, self.settings.repeats, generator, far)
+            if self.beside.items is not None and sampler.store is not None:
+                found = replace(found, tells=False)
             self.found[name].append(found)
 
     def _distance(self, name: str, law: Law, asked: Asked) -> Distance:
@@ -220,11 +238,12 @@ class _Diagnosed:
             for name, (sampler, _) in self.samplers.items()
         }
         measured = {name: (each, reports[name]) for name, each in self.variants.items()}
+        own, by_rows = reports[self.beside.own], self.covered.by_rows(sample)
         return Diagnosis(
             own=self.beside.own,
             queries=size * len(truths),
             batch_size=size,
-            num_items=self.num_items,
+            num_items=sample.num_items,
             sampled=len(sample.ids),
             loss=float(torch.cat([each.losses for each in truths]).mean()),
             softmax_items=float(entropies.mean().exp()),
@@ -233,32 +252,13 @@ class _Diagnosed:
                 name: float(torch.cat(each).mean()) for name, each in self.suspected.items()
             },
             samplers=list(reports.values()),
-            advice=advise(reports[self.beside.own], measured),
+            advice=[*on_coverage(own, by_rows), *advise(own, measured)],
             ages=self._ages(sample),
             seconds=dict(self.seconds),
+            coverage=self.covered.now(sample),
+            coverage_by_rows=by_rows,
         )
 
 
 def _at_rest(sampler: Sampler) -> Sampler:
     return sampler.at_rest() if learns(sampler) else sampler
-
-
-def _check_loss(loss_fn: SoftmaxLoss) -> None:
-    """Raises InputError."""
-    store = loss_fn.store
-    if isinstance(loss_fn.corpus, Store):
-        raise InputError(
-            "a corpus of all items, to be encoded afresh",
-            f"a {type(loss_fn.corpus).__name__}, which holds what came last",
-            "diagnose where the items are at hand",
-        )
-    if store is not None and store.shard.mesh.size > 1:
-        raise InputError(
-            "a store of one process",
-            f"one that {store.shard.mesh.size} share",
-            "load the checkpoint in one process: negcache diagnose RUN",
-        )
-    if store is not None and not bool(store.valid.any()):
-        raise InputError(
-            "a store with rows", "an empty one", "call loss_fn.fill_cache(), or train a step"
-        )

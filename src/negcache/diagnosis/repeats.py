@@ -87,8 +87,8 @@ def repeat(
 def _looks_at_targets(sampler: Sampler, asked: Asked) -> bool:
     """Whether the targets of the batch are among its negatives: others give another draw."""
     own = in_rows(asked.request.positives).amax(dim=1)
-    total = asked.sample.num_items
-    asks = asked.among((own + total // 2) % total)
+    ids = asked.sample.ids
+    asks = asked.among(ids[(asked.sample.places(own) + len(ids) // 2) % len(ids)])
     others = replace(asks, positives=own)
     draws = [
         draw_negatives(sampler, log_q_corrected, each, torch.Generator().manual_seed(0))[0][0]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from negcache.diagnosis.moments import Moments
 from negcache.diagnosis.staleness import AgeBin
@@ -95,7 +95,8 @@ class SamplerReport:
         tv: total variation of the two, between 0 and 1.
         partition: estimated partition function over the true one, the mean; and its error.
         p_value: of the weights being honest, see `weights`; NaN: negatives are those of the batch,
-            which was held fixed.
+            which was held fixed; or those that a stream's cache has now, whose weights are honest
+            over all that it may have.
         false_negatives: share of the draws, by how it is known.
         draw_seconds: of a draw, on this machine.
         outlook: what ``auto`` reckons of it; None: it is no choice of that sampler.
@@ -159,14 +160,16 @@ class Advice:
     """One thing to change, and what it would bring.
 
     Args:
-        kind: "draws", "batch", "uniform", "refresh", "weights"; of ``auto`` "foretold", "choice".
+        kind: "draws", "batch", "uniform", "refresh", "weights"; of a stream "capacity"; of ``auto``
+            "foretold", "choice".
         sentence: in words.
         figure: what would move: "sd" or "error" of a step's gradient, "kl", or "worth"; or
-            "p_value", or "cosine".
+            "p_value", or "cosine"; "missed", share of the softmax that no row stands for.
         before: its value now; of "foretold" what was said.
         after: as it was measured with the change.
         encodings: items encoded a step with the change, over those of now.
         measured: name of the sampler with the change, among those of the diagnosis.
+        rows: of the cache, where they are what is changed.
     """
 
     kind: str
@@ -176,6 +179,19 @@ class Advice:
     after: float
     encodings: float
     measured: str
+    rows: int | None = None
+
+
+class Coverage(NamedTuple):
+    """What the rows of a store can stand for.
+
+    Args:
+        rows: that have been written, each of an item of its own.
+        share: of the softmax over the negatives that is on these items; the mean over the queries.
+    """
+
+    rows: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,10 @@ class Diagnosis:
         samplers: the loss' own first.
         advice: what could be changed, and what it would bring, the most helpful first.
         ages: how stale rows are, by age; none where nothing is stored.
+        coverage: rows of the loss' store, and the share of the softmax over the negatives that is
+            on their items; None: it has no store.
+        coverage_by_rows: what the items hold that came last, were a cache of a stream smaller, as
+            it is, or larger; empty: that is not known.
         seconds: that the diagnosis took, by part.
     """
 
@@ -209,10 +229,24 @@ class Diagnosis:
     advice: Sequence[Advice]
     ages: Sequence[AgeBin]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    coverage_by_rows: Sequence[Coverage] = ()
 
     def of(self, name: str) -> SamplerReport:
         """What was found of a sampler."""
         return next(each for each in self.samplers if each.name == name)
+
+    @property
+    def reach(self) -> str:
+        """Of a store that misses items: what it holds, in words; else nothing."""
+        if self.coverage is None or self.coverage.rows >= self.num_items:
+            return ""
+        rows, share = self.coverage
+        return (
+            f"The store has rows of {rows:,} of {self.num_items:,} items, with {share:.1%} of the "
+            "softmax over the negatives (coverage). Draws from it reach no other item: the bias is "
+            "of that, too."
+        )
 
     @property
     def silence(self) -> str:
@@ -225,6 +259,8 @@ class Diagnosis:
         """As JSON has it: what is infinite or no number is None."""
         figures = asdict(self)
         figures["ages"] = [each._asdict() for each in self.ages]
+        figures["coverage"] = None if self.coverage is None else self.coverage._asdict()
+        figures["coverage_by_rows"] = [each._asdict() for each in self.coverage_by_rows]
         for told, sampler in zip(figures["samplers"], self.samplers, strict=True):
             told |= {name: getattr(sampler, name) for name in DERIVED}
         return _plain(figures)

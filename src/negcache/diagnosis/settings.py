@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from negcache.diagnosis.stream_items import StreamItems
 from negcache.errors import InputError
 from negcache.interfaces import Estimator, Known, Sampler
 from negcache.shapes import Int, Tensor
@@ -50,6 +51,10 @@ class Beside:
         suspects: items that are no true negatives of a query though it may draw them, such as its
             positives in other splits; tables over ``query_ids``.
         own: what the loss' own sampler is called.
+        items: all items of a stream, where the loss has only those that came last; such as
+            `ItemsInMemory`.
+        recent: distinct items of a stream by when they came last, the newest first [R], as far back
+            as is known; None: it is not, and no larger cache is spoken of.
     """
 
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
@@ -57,3 +62,5 @@ class Beside:
     partners: Int[Tensor, "P"] | None = None
     suspects: Mapping[str, Known] = field(default_factory=dict)
     own: str = OWN
+    items: StreamItems | None = None
+    recent: Int[Tensor, "R"] | None = None

@@ -48,12 +48,16 @@ class Variant:
 
 
 def variants(
-    sampler: Sampler, num_items: int, partners: Int[Tensor, "P"] | None, items: FreshItems | None
+    sampler: Sampler,
+    num_items: int | None,
+    partners: Int[Tensor, "P"] | None,
+    items: FreshItems | None,
 ) -> list[Variant]:
     """Those that can be built; samplers without a density have none.
 
     Args:
         sampler: the loss' own.
+        num_items: of the corpus; None: items come in a stream, and nothing is known of all of them.
         partners: target items of training pairs; None: popularity is not known.
         items: fresh embeddings of all items; None: there are only some.
     """
@@ -62,8 +66,9 @@ def variants(
     if not isinstance(each, DensitySampler) or not each.has_density:
         return []
     found: list[Variant | None] = [_twice(each, shared, num_items)]
-    found.append(_with_batch(each, shared, num_items, partners))
-    if not isinstance(each, Uniform):
+    if num_items is not None:
+        found.append(_with_batch(each, shared, num_items, partners))
+    if num_items is not None and not isinstance(each, Uniform):
         uniform = Uniform(range(num_items), each.num_negatives)
         change = f"uniform draws, {each.num_negatives} a query"
         pooled, drops = _pooled(uniform, shared), each.store is not None
@@ -80,14 +85,16 @@ def _pooled(each: Sampler, shared: SharedDraws | None) -> Sampler:
     return SharedDraws(each, num_encoded=shared.num_encoded, log_popularity=shared.log_popularity)
 
 
-def _twice(each: DensitySampler, shared: SharedDraws | None, num_items: int) -> Variant | None:
+def _twice(
+    each: DensitySampler, shared: SharedDraws | None, num_items: int | None
+) -> Variant | None:
     if shared is not None and shared.num_encoded is not None:
         more = SharedDraws(
             each, num_encoded=2 * shared.num_encoded, log_popularity=shared.log_popularity
         )
         return Variant("draws", f"{2 * shared.num_encoded} draws a step", more)
     count = 2 * each.num_negatives
-    if count > num_items:
+    if num_items is not None and count > num_items:
         return None
     return Variant("draws", f"{count} draws a query", _pooled(_doubled(each), shared))
 

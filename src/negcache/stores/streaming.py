@@ -95,7 +95,7 @@ class StreamingCache:
         self.ring, self.features = Ring(size, device), FeatureRing(size)
         self.arrivals = Arrivals(row_weight, size, device)
         self.observers, self.clock, self.refreshing = Observers(), 0, False
-        self._weights: Tensor | None = None
+        self._weights: Tensor | None = None  # until what is in the slots changes, or more counts
 
     def __len__(self) -> int:
         """Ids are below this."""
@@ -129,8 +129,7 @@ class StreamingCache:
         rows = self.features.admit(ids, features, mesh)
         every = gathered_ids(ids, mesh).to(self.device)
         last = last_of_each(every)
-        ids, when = every[last], self.arrivals.position + last
-        rows = some(rows, last)
+        ids, when, rows = every[last], self.arrivals.position + last, some(rows, last)
         slots, places = self._where(ids)
         new = (slots < 0) & (places < 0)
         self.features.check_same(ids, rows, slots, places)
@@ -169,10 +168,7 @@ class StreamingCache:
 
     @property
     def log_weights(self) -> Float[Tensor, "S"] | None:
-        """log of how many items each row stands for; None: as ``coverage`` says.
-
-        Kept until what is in the slots changes, or more is counted.
-        """
+        """log of how many items each row stands for; None: as ``coverage`` says."""
         if self._weights is None and self.arrivals.has_counts:
             self._weights = self.arrivals.log_weights(self.ring)[self.shard.bounds]
         return self._weights
@@ -247,6 +243,10 @@ class StreamingCache:
         self._let_go(slots[slots >= 0])
         self.ring.clear(slots[slots >= 0])
         self._weights = None
+
+    def ages(self) -> Int[Tensor, "S"]:
+        """Steps since each row was last written; rows never written are older than the clock."""
+        return self.clock - self.table.written
 
     def observe(self, observer: Observer, name: str | None = None) -> None:
         """Tell it of every change, as long as somebody holds it; its state is saved with this."""

@@ -1,5 +1,7 @@
 """A real encoder over streams: its own tokenizer, features of one shape, export without a task."""
 
+import json
+
 import pytest
 import torch
 import wordnet_slice
@@ -85,3 +87,17 @@ def test_features_of_one_shape_are_the_same_texts():
         plain = tower(tower.tokenize(texts, prompt="meaning: "))
     assert torch.equal(tower(padded), plain), "padding of all is cut off"
     assert {len(each) for each in tower.tokenize_alike([]).values()} == {0}
+
+
+@pytest.mark.slow
+def test_it_is_diagnosed(config, call, tmp_path):
+    """Token ids of one shape from the files, as from the cache."""
+    run = tmp_path / "run"
+    assert call("train", config, "--out", run).exit_code == 0
+    done = call("diagnose", run, "--queries", 8, "--repeats", 4)
+    assert done.exit_code == 0, (done.output, done.exception)
+    figures = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
+    assert figures["num_items"] == figures["sampled"] == 50
+    assert figures["coverage"]["rows"] == 24
+    assert 0 < figures["coverage"]["share"] < 1
+    assert len(figures["coverage_by_rows"]) == 5

@@ -150,7 +150,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._named_absence())
             end = config.steps * config.accumulation
-            batches = stack.enter_context(self.parts.data.begin(self._position, end))
+            batches = stack.enter_context(self.parts.data.begin(self.position, end))
             shown = self.mesh.rank == 0
             log = stack.enter_context(RunLog(self.folder, self._log_state)) if shown else None
             stops = stack.enter_context(stop_signals())
@@ -214,7 +214,7 @@ class Trainer:
             ) from error
 
     @property
-    def _position(self) -> int:
+    def position(self) -> int:
         """Batches consumed so far."""
         return self.step * self.config.accumulation
 
@@ -251,7 +251,7 @@ class Trainer:
         return bool(measured) and self.best.update(self.step, measured)
 
     def _flush(self, log: RunLog) -> None:
-        log.flush(self.step, self.parts.data.place(self._position - 1)[0])
+        log.flush(self.step, self.parts.data.place(self.position - 1)[0])
 
     def _conclude(self, log: RunLog | None) -> None:
         """The last lines. No checkpoint knows of them: a run that is lengthened has others."""
@@ -266,7 +266,7 @@ class Trainer:
         self.fills.forget()
 
     def _state(self, log: RunLog | None) -> dict[str, Any]:
-        epoch, batch = self.parts.data.place(self._position)
+        epoch, batch = self.parts.data.place(self.position)
         scaler = self.accelerator.scaler
         return {
             "step": self.step,

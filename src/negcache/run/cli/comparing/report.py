@@ -141,6 +141,8 @@ def _diagnosed(runs: Sequence[Measured]) -> Iterator[tuple[str, list[str]]]:
     for key, label in DIAGNOSED.items():
         values = [None if found is None else found[key] for found in own]
         yield label, ["-" if value is None else f"{value:.3f}" for value in values]
+    held = [run.diagnosis and run.diagnosis.get("coverage") for run in runs]
+    yield "coverage by cached rows", ["-" if not each else f"{each['share']:.3f}" for each in held]
 
 
 def _steps(run: Measured) -> str:

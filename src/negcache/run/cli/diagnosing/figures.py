@@ -18,14 +18,18 @@ FORMAT = 1
 
 
 def figures_of(run: Run, found: Diagnosis, split: str) -> dict[str, Any]:
-    """What was found, of which run, and what that run took; ready for JSON."""
-    step = run.trainer.step
+    """What was found, of which run, and what that run took; ready for JSON.
+
+    ``first_batch`` is the number of the first batch of a stream that was asked.
+    """
+    step, pairs = run.trainer.step, run.config.data.pairs
     return {
         "format": FORMAT,
         "negcache": version("negcache"),
         "run": run.folder.resolve().name,
         "step": step,
         "split": split,
+        "first_batch": None if pairs is None else run.trainer.position,
         **found.figures(),
         "run_seconds": seconds_of(run.folder, step),
         "run_bytes": bytes_of(run),

@@ -59,9 +59,21 @@ def _choice(found: Diagnosis, advice: Advice, _config: Config) -> str:
 
 
 def _weights(_found: Diagnosis, _advice: Advice, config: Config) -> str:
-    if config.sampler.name == "auto":
+    if config.sampler.name == "auto" or config.data.pairs is not None:
         return ""
     return 'In the config: sampler.name = "auto", or another that reaches all items.'
+
+
+def _capacity(found: Diagnosis, advice: Advice, config: Config) -> str:
+    """As many rows are looked at a step as now."""
+    keys, held = config.cache, found.coverage
+    if advice.rows is None or held is None:
+        return ""
+    told = f"In the config: cache.size = {advice.rows}"
+    if keys.refresh_rows is not None or not keys.refresh:
+        return f"{told}."
+    share = keys.refresh * held.rows / advice.rows
+    return f"{told}, cache.refresh = {share:.4g}, which looks at as many rows a step."
 
 
 def _nothing(_found: Diagnosis, _advice: Advice, _config: Config) -> str:
@@ -76,4 +88,5 @@ _KEYS = {
     "choice": _choice,
     "foretold": _nothing,
     "weights": _weights,
+    "capacity": _capacity,
 }

@@ -1,18 +1,17 @@
-"""A run as one of its checkpoints has it, whole: towers, cache, what its sampler has learnt."""
+"""What a diagnosis asks of a run that is open: its loss, some of its pairs, some of its items."""
 
-from pathlib import Path
 from typing import cast
 
 import torch
 
-from negcache.encoder import to_device
+from negcache.encoder import ItemEncoder, to_device
 from negcache.errors import InputError
 from negcache.losses import SoftmaxLoss
-from negcache.run.cli.runs import Run, read_config, trained
+from negcache.run.cli.runs import Run
 from negcache.run.cli.sources import TaskSource
 from negcache.run.data.judgements import Judgements
 from negcache.run.evaluation import encode_all
-from negcache.shapes import Float, Tensor
+from negcache.shapes import Float, Int, Tensor
 
 FLOPS = 4e12
 """Multiplications and additions that encoding the items may take, where nobody says how many: a
@@ -25,39 +24,26 @@ COUNTED = 8
 """Items that the work of the tower is counted over."""
 
 
-def open_whole(folder: Path, checkpoint: str | None, *, reads_only: bool) -> Run:
-    """Nothing of the run is changed.
-
-    Raises:
-        InputError: it learns from a stream.
-    """
-    config = read_config(folder)
-    if config.data.pairs is not None:
-        raise InputError(
-            "a run on a task, data.source, all of whose items can be encoded",
-            f"data.pairs, a stream, in {folder}",
-            "diagnose a run on a sample of it, written as a task",
-        )
-    return trained(folder, checkpoint, reads_only=reads_only, whole=True)
-
-
 def loss_of(run: Run) -> SoftmaxLoss:
     """The loss of a run."""
     return cast(SoftmaxLoss, run.trainer.parts.loss_fn)
 
 
-def items_for(run: Run, wanted: int | None) -> int | None:
+def items_for(
+    wanted: int | None, total: int, encoder: ItemEncoder, some: Int[Tensor, "c"], dim: int
+) -> int | None:
     """How many items are to stand for all; None: all of them.
 
     Args:
         wanted: by the user; None: as many as can be encoded in a minute or two.
+        total: of all items.
+        encoder: of some of them at least.
+        some: these; the work of the tower is counted over a few.
+        dim: of an embedding.
     """
-    loss_fn = loss_of(run)
-    total = len(loss_fn.corpus)
     if wanted is None:
-        some = torch.arange(min(COUNTED, total), device=loss_fn.device)
-        work = max(1, loss_fn.encoder.flops(some))
-        wanted = min(int(FLOPS // work), BYTES // (4 * run.towers.dim))
+        work = max(1, encoder.flops(some[:COUNTED]))
+        wanted = min(int(FLOPS // work), BYTES // (4 * dim))
     return None if wanted >= total else max(1, wanted)
 
 

@@ -9,16 +9,25 @@ from negcache.errors import InputError
 from negcache.interfaces import Sampler, Store
 from negcache.run.cli.diagnosing.opening import loss_of
 from negcache.run.cli.runs import Run
-from negcache.run.cli.sampling import build_sampler, check_word
+from negcache.run.cli.sampling import CORPUS_FREE, build_sampler, check_stream, check_word
+from negcache.run.training import Config
 from negcache.run.training.config_tables import SamplerConfig
 
 FILLED_AT_ONCE = 1024
 
 
-def check_words(own: str, words: Iterable[str]) -> list[str]:
-    """The words of other samplers, each once. Raises InputError."""
+def check_words(config: Config, words: Iterable[str]) -> list[str]:
+    """The words of other samplers than a config's own, each once. Raises InputError."""
+    own = config.sampler.name
     for word in words:
         check_word(word)
+        check_stream(config.model_copy(update={"sampler": SamplerConfig(name=word)}))
+        if config.data.pairs is not None and own in CORPUS_FREE and word not in CORPUS_FREE:
+            raise InputError(
+                f'a run that keeps a cache, which "{word}" draws from',
+                f'sampler.name "{own}", which keeps none',
+                f'diagnose a run that was trained with sampler.name "{word}"',
+            )
         if word == "auto" and own != "auto":
             raise InputError(
                 'a sampler that needs no training to choose with --sampler, such as "cached"',

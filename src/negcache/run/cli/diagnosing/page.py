@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from negcache.diagnosis import Diagnosis
-from negcache.run.cli.diagnosing.plots import draw_ages, draw_errors, draw_shares
+from negcache.run.cli.diagnosing.plots import draw_ages, draw_coverage, draw_errors, draw_shares
 from negcache.run.cli.planning.readable import readable
 from negcache.run.cli.template import open_template
 
@@ -23,6 +23,8 @@ def render(found: Diagnosis, figures: dict[str, Any]) -> str:
     pictures = {"errors": draw_errors(found), "bytes": draw_shares(mib, "MiB")}
     if found.ages:
         pictures["ages"] = draw_ages(found)
+    if found.coverage_by_rows:
+        pictures["coverage"] = draw_coverage(found)
     if seconds:
         pictures["seconds"] = draw_shares(seconds, "seconds")
     return open_template(Path(__file__).with_name("page.html.jinja")).render(

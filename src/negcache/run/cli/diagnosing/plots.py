@@ -54,6 +54,21 @@ def draw_ages(found: Diagnosis) -> str:
     return _svg(figure, "ages")
 
 
+def draw_coverage(found: Diagnosis) -> str:
+    """What of the softmax the items hold that came last, by how many are kept."""
+    rows, shares = zip(*found.coverage_by_rows, strict=True)
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    panel = figure.subplots()
+    panel.plot(rows, shares, marker=".")
+    panel.plot(rows[-2:-1], shares[-2:-1], marker="o", ls="")
+    panel.set_xlabel("rows")
+    panel.set_ylabel("coverage")
+    panel.set_ylim(0, 1)
+    panel.set_xlim(left=0)
+    panel.grid(alpha=0.3)
+    return _svg(figure, "coverage")
+
+
 def draw_shares(parts: Mapping[str, float], unit: str) -> str:
     """Where something went, the largest first."""
     ordered: Sequence[tuple[str, float]] = sorted(parts.items(), key=lambda part: -part[1])

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
 from negcache.run.data.streams.batch import PAIRS, StreamBatch, StreamColumns, make_batch
 from negcache.run.data.streams.files import Source, find_files
-from negcache.run.data.streams.ids import is_text
+from negcache.run.data.streams.ids import is_text, item_ids
 from negcache.run.data.streams.json_shards import converted
 from negcache.run.data.streams.order import WindowOrder
 from negcache.run.data.streams.sharded_table import ShardedTable
@@ -142,18 +143,31 @@ class Stream:
         Args:
             rows: at most, of all.
         """
-        for group in range(len(self.table.rows)):
+        for group, table in self._groups(self.table):
+            found = table.slice(0, rows)
+            rows -= len(found)
+            places = np.stack([np.full(len(found), group), np.arange(len(found))], axis=1)
+            yield make_batch(0, found, places, self.columns, partial(self.table.where, group))
             if rows <= 0:
                 return
+
+    def ids(self) -> Iterator[np.ndarray]:
+        """Ids of all items, int64 [n] a row group; no other column is read."""
+        column = self.columns.item
+        schema = pa.schema([self.table.schema.field(column)])
+        for group, table in self._groups(replace(self.table, schema=schema)):
+            yield item_ids(table[column], partial(self.table.where, group)).ids
+
+    def _groups(self, table: ShardedTable) -> Iterator[tuple[int, pa.Table]]:
+        """Row groups that can be read, by number, in the order of the files."""
+        for group in range(len(table.rows)):
             try:
-                found = self.table.read(group).slice(0, rows)
+                found = table.read(group)
             except InputError:
                 if not self._reader.skip_broken:
                     raise
                 continue
-            rows -= len(found)
-            places = np.stack([np.full(len(found), group), np.arange(len(found))], axis=1)
-            yield make_batch(0, found, places, self.columns, partial(self.table.where, group))
+            yield group, found
 
     def begin_worker(self, told: list[str]) -> None:
         """Start anew in a worker process, which reads nothing ahead; warnings go to a list."""
