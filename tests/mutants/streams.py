@@ -173,4 +173,32 @@ MUTANTS = [
         "self.table.read(group)",
         f"{KNOWN}test_each_row_group_is_read_once_and_of_it_ids_alone",
     ),
+    Mutant(
+        "an evaluation encodes all items at once",
+        "run/evaluation/encode.py",
+        "for first in progress(range(0, len(wanted), chunk)):",
+        "chunk = len(wanted)\n    for first in progress(range(0, len(wanted), chunk)):",
+        "tests/run/evaluation/test_chunks.py",
+    ),
+    Mutant(
+        "items that were seen follow the others in any order",
+        "run/evaluation/search.py",
+        "self.seen = better_of(self.seen, known, first, self.k)",
+        "self.seen = better_of(self.seen, -known.abs(), first, self.k)",
+        "tests/run/evaluation/test_unseen.py::test_against_a_full_sort",
+    ),
+    Mutant(
+        "a search reads a whole file of its index at once",
+        "run/cli/item_index.py",
+        "yield part.start + first, rows[first : first + CHUNK].to(device)",
+        "yield (part.start, rows[:].to(device)) if first == 0 else (part.stop, rows[:0])",
+        "tests/run/cli/test_search_chunks.py",
+    ),
+    Mutant(
+        "an index of another checkpoint is read",
+        "run/cli/item_index.py",
+        "file.metadata() == self.of and shape",
+        "shape",
+        "tests/run/cli/test_search_chunks.py",
+    ),
 ]

@@ -70,6 +70,7 @@ def test_a_table_is_the_pairs_of_the_stream(tmp_path, rows):
     folder = write_shards(tmp_path / "pairs", rows=rows)
     table, expected = known_positives(open_shards(folder)), truth(folder, rows)
     assert table.queries.tolist() == sorted(expected)
+    assert np.diff(table.offsets).tolist() == [len(expected[query]) for query in table.queries]
     assert len(expected) == QUERIES
     ids = torch.tensor([*expected, 77])
     excluded = table.exclusion(ids, torch.full((QUERIES + 1,), 3))
