@@ -11,7 +11,7 @@ from negcache.clipping import clip_grad_norm_
 from negcache.errors import InputError
 from negcache.estimators import cached_partition, log_q_corrected
 from negcache.head import SoftmaxHead
-from negcache.known_positives import KnownPositives
+from negcache.known_positives import KnownPositives, PositivesById
 from negcache.losses import SoftmaxLoss
 from negcache.retriever import Retriever
 from negcache.samplers import (
@@ -45,6 +45,7 @@ __all__ = [
     "LowRankCache",
     "Mixture",
     "Popularity",
+    "PositivesById",
     "Resampled",
     "Retriever",
     "SharedDraws",

@@ -55,7 +55,7 @@ class SoftmaxLoss(nn.Module):
             date. "auto": ``samplers.Auto``; over a cache that is the corpus, shared draws from it.
         score: the one score; its parameters train with the loss. None: ``DotScore()``.
         estimator: ``log_q_corrected`` or ``cached_partition``.
-        known_positives: never drawn for their query; ``query_ids`` are its rows.
+        known_positives: never drawn for their query; ``query_ids`` are its rows, or its ids.
         mini_batch_size: encode at most so many items at a time, and once more in the backward
             pass; None: all at once. Not for batch normalisation, where items depend on each other.
         gather_across_devices: among several processes, what queries share they share with those of
@@ -115,7 +115,7 @@ class SoftmaxLoss(nn.Module):
             queries: outputs of the query tower, with gradient.
             positives: the target item of each query; or several, [B, p], padded with -1: then the
                 mean over them is its loss, none competing with another, a repeated one once.
-            query_ids: rows of ``known_positives``; needed when that was given.
+            query_ids: who the queries are to ``known_positives``; needed when that was given.
             negatives: your own beside the sampled ones, padded with -1; not drawn, of weight 1.
             exclude: more that may not stand for each query, such as known positives of a stream.
             weight: of each query; the mean is then ``sum(w l) / sum(w)``.

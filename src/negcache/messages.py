@@ -231,7 +231,7 @@ class Batch:
     Args:
         queries: features of the queries, as the query tower takes them.
         positives: item id of each query's target; several in a row padded with -1, [B, p].
-        query_ids: rows of the known-positives table; None where there is none.
+        query_ids: who the queries are to the table of known positives; None where there is none.
         negatives: the user's own negatives of each query, padded with -1; None: there are none.
         arriving: ids and features of the items that come with it, for a corpus that is told of
             them before the step.

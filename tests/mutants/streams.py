@@ -8,6 +8,8 @@ BAD = "tests/run/data/streams/test_bad_shards.py::"
 JSON = "tests/run/data/streams/test_json_shards.py::"
 IDS = "tests/run/data/streams/test_ids.py::"
 WORKERS = "tests/run/data/streams/test_prepared.py::"
+KNOWN = "tests/run/data/streams/test_known.py::"
+POSITIVES = "tests/run/cli/test_stream_positives.py::"
 
 MUTANTS = [
     Mutant(
@@ -82,9 +84,9 @@ MUTANTS = [
     ),
     Mutant(
         "a changed file of JSON lines is not converted again",
-        "run/data/streams/json_shards.py",
-        "size, changed, columns",
-        "size, columns",
+        "run/data/streams/files.py",
+        "self.system.size(self.path) or 0), changed",
+        'self.system.size(self.path) or 0), ""',
         f"{JSON}test_a_file_is_converted_once_and_again_when_it_changed",
     ),
     Mutant(
@@ -107,5 +109,96 @@ MUTANTS = [
         "            generator=torch.Generator(),  # else it would move the noise of the run on\n",
         "",
         f"{WORKERS}test_workers_change_nothing",
+    ),
+    Mutant(
+        "of a stream's known positives the targets alone are masked",
+        "known_positives.py",
+        "has = has[self.queries[place[has]] == wanted[has]]",
+        "has = has[:0]",
+        f"{POSITIVES}test_no_known_positive_is_drawn_for_its_query[cached-pairs]",
+    ),
+    Mutant(
+        "queries are masked by the items of the query before",
+        "known_positives.py",
+        "take_rows(self.offsets, self.items, place[has])",
+        "take_rows(self.offsets, self.items, np.maximum(place[has] - 1, 0))",
+        f"{POSITIVES}test_no_known_positive_is_drawn_for_its_query[in_batch-numbered]",
+    ),
+    Mutant(
+        "a pair that comes twice in a stream is kept twice",
+        "known_positives.py",
+        "return queries[new], items[new]",
+        "return queries, items",
+        f"{KNOWN}test_a_table_is_the_pairs_of_the_stream[by_number]",
+    ),
+    Mutant(
+        "rows that are left out keep their queries' ids",
+        "run/data/streams/batch.py",
+        "else self.query_ids[kept]",
+        "else self.query_ids",
+        f"{KNOWN}test_ids_are_those_of_the_columns_or_hashes_of_texts",
+    ),
+    Mutant(
+        "sorted pairs of a stream are appended once more after an interruption",
+        "run/data/streams/known.py",
+        'range(told["ranges"], ',
+        "range(0, ",
+        f"{KNOWN}test_what_is_interrupted_goes_on_and_ends_in_the_same_bytes[say_written]",
+    ),
+    Mutant(
+        "what is sorted of a stream is sorted once more after an interruption",
+        "run/data/streams/known.py",
+        "if not home.exists():",
+        "if True:",
+        f"{KNOWN}test_what_is_interrupted_goes_on_and_ends_in_the_same_bytes[_sort_run]",
+    ),
+    Mutant(
+        "all pairs of a stream are sorted at once",
+        "run/data/streams/known.py",
+        "if pairs and pairs + size > AT_ONCE:",
+        "if False:",
+        f"{KNOWN}test_of_many_pairs_some_at_a_time_are_in_memory",
+    ),
+    Mutant(
+        "pairs of a stream are merged all at once",
+        "run/data/streams/known.py",
+        "edges = np.unique(told[each::each])",
+        "edges = told[:0]",
+        f"{KNOWN}test_of_many_pairs_some_at_a_time_are_in_memory",
+    ),
+    Mutant(
+        "to sort the pairs of a stream whole rows are read",
+        "run/data/streams/stream.py",
+        "replace(self.table, schema=self.pair_columns).read(group)",
+        "self.table.read(group)",
+        f"{KNOWN}test_each_row_group_is_read_once_and_of_it_ids_alone",
+    ),
+    Mutant(
+        "an evaluation encodes all items at once",
+        "run/evaluation/encode.py",
+        "for first in progress(range(0, len(wanted), chunk)):",
+        "chunk = len(wanted)\n    for first in progress(range(0, len(wanted), chunk)):",
+        "tests/run/evaluation/test_chunks.py",
+    ),
+    Mutant(
+        "items that were seen follow the others in any order",
+        "run/evaluation/search.py",
+        "self.seen = better_of(self.seen, known, first, self.k)",
+        "self.seen = better_of(self.seen, -known.abs(), first, self.k)",
+        "tests/run/evaluation/test_unseen.py::test_against_a_full_sort",
+    ),
+    Mutant(
+        "a search reads a whole file of its index at once",
+        "run/cli/item_index.py",
+        "yield part.start + first, rows[first : first + CHUNK].to(device)",
+        "yield (part.start, rows[:].to(device)) if first == 0 else (part.stop, rows[:0])",
+        "tests/run/cli/test_search_chunks.py",
+    ),
+    Mutant(
+        "an index of another checkpoint is read",
+        "run/cli/item_index.py",
+        "file.metadata() == self.of and shape",
+        "shape",
+        "tests/run/cli/test_search_chunks.py",
     ),
 ]

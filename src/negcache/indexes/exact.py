@@ -59,7 +59,12 @@ def better(
 ) -> Best:
     """The best k after one more block of items, whose ids are above those before."""
     first, rows = chunk
-    fresh, places = _best(score(queries, rows), k)
+    return better_of(best, score(queries, rows), first, k)
+
+
+def better_of(best: Best, scores: Float[Tensor, "B c"], first: int, k: int) -> Best:
+    """As ``better``, of items that are scored; the first of them is ``first``."""
+    fresh, places = _best(scores, k)
     scores = torch.cat([best[0], fresh.to(best[0].dtype)], dim=1)
     ids = torch.cat([best[1], places + first], dim=1)
     scores, order = _best(scores, k)  # kept ids come first, so ties stay with the smaller id

@@ -159,7 +159,7 @@ def test_flops_of_a_transformer(started):
     assert 0.3 < work_of(planned).tower_flops / measured_flops(run) <= 1
 
 
-FACTS = Facts(1_000_000, 5_000, 30_000, 12.0, 6.0, mapped_bytes=10**12)
+FACTS = Facts(1_000_000, 5_000, 30_000, 12.0, 6.0, mapped_bytes=10**12, asked=200_000)
 
 
 def planned(keys=(), **more) -> PlannedRun:
@@ -178,6 +178,8 @@ def test_the_arithmetic_by_hand():
     assert told["optimizer state"] == 8 * parameters + 4 * 3
     assert told["cache"] == 1_000_000 * (64 * 4 + 4)
     assert told["draw: block masses"] == 128 * 7_813 * (3 * 4 + 8)
+    found, chunk = 200_000 * (64 * 4 + 100 * (4 + 8)), 4096 * 4 * (64 + 1024)
+    assert told["evaluation: queries and a chunk"] == found + chunk
     assert told["search index"] == 1_000_000 * 64 * 4
     work = work_of(planned())
     assert (work.items_grad, work.items_nograd, work.queries) == (256, 10_000, 128)

@@ -75,7 +75,7 @@ def check_goes_on(tmp_path, monkeypatch, cases):
 def test_a_killed_preparation_goes_on_and_ends_in_the_same_bytes(
     tmp_path, monkeypatch, small_blocks
 ):
-    check_goes_on(tmp_path, monkeypatch, [("_say", 3)])
+    check_goes_on(tmp_path, monkeypatch, [("say_written", 3)])
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_killed_preparation_goes_on_and_ends_in_the_same_bytes(
         [("_write_part", 3)],  # between two parts
         [("_with_title", 4)],  # within a part
         [("_write_tokens", 1), ("_fingerprint", 1)],  # after the judgements, and at the end
-        [("_with_title", 19), ("_with_title", 3), ("_say", 5), ("_say", 4)],
+        [("_with_title", 19), ("_with_title", 3), ("say_written", 5), ("say_written", 4)],
     ],
 )
 def test_killed_at_other_moments_and_again(tmp_path, monkeypatch, small_blocks, cases):

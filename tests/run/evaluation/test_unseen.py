@@ -10,6 +10,7 @@ from negcache import DotScore, InputError
 from negcache.exclusion import Exclusion
 from negcache.run.data import Judgements
 from negcache.run.evaluation import Side, evaluate, top_k_unseen
+from negcache.run.evaluation.search import top_k_unseen_arriving
 
 score = DotScore(1.0, normalize=False)
 
@@ -33,6 +34,14 @@ def test_against_a_full_sort(seed, users, k):
     assert torch.equal(scores, expected[:, :k])
     real = scores.isfinite()
     assert torch.equal(ids[real], order[:, :k][real])
+    some = range(5, 12)  # the share of a process, five at a time
+    best = (queries @ items[5:].T).sort(dim=1, descending=True, stable=True).indices + 5
+    behind = taken.gather(1, best).int().argsort(dim=1, stable=True)  # the best seen come first
+    blocks = ((torch.arange(i, min(i + 5, 12)), items[i : i + 5]) for i in some[::5])
+    few = min(k, len(some))
+    scores, ids = top_k_unseen_arriving(queries, blocks, score, table, few, some)
+    assert torch.equal(ids, best.gather(1, behind)[:, :few])
+    assert torch.equal(scores, masked.gather(1, ids))
 
 
 def test_a_seen_item_makes_room_for_the_next():

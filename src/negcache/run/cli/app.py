@@ -194,11 +194,12 @@ def search(
 
     if text is not None:
         check_text(text)
-    console, searcher = Console(), open_searcher(trained(run, checkpoint, locked=False), out)
-    if text is None:
-        prompt(console, searcher, k, "Type a query.")
-    else:
-        show(console, searcher, text, k)
+    console = Console()
+    with open_searcher(trained(run, checkpoint, locked=False), out) as searcher:
+        if text is None:
+            prompt(console, searcher, k, "Type a query.")
+        else:
+            show(console, searcher, text, k)
 
 
 @app.command()

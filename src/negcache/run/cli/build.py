@@ -27,7 +27,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build(
-    config: Config, source: Source, accelerator: Accelerator, rows: Path | None = None
+    config: Config,
+    source: Source,
+    accelerator: Accelerator,
+    rows: Path | None = None,
+    *,
+    trains: bool = True,
 ) -> tuple[Parts, Towers, Retriever | None]:
     """Everything a run trains, and its towers over the task that measures it, if there is one.
 
@@ -36,6 +41,7 @@ def build(
         source: its data, open.
         accelerator: says where the parts live.
         rows: file of the cache's rows; None: they are in memory.
+        trains: whether its loss is wanted, which asks for known positives.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -52,7 +58,7 @@ def build(
         sampler,
         score,
         estimator=ESTIMATORS[config.sampler.estimator],
-        known_positives=source.known,
+        known_positives=source.known() if trains else None,
         mini_batch_size=config.tower.mini_batch_size or None,
         seed=config.seed,
     )

@@ -102,7 +102,8 @@ def run_demo(out: Path | None, steps: int) -> int | None:
     write_comparison([out / method for method in METHODS], "test", "mrr10", out / "comparison")
     page = out / "comparison" / "comparison.html"
     console.print(f"Curves, and which differences are more than chance: {page}", soft_wrap=True)
-    _ask(console, open_searcher(trained(out / "cached", locked=False)), out / "cached")
+    with open_searcher(trained(out / "cached", locked=False)) as searcher:
+        _ask(console, searcher, out / "cached")
     return None
 
 

@@ -19,6 +19,7 @@ from negcache.run.cli.planning.traffic import Sent, sent_by
 from negcache.run.cli.planning.work import Work, work_of
 from negcache.run.cli.sampling import check_word
 from negcache.run.cli.sources import open_source
+from negcache.run.data.streams.known import AT_ONCE, PAIR_BYTES, SORTING_BYTES, TABLE_BYTES
 from negcache.run.training import Config
 from negcache.run.training.trainer import check_shares, make_accelerator
 
@@ -149,9 +150,24 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
             if facts.mapped_bytes
             else []
         ),
+        *_of_known_positives(planned),
         "Seconds are counted operations at prices that were timed here just now: a rough guide, "
         "off by up to five times where other work is done beside it.",
         '"later" is not counted at once: negcache evaluate and search after training.',
         *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),
+    ]
+
+
+def _of_known_positives(planned: PlannedRun) -> list[str]:
+    """What a stream's take, which are looked through before the first step."""
+    if planned.config.data.pairs is None or not planned.config.data.known_positives:
+        return []
+    pairs = planned.facts.num_pairs
+    sorting = PAIR_BYTES * min(pairs, AT_ONCE)
+    return [
+        f"Known positives of the pairs (at most {readable(TABLE_BYTES * pairs)} of the cache "
+        "folder) are mapped from disk and not counted. Before the first start all pairs are read "
+        f"once and sorted, in {readable(sorting)} of memory and at most "
+        f"{readable(SORTING_BYTES * pairs)} of that disk; data.known_positives=false leaves it out."
     ]

@@ -1,6 +1,6 @@
 """A trained pair of towers over a task: evaluated on its splits, asked with free text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from negcache.distributed import Mesh
 from negcache.interfaces import Corpus
 from negcache.run.cli.towers import Towers
 from negcache.run.data import Task
-from negcache.run.evaluation import Evaluation, Side, encode_all, evaluate
+from negcache.run.evaluation import Evaluation, Side, encode_all, encoded, evaluate
 from negcache.run.progress import track
 from negcache.score import DotScore
 from negcache.shapes import Float, Int, Tensor
@@ -52,6 +52,11 @@ class Retriever:
         mesh = Mesh.now()
         progress = track("encoding items") if mesh.rank == 0 else iter
         return evaluate(queries, items, self.score, judged, progress=progress, mesh=mesh)
+
+    def encode_some(self, ids: range) -> Iterator[Float[Tensor, "c D"]]:
+        """Some items, as search sees them, a chunk at a time."""
+        for _, rows in encoded(self.item_tower, self.items, self.score, ids=ids):
+            yield rows
 
     def encode_items(self) -> Float[Tensor, "N D"]:
         """The whole corpus, as search sees it."""

@@ -272,6 +272,6 @@ def _open(
         _check_rows(folder)
         rows = folder / ROWS
     built = config if goes_on else config.model_copy(update=WITHOUT_CACHE)
-    parts, towers, retriever = build(built, source, accelerator, rows)
+    parts, towers, retriever = build(built, source, accelerator, rows, trains=goes_on)
     trainer = Trainer(config, parts, folder, accelerator)
     return Run(folder, config, source, trainer, towers, retriever)

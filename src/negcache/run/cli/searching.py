@@ -1,45 +1,49 @@
-"""Search in a run: the corpus is encoded once and kept beside the run."""
+"""Search in a run: the corpus is encoded once, kept beside the run, and read in chunks."""
 
 import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from negcache.errors import InputError, visible
-from negcache.run.atomic import atomic_write, check_writable, writing
+from negcache.indexes import top_k
+from negcache.run.atomic import check_writable
+from negcache.run.cli.item_index import ItemIndex
 from negcache.run.cli.retriever import Retriever
 from negcache.run.cli.runs import Run
-from negcache.run.evaluation import top_k_of_all
 from negcache.run.lock import check_own_files
+from negcache.run.progress import track
 from negcache.score import DotScore
-from negcache.shapes import Float, Tensor
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """A retriever and its encoded corpus."""
+    """A retriever and its encoded corpus, which stays on the disk."""
 
     retriever: Retriever
-    rows: Float[Tensor, "N D"]
+    index: ItemIndex
 
+    @torch.no_grad()
     def find(self, text: str, k: int) -> list[tuple[float, str, str]]:
-        """The k best items: (logit, name, text), best first.
+        """The k best items: (logit, name, text), best first. All items are read, in chunks.
 
         Raises:
             InputError: a text without a token.
         """
         check_text(text)
         query = self.retriever.encode_text(text)
-        k = min(k, len(self.rows))
-        scores, ids = top_k_of_all(query, self.rows, self.retriever.score, k)
-        table = self.retriever.task.corpus_text
-        found = zip(scores[0].tolist(), table.ids(ids[0]), table.texts(ids[0]), strict=True)
+        k, chunks = min(k, self.index.num_items), self.index.chunks(query.device)
+        scores, ids = top_k(query, chunks, self.retriever.score, k)
+        table, ids = self.retriever.task.corpus_text, ids[0].cpu()
+        found = zip(scores[0].tolist(), table.ids(ids), table.texts(ids), strict=True)
         return list(found)
 
 
@@ -49,29 +53,43 @@ def check_text(text: str) -> None:
         raise InputError("a text to search for", "an empty one", "write what you look for")
 
 
-def open_searcher(run: Run, out: Path | None = None) -> Searcher:
-    """Load the index of the run's checkpoint, or encode the corpus and keep it.
+@contextmanager
+def open_searcher(run: Run, out: Path | None = None) -> Iterator[Searcher]:
+    """The index of the run's checkpoint; parts of it that are missing are encoded and kept first.
 
     Args:
         run: of which the towers are trained.
-        out: folder of indexes; None: ``index`` in that of the run, and no index is kept of a run
-            that may not be written to.
+        out: folder of indexes; None: ``index`` in that of the run, or one for the time being where
+            the run may not be written to.
     """
     step = run.trainer.step
     home = run.folder / "index" if out is None else out
-    path = home / f"step-{step:09d}.safetensors"
     of = {
         "data": run.retriever.task.fingerprint,
         "checkpoint": run.trainer.checkpoints.digest(step),
     }
-    rows = _load(path, of)
-    if rows is None:
-        keeps = _is_kept(run.folder, home, chosen=out is not None)
-        rows = run.retriever.encode_items()
-        if keeps:
-            with writing(path), atomic_write(path) as part:
-                save_file({"rows": rows.cpu()}, part, metadata=of)
-    return Searcher(run.retriever, rows.to(run.retriever.score.scale.device))
+    place = home / f"step-{step:09d}"
+    index = ItemIndex(place, len(run.retriever.items), run.towers.dim, of)
+    with ExitStack() as stack:
+        if index.missing() and not _is_kept(run.folder, home, chosen=out is not None):
+            beside = stack.enter_context(TemporaryDirectory(prefix="negcache-"))
+            index = replace(index, folder=Path(beside))
+        _fill(index, run.retriever)
+        yield Searcher(run.retriever, index)
+
+
+def _fill(index: ItemIndex, retriever: Retriever) -> None:
+    """Encode what is missing, a chunk at a time, and keep each part as it is complete."""
+    missing = index.missing()
+    shown = track("encoding items", total=sum(map(len, missing)), size=len)
+    some = iter(shown(rows for part in missing for rows in retriever.encode_some(part)))
+    for part in missing:
+        rows, end = torch.empty(len(part), index.dim), 0
+        while end < len(part):
+            fresh = next(some)
+            rows[end : end + len(fresh)] = fresh
+            end += len(fresh)
+        index.write(part, rows)
 
 
 def show(console: Console, searcher: Searcher, text: str, k: int) -> None:
@@ -118,14 +136,3 @@ def _is_kept(run: Path, home: Path, *, chosen: bool) -> bool:
         )
         return False
     return True
-
-
-def _load(path: Path, of: dict[str, str]) -> Tensor | None:
-    """The saved rows, if they are of this data and checkpoint."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("rows") if file.metadata() == of else None
-    except SafetensorError:  # damaged: it is only a copy, and is encoded anew
-        return None

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer
 
 from negcache.distributed import Mesh
-from negcache.interfaces import Corpus, Sampler
-from negcache.known_positives import KnownPositives
+from negcache.interfaces import Corpus, Known, Sampler
+from negcache.known_positives import KnownPositives, PositivesById
 from negcache.run.cli.planning.facts import Facts, facts_of, facts_of_streams
 from negcache.run.cli.sampling import (
     CORPUS_FREE,
@@ -32,6 +32,7 @@ from negcache.run.data.streams import (
     StreamPairs,
     WithTokens,
     check_alike_ids,
+    known_positives,
 )
 from negcache.run.data.tokenizer import TokenizerSettings, load_tokenizer, make_tokenizer
 from negcache.run.progress import track
@@ -57,7 +58,6 @@ class Source(Protocol):
         task: that measures it; None: nothing does.
         tokenizer: of static towers; None where a transformer brings its own.
         fingerprints: of all that is learnt from, by config key.
-        known: positives of the training queries.
     """
 
     @property
@@ -66,10 +66,12 @@ class Source(Protocol):
     def tokenizer(self) -> Tokenizer | None: ...
     @property
     def fingerprints(self) -> dict[str, str]: ...
-    @property
-    def known(self) -> KnownPositives | None: ...
     def facts(self) -> Facts:
         """What a plan has to know."""
+        ...
+
+    def known(self) -> Known | None:
+        """Positives of the training queries; sorted out where that has not been done."""
         ...
 
     def sampler_inputs(self, dim: int, device: torch.device) -> SamplerInputs:
@@ -150,7 +152,6 @@ class TaskSource:
             found["data.negatives"] = told.hexdigest()
         return found
 
-    @property
     def known(self) -> KnownPositives:
         return self.task.known_positives("train")
 
@@ -242,9 +243,9 @@ class StreamSource:
             found[TOKENIZER] = hashlib.sha256(self.own.to_str().encode()).hexdigest()
         return found
 
-    @property
-    def known(self) -> None:
-        """A stream is not looked through: the target of each query is all that is known."""
+    def known(self) -> PositivesById | None:
+        """All pairs are looked through, once; None: the target is all that is known."""
+        return known_positives(self.pairs) if self.config.data.known_positives else None
 
     def facts(self) -> Facts:
         return facts_of_streams(self.config, self.pairs, self.items, self.task, self.tokenizer)

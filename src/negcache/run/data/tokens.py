@@ -1,17 +1,16 @@
 """Tokenized texts in a memory-mapped file, so that a corpus may be larger than memory."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from negcache.ragged import take_rows
 from negcache.run.atomic import atomic_write
+from negcache.run.data.growing_array import GrowingArray, say_written
 from negcache.shapes import Int, Tensor
 from negcache.towers import Bags
 
@@ -94,8 +93,8 @@ def continue_tokens(
     told = json.loads(written.read_text("utf-8")) if written.exists() else {"texts": 0, "tokens": 0}
     kind = np.min_scalar_type(vocab_size - 1)
     with (
-        closing(_GrowingArray(path / "tokens.npy", kind, told["tokens"])) as tokens,
-        closing(_GrowingArray(path / "offsets.npy", np.dtype(np.int64), told["texts"])) as offsets,
+        closing(GrowingArray(path / "tokens.npy", kind, told["tokens"])) as tokens,
+        closing(GrowingArray(path / "offsets.npy", np.dtype(np.int64), told["texts"])) as offsets,
     ):
         # texts are counted by their first token; the end of the last is written at the end
         for texts in batches(offsets.length):
@@ -104,49 +103,7 @@ def continue_tokens(
             tokens.append(np.array([token for text in texts for token in text], kind))
             if offsets.length - told["texts"] >= CHECKPOINT:
                 told = {"texts": offsets.length, "tokens": tokens.length}
-                _say(written, told, tokens, offsets)
+                say_written(written, told, tokens, offsets)
         told = {"texts": offsets.length, "tokens": tokens.length}
-        _say(written, told, tokens, offsets)
+        say_written(written, told, tokens, offsets)
         offsets.append(np.array([tokens.length], np.int64))
-
-
-def _say(path: Path, told: dict[str, int], *arrays: "_GrowingArray") -> None:
-    for array in arrays:
-        array.sync()
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(told), "utf-8")
-
-
-class _GrowingArray:
-    """A one-dimensional .npy file written piece by piece; its header leaves room to grow.
-
-    Args:
-        path: of the file; made if it is not there.
-        kind: of its numbers.
-        length: numbers of those that are there to keep.
-    """
-
-    def __init__(self, path: Path, kind: np.dtype, length: int) -> None:
-        self.stream: BinaryIO = path.open("r+b" if path.exists() else "w+b")
-        self.kind, self.length = kind, length
-        self._write_header()
-        self.stream.seek(self.stream.tell() + length * kind.itemsize)
-        self.stream.truncate()
-
-    def append(self, values: np.ndarray) -> None:
-        self.stream.write(values.astype(self.kind, copy=False).tobytes())
-        self.length += len(values)
-
-    def sync(self) -> None:
-        """What was appended is on the disk."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-
-    def _write_header(self) -> None:
-        self.stream.seek(0)
-        header = {"descr": self.kind.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.stream, header)
-
-    def close(self) -> None:
-        self._write_header()
-        self.stream.close()

@@ -1,6 +1,6 @@
 """Exact search over a whole corpus, TREC run files, and retrieval metrics."""
 
-from negcache.run.evaluation.encode import encode_all
+from negcache.run.evaluation.encode import encode_all, encoded
 from negcache.run.evaluation.evaluate import Evaluation, Side, evaluate, evaluation_of
 from negcache.run.evaluation.labels import evaluate_labels, inverse_propensity, label_metrics
 from negcache.run.evaluation.metrics import MEASURES, Ranking, measure
@@ -13,6 +13,7 @@ __all__ = [
     "Ranking",
     "Side",
     "encode_all",
+    "encoded",
     "evaluate",
     "evaluate_labels",
     "evaluation_of",

@@ -10,6 +10,9 @@ from negcache.interfaces import Corpus
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
+CHUNK = 4096
+"""Items per forward pass."""
+
 
 def encode_all(
     tower: nn.Module,
@@ -17,7 +20,7 @@ def encode_all(
     score: Score,
     *,
     ids: Int[Tensor, "M"] | None = None,
-    chunk: int = 4096,
+    chunk: int = CHUNK,
     progress: Progress = iter,
 ) -> Float[Tensor, "M D"]:
     """``score.embed(tower(features[ids]))`` in chunks.
@@ -38,11 +41,19 @@ def encoded(
     features: Corpus,
     score: Score,
     *,
-    ids: Int[Tensor, "M"] | None = None,
-    chunk: int = 4096,
+    ids: Int[Tensor, "M"] | range | None = None,
+    chunk: int = CHUNK,
     progress: Progress = iter,
 ) -> Iterator[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]]:
-    """The chunks of `encode_all` one after the other, each with its ids."""
-    wanted = torch.arange(len(features)) if ids is None else ids
-    wanted = wanted.to(next(tower.parameters()).device)
-    return ItemEncoder(tower, features, score).encode_all(wanted, chunk, progress)
+    """The chunks of `encode_all` one after the other, each with its ids: no more is in memory.
+
+    Args:
+        ids: a range costs nothing, however long.
+    """
+    wanted = range(len(features)) if ids is None else ids
+    device = next(tower.parameters()).device
+    encoder = ItemEncoder(tower, features, score)
+    for first in progress(range(0, len(wanted), chunk)):
+        some = wanted[first : first + chunk]
+        some = torch.arange(some.start, some.stop, some.step) if isinstance(some, range) else some
+        yield from encoder.encode_all(some.to(device), chunk)

@@ -13,7 +13,7 @@ from negcache.interfaces import Corpus
 from negcache.ops.shards import best_of_all
 from negcache.run.evaluation.encode import Progress, encode_all, encoded
 from negcache.run.evaluation.metrics import DEPTH, MEASURES, Ranking, measure
-from negcache.run.evaluation.search import top_k_arriving, top_k_unseen
+from negcache.run.evaluation.search import top_k_arriving, top_k_unseen_arriving
 from negcache.score import Score
 from negcache.shapes import Int, Tensor
 
@@ -72,7 +72,7 @@ def evaluate(
 
     Args:
         queries: the query side; only those queries are encoded.
-        items: the item side; encoded once, block by block: without ``seen`` no more is held.
+        items: the item side; encoded once, block by block: no more is held.
         score: the one score of training.
         judged: the split; ``r10`` of a query with one relevant item is its hit rate at 10.
         seen: what may not be recommended to each query, one row for each query of its side; such
@@ -84,15 +84,14 @@ def evaluate(
         remedy = "add qrels/SPLIT.tsv for this split, or name another"
         raise InputError("a split with relevant items", "none", remedy)
     share, k = mesh.part(len(items.features)), min(DEPTH, len(items.features))
-    here = torch.arange(share.start, share.stop)
+    here = range(share.start, share.stop)
     found = encode_all(queries.tower, queries.features, score, ids=asked)
     some = min(k, len(here))
+    blocks = encoded(items.tower, items.features, score, ids=here, progress=progress)
     if seen is None:
-        blocks = encoded(items.tower, items.features, score, ids=here, progress=progress)
         best = top_k_arriving(found, blocks, score, some)
     else:
-        rows = encode_all(items.tower, items.features, score, ids=here, progress=progress)
-        best = top_k_unseen(found, rows, score, (seen, asked), some, share.start)
+        best = top_k_unseen_arriving(found, blocks, score, seen.of(asked), some, here)
     ids, scores = best_of_all(mesh, best[1], best[0], k)
     ranking = Ranking(queries.names.ids(asked), _named(ids, items.names), scores)
     return evaluation_of(ranking, judged, asked, queries.names, items.names)

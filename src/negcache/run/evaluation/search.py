@@ -5,14 +5,12 @@ from collections.abc import Iterable
 import torch
 
 from negcache.exclusion import Exclusion
-from negcache.indexes import better, nothing_yet, top_k
+from negcache.indexes import better, better_of, nothing_yet, top_k
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
 BLOCK = 1024
 """Queries searched at a time, against 8,192 items at a time."""
-UNSEEN_BLOCK = 256
-"""The same where items are left out; one who has seen much makes the search of its block deeper."""
 
 
 def chunks(
@@ -66,6 +64,34 @@ def top_k_arriving(
 
 
 @torch.no_grad()
+def top_k_unseen_arriving(
+    queries: Float[Tensor, "Q D"],
+    blocks: Iterable[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]],
+    score: Score,
+    seen: Exclusion,
+    k: int,
+    items: range,
+) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    """As `top_k_unseen`, of items that are embedded as the search goes on: none is kept.
+
+    Args:
+        queries: embedded queries.
+        blocks: ids, consecutive and ascending, and the items embedded.
+        score: (queries, items) -> logits.
+        seen: items that each query has seen; one row for each of them.
+        k: items per query; at most the number of items.
+        items: ids of all that arrive.
+    """
+    starts = range(0, len(queries), BLOCK)
+    parts = zip(queries.split(BLOCK), starts, strict=True)
+    searches = [_Unseen(each, seen.slice(at, at + len(each)), k, items) for each, at in parts]
+    for ids, rows in blocks:
+        for one in searches:
+            one.look_at(int(ids[0]), score(one.queries, rows))
+    scores, found = (torch.cat(part) for part in zip(*(s.found() for s in searches), strict=True))
+    return scores.cpu(), found.cpu()
+
+
 def top_k_unseen(
     queries: Float[Tensor, "Q D"],
     items: Float[Tensor, "N D"],
@@ -76,7 +102,7 @@ def top_k_unseen(
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
     """The k best items that each query has not seen; exact, ties by the smaller id.
 
-    Items seen follow the others, with score -inf, where fewer than k are left.
+    Items seen follow the others, the best first, with score -inf, where fewer than k are left.
 
     Args:
         queries: embedded queries.
@@ -86,18 +112,50 @@ def top_k_unseen(
         k: items per query; at most the number of items.
         first: id of the first of these items.
     """
+    blocks = (
+        (torch.arange(start, start + len(rows)), rows) for start, rows in chunks(items, first=first)
+    )
     table, row_of = seen
-    blocks = []
-    order = table.counts[row_of].argsort(stable=True)  # alike beside alike: shallow blocks first
-    for places in order.split(UNSEEN_BLOCK):
-        rows = row_of[places]
-        depth = min(k + int(table.counts[rows].max()), len(items))
-        scores, ids = top_k(queries[places], chunks(items, first=first), score, depth)
-        excluded = table.contains(rows[:, None].expand_as(ids).contiguous(), ids)
-        best = excluded.int().argsort(dim=1, stable=True)[:, :k]
-        blocks.append(
-            (scores.masked_fill(excluded, -torch.inf).gather(1, best), ids.gather(1, best))
-        )
-    back = order.argsort()
-    scores, ids = (torch.cat(part)[back] for part in zip(*blocks, strict=True))
-    return scores.cpu(), ids.cpu()
+    every = range(first, first + len(items))
+    return top_k_unseen_arriving(queries, blocks, score, table.of(row_of), k, every)
+
+
+class _Unseen:
+    """The best of some queries as items arrive, and apart from them the best of those seen.
+
+    Args:
+        queries: embedded.
+        seen: one row for each query.
+        k: items per query.
+        items: ids of all that arrive.
+    """
+
+    def __init__(self, queries: Tensor, seen: Exclusion, k: int, items: range) -> None:
+        ids, rows = (each.to(queries.device) for each in seen.by_id)
+        here = slice(*torch.searchsorted(ids, ids.new_tensor([items.start, items.stop])).tolist())
+        self.queries, self.k, self.ids, self.rows = queries, k, ids[here], rows[here]
+        self.left = len(items) - torch.bincount(self.rows, minlength=len(queries))
+        self.fills = bool((self.left < k).any())  # some have fewer than k that they have not seen
+        self.unseen, self.seen = nothing_yet(queries), nothing_yet(queries)
+
+    def look_at(self, first: int, scores: Float[Tensor, "b c"]) -> None:
+        """The next items, scored for these queries."""
+        ends = self.ids.new_tensor([first, first + scores.shape[1]])
+        here = slice(*torch.searchsorted(self.ids, ends).tolist())
+        where, none = (self.rows[here], self.ids[here] - first), scores.new_tensor(-torch.inf)
+        if self.fills:
+            known = torch.full_like(scores, -torch.inf).index_put_(where, scores[where])
+            self.seen = better_of(self.seen, known, first, self.k)
+        self.unseen = better_of(self.unseen, scores.index_put(where, none), first, self.k)
+
+    def found(self) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
+        """Scores and ids: the unseen, then as many of the seen as are missing."""
+        if not self.fills:
+            return self.unseen
+        scores, ids = (torch.cat(pair, dim=1) for pair in zip(self.unseen, self.seen, strict=True))
+        places = torch.arange(scores.shape[1], device=ids.device)
+        is_real = places < self.left[:, None]
+        is_real[:, self.k :] = True
+        order = (~is_real).int().argsort(dim=1, stable=True)[:, : self.k]
+        scores[:, self.k :] = -torch.inf
+        return scores.gather(1, order), ids.gather(1, order)

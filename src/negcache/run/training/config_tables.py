@@ -27,7 +27,8 @@ class DataConfig(BaseModel):
     pairs: files of training pairs, a folder, glob or address; items: those of items without
     queries, of which ``items_per_step`` come with each step; window: row groups shuffled together;
     skip_broken: leave out row groups that cannot be read; workers: processes that tokenize each
-    stream ahead, 0: none.
+    stream ahead, 0: none; known_positives: no item of a query's other pairs is its negative, for
+    which all pairs are looked through once.
     """
 
     model_config = STRICT
@@ -46,6 +47,7 @@ class DataConfig(BaseModel):
     window: int = Field(default=8, ge=1, le=MOST)
     skip_broken: bool = False
     workers: int = Field(default=0, ge=0, le=1024)
+    known_positives: bool = True
 
     @model_validator(mode="after")
     def _one_kind(self) -> "DataConfig":
@@ -59,7 +61,8 @@ class DataConfig(BaseModel):
         if self.tokenizer is not None:
             trained = ("vocab_size", "lowercase", "strip_accents")
             refuse_idle(self, "data", trained, "a tokenizer that is trained, no data.tokenizer")
-        of_streams = ("items", "items_per_step", "window", "skip_broken", "workers")
+        of_pairs = ("window", "skip_broken", "workers", "known_positives")
+        of_streams = ("items", "items_per_step", *of_pairs)
         if self.pairs is None:
             refuse_idle(self, "data", of_streams, "data.pairs, files of training pairs")
         else:

@@ -14,7 +14,7 @@ from negcache.run.data.streams import prepared
 
 PAGE = (Path(__file__).parents[4] / "docs" / "data.md").read_text()
 STREAMS = PAGE[PAGE.index("## Streams") :]
-SNIPPET = re.search(r"```python\n(.*?)```", STREAMS, re.DOTALL)[1]
+SNIPPET, OF_KNOWN, *_ = re.findall(r"```python\n(.*?)```", STREAMS, re.DOTALL)
 
 
 def test_the_snippet_runs(tmp_path, monkeypatch):
@@ -32,6 +32,8 @@ def test_the_snippet_runs(tmp_path, monkeypatch):
     exec(small, names)
     assert names["batch"].number == 1004
     assert names["items"].batch(0).queries is None
+    exec(re.sub(r"batch_size=\d+", "batch_size=20", OF_KNOWN), names)
+    assert len(names["known"]) == len(names["known"].items) == names["pairs"].order.num_rows
 
 
 def test_the_error_is_one_of_ours(tmp_path):

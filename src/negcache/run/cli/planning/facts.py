@@ -29,6 +29,7 @@ class Facts:
         judgement_bytes: of all judgements; they are held in memory.
         mapped_bytes: of the token files; mapped from disk, never all in memory.
         searched: items that evaluation and search encode; None: all.
+        asked: queries of the dev split, which an evaluation encodes.
         feature_bytes: of what a streaming cache keeps beside a row.
         window_bytes: of the row groups of streams that are at hand.
     """
@@ -41,6 +42,7 @@ class Facts:
     judgement_bytes: int = 0
     mapped_bytes: int = 0
     searched: int | None = None
+    asked: int = 0
     feature_bytes: int = 0
     window_bytes: int = 0
 
@@ -60,6 +62,7 @@ def facts_of(task: Task, most_tokens: int | None = None) -> Facts:
         query_tokens=_mean_length(task.queries, most_tokens),
         judgement_bytes=_judgement_bytes(task),
         mapped_bytes=_mapped_bytes(task),
+        asked=_asked(task),
     )
 
 
@@ -100,6 +103,7 @@ def facts_of_streams(
         judgement_bytes=0 if task is None else _judgement_bytes(task),
         mapped_bytes=0 if task is None else _mapped_bytes(task),
         searched=0 if task is None else len(task.corpus),
+        asked=0 if task is None else _asked(task),
         feature_bytes=beside,
         window_bytes=sum(_window(config, each) for each in (pairs, items) if each is not None),
     )
@@ -126,6 +130,14 @@ def _judgement_bytes(task: Task) -> int:
         for judged in task.splits.values()
         for part in (judged.queries, judged.items, judged.grades)
     )
+
+
+def _asked(task: Task) -> int:
+    """Queries with a relevant item in the dev split."""
+    if "dev" not in task.splits:
+        return 0
+    judged = task.judgements("dev")
+    return len(judged.queries[judged.grades > 0].unique())
 
 
 def _mapped_bytes(task: Task) -> int:

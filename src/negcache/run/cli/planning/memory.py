@@ -14,6 +14,7 @@ from negcache.indexes.sums import ARITY
 from negcache.ops.drawn_blocks import BLOCK, GATHER, walks
 from negcache.ops.shards import part_rows, rows_of_each
 from negcache.ops.two_stage import ALL_SCORES, AT_ONCE, CHUNK_SCORES, scores_all
+from negcache.run.cli.planning.evaluating import evaluation_bytes
 from negcache.run.cli.planning.planned_run import PlannedRun
 from negcache.stores.file_table import FileTable
 from negcache.stores.row_file import WINDOW, layout
@@ -271,10 +272,10 @@ def _around(planned: PlannedRun) -> Iterator[Part]:
     named = f"{config.keep_checkpoints} checkpoints{', the best' if config.save_best else ''}"
     kept = (config.keep_checkpoints + bool(config.save_best) + 1) * state
     yield Part(f"{named} and the next", kept, "disk", ALWAYS, True, lower)
-    rows = planned.searched * planned.tower.dim * FLOAT
-    share = 2 * rows // planned.processes
     when = "evaluation" if config.eval_every else LATER
-    yield Part("evaluation: encoded corpus", share, "device", when, False, _dim(planned))
+    searched = evaluation_bytes(planned)
+    yield Part("evaluation: queries and a chunk", searched, "device", when, False, _dim(planned))
+    rows = planned.searched * planned.tower.dim * FLOAT
     yield Part("search index", rows, "disk", LATER, True, _dim(planned))
 
 

@@ -10,6 +10,7 @@ from negcache.run.data.streams.batch import (
 from negcache.run.data.streams.batch_items import BatchItems
 from negcache.run.data.streams.files import ShardFile, find_files
 from negcache.run.data.streams.ids import Ids, hash_ids
+from negcache.run.data.streams.known import known_positives
 from negcache.run.data.streams.order import WindowOrder
 from negcache.run.data.streams.prepared import PreparedBatches
 from negcache.run.data.streams.sharded_table import ShardedTable
@@ -40,4 +41,5 @@ __all__ = [
     "check_alike_ids",
     "find_files",
     "hash_ids",
+    "known_positives",
 ]

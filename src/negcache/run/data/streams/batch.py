@@ -3,6 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes most of its functions at import, where a type checker sees none.)
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch
 from pyarrow import types
 
 from negcache.errors import InputError
-from negcache.run.data.streams.ids import Ids, Where, check_id_type, is_text, item_ids
+from negcache.run.data.streams.ids import (
+    Ids,
+    Where,
+    check_id_type,
+    hash_ids,
+    is_text,
+    item_ids,
+)
 from negcache.run.data.text_hashes import hash_texts
 from negcache.shapes import Bool, Int, Tensor
 
@@ -27,6 +35,8 @@ class StreamColumns:
         text: of the item; None: its features say what it is.
         title: put before the text, where there is such a column.
         features: columns of numbers, or of lists of numbers that are equally long in all rows.
+        query_id: whole numbers of 0 or more, or strings, by which pairs of one query are known,
+            where there is such a column; without it equal texts are one query.
     """
 
     query: str | None = "query"
@@ -34,6 +44,7 @@ class StreamColumns:
     text: str | None = "text"
     title: str = "title"
     features: tuple[str, ...] = ()
+    query_id: str = "query_id"
 
     @property
     def texts(self) -> list[str]:
@@ -47,13 +58,21 @@ class StreamColumns:
 
     @property
     def optional(self) -> list[str]:
-        """The title, unless there is no text to put it before."""
-        return [self.title] if self.text is not None else []
+        """The title, unless there is no text to put it before; ids of queries."""
+        title = [] if self.text is None else [self.title]
+        return title if self.query is None else [*title, self.query_id]
+
+    def query_key(self, names: Container[str]) -> str | None:
+        """The column that says which pairs are of one query; None: items without queries."""
+        return self.query_id if self.query is not None and self.query_id in names else self.query
 
     def check(self, schema: pa.Schema, what: str) -> None:
         """Refuse columns of types that cannot be read so."""
         check_id_type(schema.field(self.item).type, f"column {self.item} of {what}")
-        for name in self.texts + [name for name in self.optional if name in schema.names]:
+        told = [] if self.text is None or self.title not in schema.names else [self.title]
+        if self.query is not None and self.query_id in schema.names:
+            check_id_type(schema.field(self.query_id).type, f"column {self.query_id} of {what}")
+        for name in self.texts + told:
             if not is_text(schema.field(name).type):
                 raise _wrong_type("strings", name, schema, what)
         for name in self.features:
@@ -94,6 +113,8 @@ class StreamBatch:
         texts: title and text; None where items have features alone.
         features: by column; of numbers, or rows of numbers.
         identities: for `TextsById`.
+        query_ids: int64; strings, and texts where there is no column of ids, are hashed. None in a
+            stream of items.
     """
 
     number: int
@@ -102,6 +123,7 @@ class StreamBatch:
     texts: list[str] | None
     features: dict[str, Tensor]
     identities: Identities
+    query_ids: Int[Tensor, "B"] | None
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -114,6 +136,7 @@ class StreamBatch:
             queries=_some(self.queries, kept),
             texts=_some(self.texts, kept),
             features={name: column[kept] for name, column in self.features.items()},
+            query_ids=None if self.query_ids is None else self.query_ids[kept],
         )
 
 
@@ -128,6 +151,7 @@ def make_batch(
     ids = item_ids(table[columns.item], where)
     texts = None if columns.text is None else _texts(table, columns.text, columns.title)
     hashes = np.zeros(len(table), np.uint64) if texts is None else hash_texts(texts)
+    asked = query_ids(table, columns, where)
     return StreamBatch(
         number,
         torch.from_numpy(ids.ids),
@@ -135,7 +159,22 @@ def make_batch(
         texts,
         {name: _numbers(name, table[name], where) for name in columns.features},
         Identities(ids, hashes, places),
+        None if asked is None else torch.from_numpy(asked),
     )
+
+
+def query_ids(table: pa.Table, columns: StreamColumns, where: Where) -> np.ndarray | None:
+    """Which query each row asks, int64 [n]; None: items without queries.
+
+    Two queries whose hashes are equal count as one: no more than that each is spared what answers
+    the other.
+    """
+    key = columns.query_key(table.column_names)
+    if key is None:
+        return None
+    if key == columns.query:
+        return hash_ids(_strings(table[key]).to_pylist()).ids
+    return item_ids(table[key], where).ids
 
 
 def _texts(table: pa.Table, text: str, title: str) -> list[str]:

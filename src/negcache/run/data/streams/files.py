@@ -44,6 +44,15 @@ class ShardFile(NamedTuple):
         return f"{self.name} (converted: {self.path})" if converted else self.name
 
     @property
+    def version(self) -> tuple[str, int, str]:
+        """Its name, size and time of change. Raises OSError."""
+        try:
+            changed = str(self.system.modified(self.path))
+        except NotImplementedError:  # a file system without times
+            changed = self.system.ukey(self.path)
+        return self.name, int(self.system.size(self.path) or 0), changed
+
+    @property
     def arrow_system(self) -> arrow_fs.FileSystem:
         """The file system as pyarrow takes it."""
         if isinstance(self.system, LocalFileSystem):

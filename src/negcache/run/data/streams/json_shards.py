@@ -60,18 +60,10 @@ def converted(
 
 def _home(file: ShardFile, columns: StreamColumns, cache: Path) -> Path:
     with reading(file.name, "a readable JSON lines file"):
-        size, changed = file.system.size(file.path), _changed(file)
-    asked = [FORMAT, file.name, size, changed, columns.needed, columns.optional]
+        asked = [FORMAT, *file.version, columns.needed, columns.optional]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     stem = PurePosixPath(file.path).name.partition(".")[0]
     return cache / "streams" / f"{stem}-{key}.parquet"
-
-
-def _changed(file: ShardFile) -> str:
-    try:
-        return str(file.system.modified(file.path))
-    except NotImplementedError:  # a file system without times
-        return file.system.ukey(file.path)
 
 
 def _convert(file: ShardFile, columns: StreamColumns, home: Path) -> None:
@@ -106,22 +98,24 @@ def _schema(file: ShardFile, columns: StreamColumns) -> pa.Schema:
             f"{', '.join(there)} (no {', '.join(missing)})",
             "rename them, or say how yours are called",
         )
+    optional = [name for name in columns.optional if name == columns.title or name in there]
     return pa.schema(
-        [(name, _type(file, name, rows, columns)) for name in columns.needed + columns.optional]
+        [(name, _type(file, name, rows, columns)) for name in columns.needed + optional]
     )
 
 
 def _type(file: ShardFile, name: str, rows: list[dict], columns: StreamColumns) -> pa.DataType:
-    if name in columns.texts + columns.optional:
+    if name in [*columns.texts, columns.title]:
         return pa.string()
+    is_id = name in (columns.item, columns.query_id)
     try:
         values = [row[name] for row in rows if row.get(name) is not None]
-        kind = pa.infer_type(values[:1] if name == columns.item else values)
+        kind = pa.infer_type(values[:1] if is_id else values)
     except (pa.ArrowException, OverflowError) as failure:
         raise InputError(
             f"values of one type in {name} of {file.name}", str(failure), "write them alike"
         ) from failure
-    if name == columns.item:
+    if is_id:
         check_id_type(kind, f"field {name} of {file.name}")
     return kind
 
@@ -136,7 +130,7 @@ def _batches(
         except _WRONG as failure:
             raise _first_fault(file, columns, schema, block) from failure
         batch = pa.RecordBatch.from_arrays(found, schema=schema)
-        if any(batch[name].null_count for name in _never_null(columns)):
+        if any(batch[name].null_count for name in _never_null(columns, schema)):
             raise _first_fault(file, columns, schema, block)
         yield batch
 
@@ -162,8 +156,10 @@ def _column(field: pa.Field, values: list[Any]) -> pa.Array:
     return found
 
 
-def _never_null(columns: StreamColumns) -> list[str]:
-    return [columns.item, *columns.features]
+def _never_null(columns: StreamColumns, schema: pa.Schema) -> list[str]:
+    asked = [name for name in columns.optional if name == columns.query_id]
+    never = [columns.item, *columns.features, *asked]
+    return [name for name in never if name in schema.names]
 
 
 def _first_fault(
@@ -175,14 +171,14 @@ def _first_fault(
     """The first line of a block that has no such columns."""
     for number, row in block:
         for field in schema:
-            if what := _wrong(row.get(field.name), field, columns):
+            if what := _wrong(row.get(field.name), field, _never_null(columns, schema)):
                 return line_fault(file.name, number, f"{what}: {shown(row)}", _like(columns))
     return InputError(f"values of one type in {file.name}", "others", "write the file anew")
 
 
-def _wrong(value: Any, field: pa.Field, columns: StreamColumns) -> str | None:
+def _wrong(value: Any, field: pa.Field, never_null: list[str]) -> str | None:
     if value is None:
-        return f"without {field.name}" if field.name in _never_null(columns) else None
+        return f"without {field.name}" if field.name in never_null else None
     try:
         _column(field, [value])
     except _WRONG:

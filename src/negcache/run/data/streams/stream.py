@@ -12,14 +12,23 @@ import pyarrow as pa
 
 from negcache.distributed import ALONE, Mesh
 from negcache.errors import InputError
-from negcache.run.data.streams.batch import PAIRS, StreamBatch, StreamColumns, make_batch
+from negcache.run.data.streams.batch import (
+    PAIRS,
+    StreamBatch,
+    StreamColumns,
+    make_batch,
+    query_ids,
+)
 from negcache.run.data.streams.files import Source, find_files
-from negcache.run.data.streams.ids import is_text, item_ids
+from negcache.run.data.streams.ids import Where, is_text, item_ids
 from negcache.run.data.streams.json_shards import converted
 from negcache.run.data.streams.order import WindowOrder
 from negcache.run.data.streams.sharded_table import ShardedTable
 from negcache.run.data.streams.windows import Reads, WindowReader
 from negcache.run.together import on_first
+
+PAIRS_AT_ONCE = 8192
+"""Rows whose ids are hashed at a time."""
 
 
 class Stream:
@@ -169,6 +178,32 @@ class Stream:
                 continue
             yield group, found
 
+    @property
+    def pair_columns(self) -> pa.Schema:
+        """The columns that say who a pair is: the query's, where there is one, and the item's."""
+        names = self.columns.query_key(self.table.schema.names), self.columns.item
+        found = dict.fromkeys(name for name in names if name is not None)
+        return pa.schema([self.table.schema.field(name) for name in found])
+
+    def pairs(self, group: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Query and item ids of a row group, int64 [n] each, some rows at a time.
+
+        Reads no other columns. Of one that is broken there are none where those are skipped; it is
+        told of when its rows are wanted.
+        """
+        try:
+            found = replace(self.table, schema=self.pair_columns).read(group)
+        except InputError:
+            if not self._reader.skip_broken:
+                raise
+            return
+        for first in range(0, len(found), PAIRS_AT_ONCE):
+            some = found.slice(first, PAIRS_AT_ONCE)
+            where = partial(_further, partial(self.table.where, group), first)
+            queries = query_ids(some, self.columns, where)
+            assert queries is not None
+            yield queries, item_ids(some[self.columns.item], where).ids
+
     def begin_worker(self, told: list[str]) -> None:
         """Start anew in a worker process, which reads nothing ahead; warnings go to a list."""
         self._reader = WindowReader(
@@ -195,6 +230,10 @@ def check_alike_ids(*streams: Stream) -> None:
                 f"{kind} in column {stream.columns.item} of {stream.table.files[0].told}",
                 "write both as strings, or both as whole numbers",
             )
+
+
+def _further(where: Where, first: int, row: int) -> str:
+    return where(first + row)
 
 
 def _warn(what: str) -> None:

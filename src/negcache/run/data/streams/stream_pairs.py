@@ -85,4 +85,4 @@ def _batch(pair: TokenizedBatch, arriving: list[TokenizedBatch]) -> Batch:
             "clean the files of the pairs, or enlarge batch_size",
         )
     came: list[tuple[Any, Any]] = [(each.item_ids, each.items) for each in arriving]
-    return Batch(pair.queries, pair.item_ids, arriving=tuple(came))
+    return Batch(pair.queries, pair.item_ids, pair.query_ids, arriving=tuple(came))

@@ -24,6 +24,7 @@ class TokenizedBatch:
         queries: what ``Tokenize.queries`` made; None in a stream of items.
         items: what ``Tokenize.items`` made; None where items have features alone.
         features: by column; of numbers, or rows of numbers.
+        query_ids: int64; strings are hashed. None in a stream of items.
         left_out: rows that had nothing to learn from.
     """
 
@@ -32,6 +33,7 @@ class TokenizedBatch:
     queries: Any
     items: Any
     features: dict[str, Tensor]
+    query_ids: Int[Tensor, "B"] | None
     left_out: int = 0
 
 
@@ -55,6 +57,7 @@ class Tokenize:
             None if batch.queries is None else queries(batch.queries),
             None if batch.texts is None else self.items(batch.texts),
             batch.features,
+            batch.query_ids,
         )
 
 
