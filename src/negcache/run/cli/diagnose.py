@@ -133,6 +133,7 @@ def _of_stream(
         loss_of(run),
         asked.queries,
         asked.positives,
+        asked.query_ids,
         settings=_settings(run, looking, len(asked.positives), items),
         beside=Beside(
             others,

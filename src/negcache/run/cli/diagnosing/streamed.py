@@ -62,6 +62,7 @@ class Coming:
     Args:
         queries: embedded by the query tower as it is.
         positives: their items.
+        query_ids: of the queries.
         partners: items of the pairs after those.
         encoder: of items, over some that come.
         some: ids of these.
@@ -69,6 +70,7 @@ class Coming:
 
     queries: Float[Tensor, "Q D"]
     positives: Int[Tensor, "Q"]
+    query_ids: Int[Tensor, "Q"]
     partners: Int[Tensor, "P"]
     encoder: ItemEncoder
     some: Int[Tensor, "c"]
@@ -84,7 +86,7 @@ def coming(run: Run, source: StreamSource, count: int) -> Coming:
     data = replace(_pairs(run, source), items=None)
     asked = min(count, len(source.pairs.table))
     total = asked + min(PARTNERS, len(source.pairs.table))
-    rows, ids, first, have = [], [], None, 0
+    rows, ids, asking, first, have = [], [], [], None, 0
     stop = start + -(-total // run.config.batch_size)
     with data.begin(start, stop) as batches, torch.no_grad(), without_dropout(tower):
         for batch in batches:
@@ -92,6 +94,7 @@ def coming(run: Run, source: StreamSource, count: int) -> Coming:
             if have < asked:
                 queries = to_device(batch.queries, loss_fn.device)
                 rows.append(loss_fn.score.embed(tower(queries)))
+                asking.append(batch.query_ids)
             ids.append(batch.positives)
             have += len(batch.positives)
     assert first is not None
@@ -100,7 +103,8 @@ def coming(run: Run, source: StreamSource, count: int) -> Coming:
     corpus = ItemsInMemory(*first)
     encoder = replace(loss_fn.encoder, corpus=corpus)
     partners = items[asked:] if len(items) > asked else items
-    return Coming(embedded, items[:asked], partners, encoder, corpus.ids)
+    whose = torch.cat(asking)[:asked].to(loss_fn.device)
+    return Coming(embedded, items[:asked], whose, partners, encoder, corpus.ids)
 
 
 def items_of(run: Run, source: StreamSource, progress: Progress) -> ShardItems:
