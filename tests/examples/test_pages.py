@@ -71,14 +71,19 @@ def test_a_tutorial_runs_in_two_minutes_and_draws_its_picture(name, tmp_path):
 def test_the_page_of_streams_runs_in_a_setting():
     corpus = torch.randint(50, (30, 8))
     tower = torch.nn.EmbeddingBag(50, 64)
-    batch = SimpleNamespace(queries=corpus[:4], item_ids=torch.arange(4), items=corpus[:4])
+    ids = torch.arange(4)
+    batch = SimpleNamespace(queries=corpus[:4], item_ids=ids, items=corpus[:4], query_ids=ids)
     more = SimpleNamespace(item_ids=torch.arange(9, 30), items=corpus[9:])
     names = {"nc": nc, "item_tower": tower, "query_tower": tower, "score": nc.DotScore(0.05)}
-    (snippet,) = snippets_of("streams")
-    exec(snippet, names := names | {"batch": batch, "more": more})
+    loop, known = snippets_of("streams")
+    exec(loop, names := names | {"batch": batch, "more": more})
     assert names["loss"] == 0  # nothing was cached before
     names["loss_fn"].step()
     assert names["loss_fn"](tower(corpus[:4]), torch.arange(4)) > 0
+    every = {"query_ids": ids.repeat_interleave(30), "item_ids": torch.arange(30).repeat(4)}
+    exec(known, names := names | every)
+    assert names["loss"] == 0, "whatever there is answers every query"
+    exec(known, names | {"query_ids": ids, "item_ids": ids})
 
 
 def test_no_page_with_code_is_forgotten():
