@@ -11,32 +11,12 @@ from accelerate.state import AcceleratorState
 from markupsafe import escape
 from pyarrow import parquet
 from shards import damage
+from stream_config import write_config
 
 from negcache.run.cli.runs import trained
 from negcache.run.data.streams import hash_ids
 
 ITEMS, STEPS, SIZE = 240, 40, 60
-CONFIG = """\
-steps = {steps}
-batch_size = 16
-device = "cpu"
-checkpoint_every = 10
-[data]
-pairs = "{folder}/pairs/*.parquet"
-items = "{folder}/items"
-items_per_step = 8
-window = 3
-vocab_size = 400
-[tower]
-dim = 8
-[cache]
-kind = "streaming"
-size = {size}
-row_weight = "dedup"
-refresh_rows = 4
-[optimizer]
-lr = 0.05
-"""
 FEW = ("--queries", 32, "--repeats", 4)
 
 FORETOLD = 0.1
@@ -48,8 +28,8 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streams")
     wordnet_slice.write_slice(folder / "task", ITEMS)
     wordnet_slice.write_streams(folder / "task", folder)
-    text = CONFIG.format(steps=STEPS, size=SIZE, folder=folder)
-    (folder / "run.toml").write_text(text)
+    top, cache = "checkpoint_every = 10", 'row_weight = "dedup"\n[optimizer]\nlr = 0.05'
+    write_config(folder / "run.toml", steps=STEPS, size=SIZE, top=top, cache=cache)
     return folder
 
 

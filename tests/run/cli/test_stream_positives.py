@@ -13,30 +13,13 @@ import wordnet_slice
 from pace import slow
 from pyarrow import parquet
 from safetensors.torch import load_file
+from stream_config import write_config
 
 from negcache import losses
 from negcache.run.cli import runs
 from negcache.run.data.streams import hash_ids
 
 ITEMS, STEPS = 160, 8
-CONFIG = """\
-steps = {steps}
-batch_size = 16
-device = "cpu"
-checkpoint_every = 4
-[data]
-pairs = "{folder}/{pairs}/*.parquet"
-items = "{folder}/items"
-items_per_step = 8
-window = 3
-vocab_size = 400
-[tower]
-dim = 8
-[cache]
-kind = "streaming"
-size = 96
-refresh_rows = 4
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +39,7 @@ def shards(tmp_path_factory):
         _write(path, columns | alike)
         first += len(places)
     for name in ("pairs", "numbered"):
-        text = CONFIG.format(steps=STEPS, folder=folder, pairs=name)
-        (folder / f"{name}.toml").write_text(text)
+        write_config(folder / f"{name}.toml", steps=STEPS, size=96, pairs=name, cache="")
     return folder
 
 

@@ -16,6 +16,7 @@ from pace import slow
 from pyarrow import parquet
 from safetensors.torch import load_file
 from shards import damage
+from stream_config import write_config
 
 import negcache as nc
 from benchmarks.soak import result
@@ -26,28 +27,6 @@ from negcache.run.cli.planning.work import work_of
 from negcache.run.training import load_config
 
 ITEMS, STEPS, SIZE = 200, 8, 48
-CONFIG = """\
-steps = {steps}
-batch_size = 16
-device = "cpu"
-log_every = 3
-checkpoint_every = 4
-{top}
-[data]
-pairs = "{folder}/pairs/*.parquet"
-items = "{folder}/items"
-items_per_step = 8
-window = 3
-vocab_size = 400
-{data}
-[tower]
-dim = 8
-[cache]
-kind = "streaming"
-size = {size}
-row_weight = "dedup"
-refresh_rows = 4
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +35,10 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streams")
     wordnet_slice.write_slice(folder / "task", ITEMS)
     wordnet_slice.write_streams(folder / "task", folder)
-    settings = {"steps": STEPS, "size": SIZE, "folder": folder}
-    source = f'source = "{folder / "task"}"'
-    dev = 'eval_every = 4\nsave_best = "mrr10"'
-    (folder / "measured.toml").write_text(CONFIG.format(top=dev, data=source, **settings))
-    (folder / "alone.toml").write_text(CONFIG.format(top="", data="", **settings))
+    top, source = "log_every = 3\ncheckpoint_every = 4", f'source = "{folder / "task"}"'
+    dev = f'{top}\neval_every = 4\nsave_best = "mrr10"'
+    write_config(folder / "measured.toml", steps=STEPS, size=SIZE, top=dev, data=source)
+    write_config(folder / "alone.toml", steps=STEPS, size=SIZE, top=top)
     return folder
 
 
