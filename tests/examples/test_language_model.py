@@ -84,5 +84,5 @@ def test_the_example_is_short():
 @pytest.mark.network
 def test_brown(tmp_path):
     folder = write_brown(tmp_path / "brown", vocabulary=50_000)
-    found = run(folder, 50_000, steps=80)
+    found = run(folder, 50_000, steps=400)
     assert found["trained"] < 0.95 * without_context(open_next_word(folder).test)
