@@ -229,5 +229,7 @@ def _row_of(seen: Extrapolated) -> list[Any]:
     return [list(seen.whole), list(seen.quarter), seen.fours]
 
 
-def _seen_from(choice: list[Any], whole: list[float], quarter: list[float], fours: float) -> Any:
+def _seen_from(
+    choice: list[Any], whole: list[float], quarter: list[float], fours: float
+) -> tuple[Choice, Extrapolated]:
     return Choice(*choice), Extrapolated(Moments(*whole), Moments(*quarter), fours)

@@ -1,11 +1,11 @@
 """Stage one of the exact draw over int8 rows: integer products, summed up while in the cache."""
 
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch.nn import functional as F
 
+from negcache.ops.cpu_masses import has_numba
 from negcache.ops.cumulative import LOG2_E
 from negcache.ops.drawn_blocks import BLOCK
 from negcache.ops.quantized import QuantizedRows, quantize
@@ -110,4 +110,4 @@ def has_integer_products(device: torch.device) -> bool:
     """
     able = torch.cpu.get_capabilities()
     fast = any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    return device.type == "cpu" and fast and find_spec("numba") is not None
+    return device.type == "cpu" and fast and has_numba()

@@ -61,7 +61,10 @@ def test_a_search_reads_chunks_and_finds_what_it_found(run, tmp_path, few_at_onc
     best, numbers = found(run, tmp_path)
     retriever = trained(run, locked=False).retriever
     with torch.no_grad():
-        scores = retriever.score(retriever.encode_text(TEXT), retriever.encode_items())
+        scores = retriever.score(
+            retriever.encode_text(TEXT),
+            torch.cat([*retriever.encode_some(range(len(retriever.items)))]),
+        )
     values, ids = scores.sort(dim=1, descending=True, stable=True)
     assert len(ids[0]) == ITEMS
     assert [name for _, name, _ in best] == retriever.task.corpus_text.ids(ids[0, :30])

@@ -9,7 +9,7 @@ from torch import nn
 from negcache import DotScore, InputError
 from negcache.exclusion import Exclusion
 from negcache.run.data import Judgements
-from negcache.run.evaluation import Side, evaluate, top_k_unseen
+from negcache.run.evaluation import Side, evaluate
 from negcache.run.evaluation.search import top_k_unseen_arriving
 
 score = DotScore(1.0, normalize=False)
@@ -30,7 +30,8 @@ def test_against_a_full_sort(seed, users, k):
     table = Exclusion.from_pairs(*taken.nonzero(as_tuple=True), users)
     masked = (queries @ items.T).masked_fill(taken, -torch.inf)
     expected, order = masked.sort(dim=1, descending=True, stable=True)
-    scores, ids = top_k_unseen(queries, items, score, (table, torch.arange(users)), k)
+    whole = [(torch.arange(12), items)]
+    scores, ids = top_k_unseen_arriving(queries, whole, score, table, k, range(12))
     assert torch.equal(scores, expected[:, :k])
     real = scores.isfinite()
     assert torch.equal(ids[real], order[:, :k][real])

@@ -58,11 +58,6 @@ class Retriever:
         for _, rows in encoded(self.item_tower, self.items, self.score, ids=ids):
             yield rows
 
-    def encode_items(self) -> Float[Tensor, "N D"]:
-        """The whole corpus, as search sees it."""
-        progress = track("encoding items")
-        return encode_all(self.item_tower, self.items, self.score, progress=progress)
-
     def encode_text(self, text: str) -> Float[Tensor, "1 D"]:
         """A query that is in no file."""
         return encode_all(self.query_tower, _OneText(self.read(text)), self.score)

@@ -8,6 +8,24 @@ from pathlib import Path
 
 from negcache.errors import InputError
 from negcache.run.atomic import remove
+from negcache.run.data.reading import clause
+
+
+@contextmanager
+def room_for(what: str, folder: Path) -> Iterator[None]:
+    """While ``what`` is built in ``folder``: of its input an OSError would be an InputError.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as failure:
+        raise InputError(
+            f"to write {what} into {folder.parent}",
+            clause(failure),
+            "make room there, or choose another folder ($NEGCACHE_CACHE); what is done is kept",
+        ) from failure
 
 
 @contextmanager

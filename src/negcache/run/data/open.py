@@ -12,13 +12,12 @@ from negcache.errors import InputError
 from negcache.known_positives import KnownPositives
 from negcache.run.data import prepared
 from negcache.run.data.beir import beir_tables
-from negcache.run.data.built_once import built_once
+from negcache.run.data.built_once import built_once, room_for
 from negcache.run.data.data_report import report_faults
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.judgements import Judgements
 from negcache.run.data.prepare import FORMAT, prepare
 from negcache.run.data.prepared import TOKENIZER, damage, read_manifest, salvage
-from negcache.run.data.reading import clause
 from negcache.run.data.tables import Tables
 from negcache.run.data.task import Task
 from negcache.run.data.texts import TextTable
@@ -58,16 +57,10 @@ def open_task(
     settings = TokenizerSettings(max_tokens, vocab_size, tokenizer, lowercase, strip_accents)
     tables = _tables(source)
     folder = cache_folder(cache_dir) / "tasks" / f"{tables.name}-{_key(tables, settings)}"
-    try:
-        with built_once(folder, partial(damage, folder), partial(salvage, folder)) as parts:
-            if parts is not None:
-                prepare(tables, parts, settings, strict=strict)
-    except OSError as failure:  # of a source it would be an InputError
-        raise InputError(
-            f"to write what is prepared into {folder.parent}",
-            clause(failure),
-            "make room there, or choose another folder ($NEGCACHE_CACHE); what is done is kept",
-        ) from failure
+    build = built_once(folder, partial(damage, folder), partial(salvage, folder))
+    with room_for("what is prepared", folder), build as parts:
+        if parts is not None:
+            prepare(tables, parts, settings, strict=strict)
     manifest = read_manifest(folder)
     assert manifest is not None
     if verify:

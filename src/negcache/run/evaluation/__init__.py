@@ -5,7 +5,7 @@ from negcache.run.evaluation.evaluate import Evaluation, Side, evaluate, evaluat
 from negcache.run.evaluation.labels import evaluate_labels, inverse_propensity, label_metrics
 from negcache.run.evaluation.metrics import MEASURES, Ranking, measure
 from negcache.run.evaluation.runfile import write_run
-from negcache.run.evaluation.search import top_k_of_all, top_k_unseen
+from negcache.run.evaluation.search import top_k_of_all
 
 __all__ = [
     "MEASURES",
@@ -21,6 +21,5 @@ __all__ = [
     "label_metrics",
     "measure",
     "top_k_of_all",
-    "top_k_unseen",
     "write_run",
 ]

@@ -72,7 +72,9 @@ def top_k_unseen_arriving(
     k: int,
     items: range,
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
-    """As `top_k_unseen`, of items that are embedded as the search goes on: none is kept.
+    """As `top_k_arriving`, of the items that each query has not seen; ties by the smaller id.
+
+    Items seen follow the others, the best first, with score -inf, where fewer than k are left.
 
     Args:
         queries: embedded queries.
@@ -90,34 +92,6 @@ def top_k_unseen_arriving(
             one.look_at(int(ids[0]), score(one.queries, rows))
     scores, found = (torch.cat(part) for part in zip(*(s.found() for s in searches), strict=True))
     return scores.cpu(), found.cpu()
-
-
-def top_k_unseen(
-    queries: Float[Tensor, "Q D"],
-    items: Float[Tensor, "N D"],
-    score: Score,
-    seen: tuple[Exclusion, Int[Tensor, "Q"]],
-    k: int,
-    first: int = 0,
-) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
-    """The k best items that each query has not seen; exact, ties by the smaller id.
-
-    Items seen follow the others, the best first, with score -inf, where fewer than k are left.
-
-    Args:
-        queries: embedded queries.
-        items: embedded items.
-        score: (queries, items) -> logits.
-        seen: a table of seen items, and the row of each query in it.
-        k: items per query; at most the number of items.
-        first: id of the first of these items.
-    """
-    blocks = (
-        (torch.arange(start, start + len(rows)), rows) for start, rows in chunks(items, first=first)
-    )
-    table, row_of = seen
-    every = range(first, first + len(items))
-    return top_k_unseen_arriving(queries, blocks, score, table.of(row_of), k, every)
 
 
 class _Unseen:

@@ -14,11 +14,11 @@ import numpy as np
 from negcache.errors import InputError
 from negcache.known_positives import PositivesById, by_query, distinct_pairs
 from negcache.run.atomic import atomic_write, forget_all, remove
-from negcache.run.data.built_once import built_once
+from negcache.run.data.built_once import built_once, room_for
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.growing_array import GrowingArray, say_written
 from negcache.run.data.prepared import damage, write_manifest
-from negcache.run.data.reading import clause, reading
+from negcache.run.data.reading import reading
 from negcache.run.data.streams.stream import Stream
 from negcache.run.progress import track
 
@@ -73,16 +73,10 @@ def _key(stream: Stream) -> str:
 
 
 def _build(stream: Stream, folder: Path) -> None:
-    try:
-        with built_once(folder, partial(damage, folder), partial(_begin_anew, folder)) as parts:
-            if parts is not None:
-                _sort_all(stream, parts)
-    except OSError as failure:  # of the stream it would be an InputError
-        raise InputError(
-            f"to write the known positives into {folder.parent}",
-            clause(failure),
-            "make room there, or choose another folder ($NEGCACHE_CACHE); what is done is kept",
-        ) from failure
+    build = built_once(folder, partial(damage, folder), partial(_begin_anew, folder))
+    with room_for("the known positives", folder), build as parts:
+        if parts is not None:
+            _sort_all(stream, parts)
 
 
 def _begin_anew(folder: Path, _parts: Path) -> None:
