@@ -114,6 +114,19 @@ def test_each_row_group_is_read_once_and_of_it_ids_alone(tmp_path, read):
     assert len(read) == groups, "the second call finds the table"
 
 
+def test_a_full_disk(tmp_path, monkeypatch):
+    folder = write_shards(tmp_path / "pairs", rows=by_text)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(known, "say_written", full)
+        with pytest.raises(InputError, match=r"to write the known positives into .*No space left"):
+            known_positives(open_shards(folder))
+    assert len(known_positives(open_shards(folder))) == QUERIES
+
+
 PLACES = ["_sort_run", "_of_range", "say_written", "by_query", "remove", "write_manifest"]
 
 
