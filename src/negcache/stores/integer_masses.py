@@ -1,7 +1,9 @@
 """Stage one of the exact draw over int8 rows: integer products, summed up while in the cache."""
 
+from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -14,8 +16,8 @@ from negcache.score import is_product
 from negcache.shapes import Float, Tensor
 from negcache.stores.row_memory import QuantizedChunks
 
-ROWS = 1 << 15
-"""Rows that are read at a time."""
+ROWS = 1 << 17
+"""Rows that are read at a time, about."""
 
 DOTS = 1 << 19
 """Products held at a time, 4 bytes each: what stays in a cache while it is summed up."""
@@ -42,7 +44,7 @@ def integer_masses(chunks: QuantizedChunks, rows: ScoredRows) -> Float[Tensor, "
         return None
     found = queries.new_empty(len(queries), -(-rows.num_rows // BLOCK))
     product = _Product(rows, score.scale * LOG2_E)
-    for first, block in chunks(ROWS):
+    for first, block in chunks(product.at_once):
         blocks = slice(first // BLOCK, -(-(first + len(block)) // BLOCK))
         found[:, blocks] = product.sum_up(first, block).T
     return found.div_(LOG2_E)
@@ -59,47 +61,52 @@ class _Product:
     def __init__(self, rows: ScoredRows, slope: Float[Tensor, ""]) -> None:
         from negcache.compiled.block_masses import Masked, masses_of_blocks
 
-        self.rows, self.masked, self.masses_of_blocks = rows, Masked, masses_of_blocks
+        self.rows, self.masses_of_blocks = rows, masses_of_blocks
         codes, scales = quantize(rows.queries)
         self.columns, self.slopes = codes.T.contiguous(), (scales * slope).numpy()
-        self.excluded, whose = rows.exclude.by_id
-        self.whose = whose.numpy()
         self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
+        self.at_once = self.step * max(1, ROWS // self.step)
         self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
         self.all_alike = rows.log_weights is None and bool(rows.valid.all())
-        self.nothing = torch.zeros(ROWS)
+        self.no_bias = torch.zeros(self.at_once)
+        nothing = torch.zeros(0, dtype=torch.long).numpy()
+        self.none_masked = Masked(nothing, nothing)
+        self.masked = {first: Masked(*pairs) for first, *pairs in _by_step(rows, self.step)}
 
     def sum_up(self, first: int, block: QuantizedRows) -> Float[Tensor, "blocks B"]:
-        """Base-2 log-masses of the rows from ``first`` on."""
-        size = len(block)
-        bias, short = self._bias(slice(first, first + size)), -size % BLOCK
+        """Base-2 log-masses of the rows from ``first`` on, a multiple of the step."""
+        bias, short = self._bias(slice(first, first + len(block))), -len(block) % BLOCK
         if short:  # the last chunk: whole blocks only
             bias = F.pad(bias, (0, short), value=-torch.inf)
             block = QuantizedRows(
                 F.pad(block.codes, (0, 0, 0, short)), F.pad(block.scales, (0, short))
             )
-        starts = range(0, len(block), self.step)
-        ends = torch.searchsorted(self.excluded, torch.tensor([*starts, size]) + first).tolist()
         found = torch.empty(len(block) // BLOCK, len(self.slopes))
-        excluded, masses = (self.excluded - first).numpy(), found.numpy()
-        scales, bias = block.scales.numpy(), bias.numpy()
-        for start, lo, hi in zip(starts, ends, ends[1:], strict=False):
-            stop = min(start + self.step, len(block))
-            dots = torch._int_mm(  # type: ignore[attr-defined]
-                block.codes[start:stop], self.columns, out=self.memory[: stop - start]
-            )
-            masked = self.masked(excluded[lo:hi] - start, self.whose[lo:hi])
-            self.masses_of_blocks(
-                dots.numpy(), masked, self.slopes, scales[start:stop], bias[start:stop],
-                masses[start // BLOCK : stop // BLOCK],
-            )  # fmt: skip
+        parts = [each.split(self.step) for each in (block.codes, block.scales, bias)]
+        masses = found.split(self.step // BLOCK)
+        for turn, (codes, scales, biases, out) in enumerate(zip(*parts, masses, strict=True)):
+            memory = self.memory if len(codes) == self.step else self.memory[: len(codes)]
+            dots = torch._int_mm(codes, self.columns, out=memory)  # type: ignore[attr-defined]
+            masked = self.masked.get(first + turn * self.step, self.none_masked)
+            terms = (self.slopes, scales.numpy(), biases.numpy())
+            self.masses_of_blocks(dots.numpy(), masked, *terms, out.numpy())
         return found
 
     def _bias(self, slots: slice) -> Float[Tensor, "c"]:
         """Base-2 weights of the rows; -inf where none may stand."""
         if self.all_alike:
-            return self.nothing[: slots.stop - slots.start]
+            return self.no_bias[: slots.stop - slots.start]
         return self.rows.bias(slots).float().mul_(LOG2_E)
+
+
+def _by_step(rows: ScoredRows, step: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """First row of each step with rows that may not stand for some query; these, counted from it,
+    and the queries."""
+    excluded, whose = rows.exclude.by_id
+    steps, counts = torch.unique_consecutive(excluded // step, return_counts=True)
+    pieces = [(excluded % step).split(counts.tolist()), whose.split(counts.tolist())]
+    for number, places, queries in zip(steps.tolist(), *pieces, strict=True):
+        yield number * step, places.numpy(), queries.numpy()
 
 
 @cache

@@ -27,6 +27,9 @@ PAGE, FORMAT = 4096, "negcache rows 1"
 WINDOW = 1 << 21
 """Bytes that are read at a time where rows are read in order, at least a block of them."""
 
+COMING = 2
+"""Windows that the system is asked for before they are read: a disk has no pause."""
+
 
 class Column(NamedTuple):
     """Numbers of each row.
@@ -140,8 +143,14 @@ class RowFile:
     def _window(self, handles: dict[str, int], first: int, memory: list[Tensor]) -> list[Tensor]:
         blocks = [each[: self.rows - first] for each in memory]
         for (name, handle), block in zip(handles.items(), blocks, strict=True):
+            self._ask_for(name, first + len(block), COMING * len(block), handle)
             self._fill(name, first, _bytes(block), handle)
         return blocks
+
+    def _ask_for(self, name: str, first: int, count: int, handle: int) -> None:
+        """The system reads these rows while others are worked on."""
+        place, stride = self.starts[name], self.columns[name].stride
+        os.posix_fadvise(handle, place + first * stride, count * stride, os.POSIX_FADV_WILLNEED)
 
     def _fill(self, name: str, first: int, view: memoryview, handle: int | None = None) -> None:
         """Read consecutive rows into memory."""
