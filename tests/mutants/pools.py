@@ -99,6 +99,13 @@ MUTANTS = [
         f"{AUTO}test_no_cache_is_filled_before_the_training_has_cost_as_much",
     ),
     Mutant(
+        "auto: a cache is filled for whatever is foretold to be better",
+        "samplers/budget.py",
+        "gain = 1.0 if has_store else GAIN_OF_A_FILL",
+        "gain = 1.0",
+        f"{AUTO}test_a_cache_is_filled_for_more_than_a_little",
+    ),
+    Mutant(
         "auto: what was learnt is forgotten",
         "samplers/budget.py",
         'budget.seen = dict(_seen_from(*row) for row in state["seen"])',

@@ -239,6 +239,24 @@ def test_no_cache_is_filled_before_the_training_has_cost_as_much():
     assert budget.choice.cached > 0
 
 
+def of_cosine(cosine):
+    moments = Moments(1.0, cosine, 1.0)
+    return Extrapolated(moments, moments)
+
+
+@pytest.mark.parametrize(("gain", "filled"), [(1.05, False), (1.2, True)])
+def test_a_cache_is_filled_for_more_than_a_little(gain, filled):
+    budget, uniform, cached = costly(30_000_000), Choice(128), Choice(4, 128)
+    budget.spent = 3 * budget.costs.fill
+    dearer = budget.cost(cached) / budget.cost(uniform)
+    found = {uniform: of_cosine(0.2), cached: of_cosine(0.2 * math.sqrt(dearer * gain))}
+    budget.seen = found
+    budget.decide(has_store=False)
+    assert bool(budget.choice.cached) == filled
+    budget.decide(has_store=True)
+    assert budget.choice.cached, "what is filled costs nothing more"
+
+
 class Training:
     """Two linear towers; the batches are a function of the step."""
 

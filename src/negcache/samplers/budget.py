@@ -47,6 +47,10 @@ WORTH_A_FILL = 3
 """Fills of the cache that the training has cost before one is thought of; twice as many before a
 second one, and so on."""
 
+GAIN_OF_A_FILL = 1.1
+"""Cached draws must be foretold so much better before a cache is filled for them: what is foretold
+is that of a fresh one, and the best of many that are looked at is taken for better than it is."""
+
 
 class Budget:
     """Learns what each choice is worth, and takes the best: the least ``cost / cosine^2``.
@@ -176,8 +180,9 @@ class Budget:
         paid = may_fill and self.spent >= (WORTH_A_FILL << self.fills) * self.costs.fill
         affordable = has_store or paid
         possible = [choice for choice in self.seen if affordable or not choice.cached]
+        gain = 1.0 if has_store else GAIN_OF_A_FILL
         if possible:
-            self.choice = min(possible, key=self.worth)
+            self.choice = min(possible, key=lambda c: self.worth(c) * (gain if c.cached else 1.0))
 
     def filled(self) -> None:
         """A store has been made for the choice: what was taken of a fresh one is forgotten."""
