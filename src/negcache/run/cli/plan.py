@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from negcache.errors import visible
+from negcache.run.cli.planning.batch import larger_batch
 from negcache.run.cli.planning.capacity import Capacity, capacity_here, check_fits, peak
 from negcache.run.cli.planning.memory import Part, memory_parts
 from negcache.run.cli.planning.planned_run import PlannedRun, planned_run
@@ -142,6 +143,7 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
         f"{streamed}{facts.num_items:,} items of {facts.item_tokens:.1f} tokens, "
         f"{facts.num_pairs:,} pairs, a vocabulary of {facts.vocab_size:,}, "
         f"{planned.tower.parameters:,} parameters a tower.",
+        *_of_a_larger_batch(planned),
         f"{counted}An item met twice in a step is encoded once, so there are fewer encodings.",
         "~ marks estimates from below: tensors that are certainly held. Python and its libraries "
         "(about half a GiB) and what the allocator keeps come on top.",
@@ -156,6 +158,17 @@ def _notes(planned: PlannedRun, capacity: Capacity) -> list[str]:
         '"later" is not counted at once: negcache evaluate and search after training.',
         *([several] if planned.processes > 1 else []),
         *(["There is no GPU here: everything is on the host."] if capacity.device is None else []),
+    ]
+
+
+def _of_a_larger_batch(planned: PlannedRun) -> list[str]:
+    found, here = larger_batch(planned), planned.config.batch_size
+    if found is None:
+        return []
+    return [
+        f"batch_size = {found.queries} would see {found.gain:.1f} times the queries in the same "
+        f"time: by counted costs its step takes {found.dearer:.1f} times as long as one of {here}, "
+        "as much of a step is the same for any batch. Try it with a few learning rates."
     ]
 
 
