@@ -226,6 +226,12 @@ def test_what_is_chosen_follows_noise_and_cost():
     assert sum(fixed.choice[:2]) >= sum(cheap.choice[:2]), "where a step is dear, more of it"
 
 
+@pytest.mark.parametrize(("queries", "uniform"), [(8, 8), (32, 0), (1024, 0)])
+def test_until_the_first_look_nothing_dear_is_drawn(queries, uniform):
+    budget = Budget(StepCosts(queries, 64, 100_000), 0)
+    assert budget.choice == Choice(uniform), "few queries alone are too few negatives"
+
+
 def test_no_cache_is_filled_before_the_training_has_cost_as_much():
     budget = costly(30_000_000)
     budget.seen = seen(budget, hard=10)

@@ -64,7 +64,8 @@ class Budget:
 
     def __init__(self, costs: StepCosts, refreshed: int) -> None:
         self.costs, self.refreshed = costs, refreshed
-        self.choice = Choice(self._within(costs.queries))
+        flat = 0 if costs.queries >= ALONE else self._within(costs.queries)
+        self.choice = Choice(flat)  # a softmax of new towers: any pool is good, so the cheapest
         self.seen: dict[Choice, Extrapolated] = {}
         self.looks = self.fills = self.saw = 0
         self.spent = 0.0
