@@ -6,6 +6,7 @@ import pytest
 
 SETTINGS = {
     "sampler.nam=uniform": "'sampler.nam'; got|use 'sampler.name'",
+    "data.path=x": "'data.path'|[data] has source, ",
     "lr=0.1": "'lr'|use 'optimizer.lr'",
     "optimizer.learning_rate=0.1": "'optimizer.learning_rate'|optimizer.",
     "steps=many": "steps to be a valid integer|'many' (str)",

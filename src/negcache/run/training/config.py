@@ -208,7 +208,12 @@ def _unknown(key: str) -> InputError:
     known = [name for name, _ in leaves(_schema(Config))]
     by_leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near = by_leaf or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
-    return InputError("a known config key", _shown(key), f"use {near[0]!r}, the nearest name")
+    table = key.rpartition(".")[0]
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == table]
+    others = f"; [{table}] has {', '.join(beside)}" if table and beside else ""
+    return InputError(
+        "a known config key", _shown(key), f"use {near[0]!r}, the nearest name{others}"
+    )
 
 
 def _shown(value: Any) -> str:
