@@ -45,7 +45,7 @@ def beside(folder=None, weights=("dedup", "none")):
     )
 
 
-STORES = {"memory": lambda _: beside()}
+STORES = {"memory": lambda _: beside(), "files": beside}
 
 
 class Training:
