@@ -71,3 +71,13 @@ def test_other_numbers_of_processes_go_on_with_the_same_run(folder, store):
     """Two, then one, then two again."""
     (one,) = found(folder / store / "one", 6, 1)
     check_one(found(folder / store / "turns", 6, 2), one)
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_with_what_two_began_and_one_with_theirs(folder):
+    for world in (2, 3, 1):
+        places = [f"{store}/three:2" for store in resharded_streams.STORES]
+        processes.run(resharded_streams.__file__, folder, world, *places, *["laws"] * (world == 3))
+    for store in resharded_streams.STORES:
+        (one,) = found(folder / store / "one", 6, 1)
+        check_one(found(folder / store / "three", 6, 1), one)
