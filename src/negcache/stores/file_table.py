@@ -184,6 +184,7 @@ class FileTable:
             return self.journal.roll_back(next(iter(references.values())))
         self._begin()
         self.has_begun = False  # until all are here
+        self.valid.fill_(False)
         for source in sources:
             source.copy(self.file)
         self.file.sync()
