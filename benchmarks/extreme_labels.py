@@ -35,6 +35,7 @@ from negcache.run.data import open_xc
 from negcache.run.data.labels import LabelledPoints
 from negcache.run.data.xc import XCTask
 from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
+from negcache.run.evaluation.encode import CHUNK
 from negcache.samplers import KernelSoftmax
 from negcache.towers import WeightedBagTower
 
@@ -96,7 +97,8 @@ class Ranker:
         """P@k and PSP@k of exact search over all labels."""
         score = self.head.score
         weights = inverse_propensity(self.train.label_counts, len(self.train))
-        rows = score.embed(self.head.weight)
+        numbers = torch.arange(self.train.num_labels).split(CHUNK)
+        rows = ((some, score.embed(self.head.weight[some])) for some in numbers)
         found = encode_all(self.tower, points.features, score)
         means = evaluate_labels(found, rows, score, points.labels, weights)
         return {name: round(means[name], 5) for name in METRICS}

@@ -9,7 +9,7 @@ import torch
 
 import negcache as nc
 from negcache.run.data import open_xc
-from negcache.run.evaluation import encode_all, evaluate_labels, inverse_propensity
+from negcache.run.evaluation import encode_all, encoded, evaluate_labels, inverse_propensity
 from negcache.towers import IdTable, WeightedBagTower
 
 parser = argparse.ArgumentParser(description="Ranks very many labels.")
@@ -41,7 +41,7 @@ for _ in range(given.epochs):
         loss_fn.step()
 
 points = encode_all(point_tower, test.features, score)
-rows = encode_all(label_tower, labels, score)
+rows = encoded(label_tower, labels, score)  # a chunk at a time
 weights = inverse_propensity(train.label_counts, len(train))
 for name, value in evaluate_labels(points, rows, score, test.labels, weights).items():
     print(f"{name}: {100 * value:.2f}")

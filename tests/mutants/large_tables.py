@@ -5,6 +5,7 @@ from tests.mutants.mutant import Mutant
 INT8 = "tests/stores/test_int8.py::"
 FILE = "tests/stores/test_row_file.py::"
 MOVING = "tests/stores/test_stores_in_files.py::"
+OTHERS = "tests/stores/test_resharding.py::"
 RUNS = "tests/run/cli/test_rows_on_disk.py::"
 
 MUTANTS = [
@@ -67,8 +68,8 @@ MUTANTS = [
     Mutant(
         "large: generations are undone from the oldest up",
         "stores/undo_journal.py",
-        "for number in reversed(kept):\n            if number < wanted:\n                break",
-        "for number in kept:\n            if number < wanted:\n                continue",
+        "for number in reversed(kept) if number >= wanted",
+        "for number in kept if number >= wanted",
         f"{FILE}test_states_lead_back_also_several_at_once",
     ),
     Mutant(
@@ -126,6 +127,48 @@ MUTANTS = [
         "os.ftruncate(self.handle, self.length)",
         "pass",
         f"{FILE}test_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing",
+    ),
+    Mutant(
+        "large: what was written since is copied too",
+        "stores/resharding.py",
+        "for number in self.undone:",
+        "for number in ():",
+        f"{OTHERS}test_rows_are_where_they_belong_and_those_of_before_as_they_were",
+    ),
+    Mutant(
+        "large: rows are copied from where they would stand here",
+        "stores/resharding.py",
+        "self.file.read(slots + self.ahead)",
+        "self.file.read(slots)",
+        f"{OTHERS}test_rows_are_where_they_belong_and_those_of_before_as_they_were",
+    ),
+    Mutant(
+        "large: all rows of a file are copied at once",
+        "stores/resharding.py",
+        "step = max(1, COPIED // sum(each.stride for each in target.columns.values()))",
+        "step = len(self.slots)",
+        f"{OTHERS}test_a_copy_takes_a_chunk_at_a_time",
+    ),
+    Mutant(
+        "large: files of other processes go with the first state",
+        "stores/file_table.py",
+        'if self.former and reference["generation"] >= KEPT:',
+        "if self.former:",
+        f"{OTHERS}test_files_go_when_no_state_that_can_be_gone_back_to_is_in_them",
+    ),
+    Mutant(
+        "large: files of other processes are forgotten when a state is loaded",
+        "stores/file_table.py",
+        'self.former = dict(own.get("former", {}))',
+        "self.former = {}",
+        f"{OTHERS}test_files_go_when_no_state_that_can_be_gone_back_to_is_in_them",
+    ),
+    Mutant(
+        "large: files are removed, whoever they are of by now",
+        "stores/undo_journal.py",
+        "        if self._runs() != {run}:\n            return\n",
+        "",
+        f"{OTHERS}test_files_of_another_run_and_files_in_use_stay",
     ),
     Mutant(
         "large: a plan counts rows on disk as memory",

@@ -5,6 +5,7 @@ from tests.mutants.mutant import Mutant, laws
 SUMS = "tests/ops/test_pool_sum.py::"
 AUTO = "tests/samplers/test_auto.py::"
 SIDE = "tests/stores/test_side_by_side.py::"
+ORDER = "tests/ops/test_interleaved.py::"
 
 MUTANTS = [
     Mutant(
@@ -125,5 +126,26 @@ MUTANTS = [
         "        known[otherwise] |= ~torch.stack(known).any(dim=0)\n",
         "        known[otherwise][:] = True\n",
         f"{SIDE}test_an_item_stays_in_its_cache_and_has_one_row",
+    ),
+    Mutant(
+        "side by side: the parts of one cache follow those of another",
+        "ops/interleaved.py",
+        "return [part for _, part in sorted(found)]",
+        "return [part for _, part in found]",
+        f"{ORDER}test_the_order_is_that_of_one_process",
+    ),
+    Mutant(
+        "side by side: observers are told of rows by their slot in one cache",
+        "stores/side_by_side.py",
+        "slots = self.order.slots(self.number, change.slots)",
+        "slots = change.slots",
+        f"{SIDE}test_sums_over_rows_hear_of_each_change_where_it_stands",
+    ),
+    Mutant(
+        "side by side: a process reads of a state what stands where its rows stand in the whole",
+        "ops/shards.py",
+        "if any(table.has(name) for table in self.tables):",
+        "if False:",
+        f"{ORDER}test_what_any_table_wants_of_a_state_is_read",
     ),
 ]

@@ -188,6 +188,15 @@ MUTANTS = [
         "tests/run/evaluation/test_unseen.py::test_against_a_full_sort",
     ),
     Mutant(
+        "labels are gathered before they are searched",
+        "run/evaluation/labels.py",
+        "found = top_k_arriving(points, labels, score, max(AT))[1]",
+        "labels = list(labels)\n"
+        "    rows = torch.cat([rows for _, rows in labels])\n"
+        "    found = top_k_arriving(points, [(labels[0][0], rows)], score, max(AT))[1]",
+        "tests/run/evaluation/test_chunks.py::test_labels_are_searched_as_they_come",
+    ),
+    Mutant(
         "a search reads a whole file of its index at once",
         "run/cli/item_index.py",
         "yield part.start + first, rows[first : first + CHUNK].to(device)",

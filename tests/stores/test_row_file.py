@@ -3,14 +3,13 @@
 import copy
 import errno
 import os
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import no_file_larger_than
 
 import negcache as nc
 from negcache.draws import draw
@@ -216,17 +215,6 @@ def test_a_record_that_is_not_whole_is_passed_over(tmp_path):
         journal.write(undo_journal.RECORD.pack(3, 77) + bytes(50))
     store.load_state_dict(state)
     assert_same(contents(store), wanted)
-
-
-@contextmanager
-def no_file_larger_than(size):
-    """What a full disk is to a file that grows; one that has its room is as before."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn, tensor
 
 import negcache as nc
-from negcache.draws import draw
+from negcache.draws import draw, propose
 from negcache.estimators import cached_partition, softmax_loss
 from negcache.exclusion import Exclusion
 from negcache.messages import Draw, Request
@@ -70,6 +70,7 @@ def test_draws_are_those_of_one_cache_with_all_rows(kind):
     noise = torch.Generator().manual_seed(0)
     ids, rows = torch.randperm(999, generator=noise)[:500], torch.randn(500, D, generator=noise)
     one, group = cache_of(500), SideBySide([cache_of(300), cache_of(77), cache_of(123)])
+    bounds = [slice(300), slice(300, 377), slice(377, 500)]
     build = {
         "cached": lambda store: nc.CachedSoftmax(store, 3),
         "index": lambda store: nc.DynamicIndex(store, 3),
@@ -77,15 +78,34 @@ def test_draws_are_those_of_one_cache_with_all_rows(kind):
     }[kind]
     both = [build(one), build(group)]
     for step in range(2):
-        for number, bounds in enumerate(group.bounds):
-            group.receive(ids[bounds], rows[bounds], into=number)
-            group.write(ids[bounds], (1 + step) * rows[bounds].to(F64))
+        for number, its in enumerate(bounds):
+            group.receive(ids[its], rows[its], into=number)
+            group.write(ids[its], (1 + step) * rows[its].to(F64))
         one.receive(ids, rows)
         one.write(ids, (1 + step) * rows.to(F64))
         request = request_of(rows[:6].to(F64), ids[:6])
         drawn = [draw(each, request, torch.Generator().manual_seed(1)) for each in both]
         assert torch.equal(drawn[0].ids, drawn[1].ids)
         torch.testing.assert_close(drawn[0].log_weight, drawn[1].log_weight)
+
+
+def test_sums_over_rows_hear_of_each_change_where_it_stands():
+    noise = torch.Generator().manual_seed(0)
+    ids, rows = torch.arange(500), torch.randn(500, D, generator=noise, dtype=F64)
+    group = SideBySide([cache_of(300), cache_of(200)])
+    for number, its in enumerate((slice(300), slice(300, 500))):
+        group.receive(ids[its], rows[its], into=number)
+        group.write(ids[its], rows[its])
+    request, sampler = request_of(rows[:6], ids[:6]), nc.quadratic(group, 3)
+    before = propose(sampler, request, torch.Generator()).log_prob(ids)
+    few = tensor([7, 310, 420])
+    group.write(few, 2 * rows[few])
+    found, wanted = (
+        propose(each, request, torch.Generator()).log_prob(ids)
+        for each in (sampler, nc.quadratic(group, 3))
+    )
+    assert not torch.allclose(found, before)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_an_item_stays_in_its_cache_and_has_one_row():

@@ -37,6 +37,7 @@ class Shard:
         first: row of the table that is row 0 here.
         size: rows here.
         total: rows of the table.
+        tables: of several tables that are one, what is here of each; else none.
 
     Examples:
         >>> Shard.whole(300)
@@ -47,6 +48,7 @@ class Shard:
     first: int
     size: int
     total: int
+    tables: tuple["Shard", ...] = ()
 
     @staticmethod
     def of(mesh: Mesh, total: int) -> "Shard":
@@ -97,8 +99,11 @@ class Shard:
     def has(self, name: str) -> bool:
         """Whether what a state calls so belongs to rows here, or to no rows.
 
-        The state may be that of a table of fewer rows, which was dealt out in other parts.
+        The state may be that of a table of fewer rows, which was dealt out in other parts. That of
+        several tables has entries of such names for each: what any of them wants is read.
         """
+        if any(table.has(name) for table in self.tables):
+            return True
         return PART.fullmatch(name) is None or bool(self.rows_of(name))
 
     def rows_of(self, name: str) -> range:

@@ -10,10 +10,17 @@ from negcache.errors import InputError
 from negcache.ops.quantized import QuantizedRows, quantize
 from negcache.ops.shards import Shard
 from negcache.shapes import Float, Int, Tensor
+from negcache.stores.resharding import (
+    Former,
+    Source,
+    former_of,
+    references_of,
+    remove_files,
+)
 from negcache.stores.row_file import Column, RowFile, file_of
 from negcache.stores.row_memory import QuantizedChunks
 from negcache.stores.table import NEVER, check_shape
-from negcache.stores.undo_journal import NOTHING, UndoJournal
+from negcache.stores.undo_journal import KEPT, NOTHING, UndoJournal
 from negcache.validation import check_finite
 
 
@@ -72,8 +79,9 @@ class FileTable:
     """Rows in a file that outlives the process; its state is a reference to them.
 
     Rows are those of the state that is loaded, whatever was written after it was saved. Where none
-    is loaded the first write begins anew. What is held in memory is a byte of each row, and an
-    eighth of one.
+    is loaded the first write begins anew. A state of another number of processes is copied from
+    their files, which are removed once no state that can be gone back to needs them. What is held
+    in memory is a byte of each row, and an eighth of one.
 
     Args:
         shard: which rows are here, S of them.
@@ -88,11 +96,11 @@ class FileTable:
     on_host = ("rows", "file", "journal", "written")
 
     def __init__(self, shard: Shard, dim: int, dtype: torch.dtype, path: Path | str) -> None:
-        self.shard, self.dim = shard, dim
-        self.file = RowFile(file_of(Path(path), shard), shard.size, self.columns(dim, dtype))
+        self.shard, self.dim, self.path = shard, dim, Path(path)
+        self.file = RowFile(file_of(self.path, shard), shard.size, self.columns(dim, dtype))
         self.rows, self.journal = FileRows(self.file), UndoJournal(self.file)
         self.valid = torch.zeros(shard.size, dtype=torch.bool)
-        self.has_begun = False
+        self.has_begun, self.former = False, Former()
 
     @staticmethod
     def columns(dim: int, dtype: torch.dtype) -> dict[str, Column]:
@@ -141,27 +149,46 @@ class FileTable:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the rows are and from when; what is written later can be undone up to here."""
-        reference = self.journal.begin()
+        reference: dict[str, Any] = {**self.journal.begin()}
+        if self.former and reference["generation"] >= KEPT:  # so many states are in files of today
+            remove_files(self.path, self.former, self.shard, self.file.columns)
+            self.former = {}
+        if self.former:
+            reference["former"] = self.former
         return {"table": {"rows": self.shard.total, "dim": self.dim, self.shard.name: reference}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo what was written since the state was saved."""
+        """Undo what was written since the state was saved, by any number of processes."""
         saved = state["table"]
         check_shape(saved, self.shard.total, self.dim)
-        reference = saved.get(self.shard.name)
-        if reference is None or "generation" not in reference:
-            raise InputError(
-                f"a state that refers to {self.shard.name} in {self.file.path}",
-                f"one with {sorted(set(saved) - {'rows', 'dim'})[0]}",
-                "load what this very store saved, with as many processes",
-            )
-        self.journal.roll_back(reference)
-        self.has_begun = reference["generation"] != NOTHING
+        references = references_of(saved, self.shard, self.path)
+        if (own := references.get(self.shard.name)) is not None:
+            self.journal.roll_back(own)
+            self.former = dict(own.get("former", {}))
+            self.has_begun = own["generation"] != NOTHING
+        else:
+            self._gather(references)
         if not self.has_begun:
             self.valid.fill_(False)
             return
         for first, (written,) in self.file.chunks(1 << 18, "written"):
             self.valid[first : first + len(written)] = written.squeeze(1) != NEVER
+
+    def _gather(self, references: dict[str, dict[str, Any]]) -> None:
+        """Copy the rows from the files of other processes; what the file here held is lost."""
+        begun = {name: told for name, told in references.items() if told["generation"] != NOTHING}
+        settings = self.shard, self.file.columns
+        sources = [Source(self.path, *one, *settings) for one in begun.items()]
+        self.former, self.has_begun = former_of(references), False
+        if not sources:
+            return self.journal.roll_back(next(iter(references.values())))
+        self._begin()
+        self.has_begun = False  # until all are here
+        self.valid.fill_(False)
+        for source in sources:
+            source.copy(self.file)
+        self.file.sync()
+        self.has_begun = True
 
     def _begin(self) -> None:
         """What an earlier run left in the file is lost, unless its state has been loaded."""

@@ -51,7 +51,7 @@ class Column(NamedTuple):
 class RowFile:
     """A file of rows, made if it is not there.
 
-    One process at a time has it open.
+    One process at a time has it open; or several, which only read it.
 
     Args:
         path: of the file.
@@ -59,14 +59,21 @@ class RowFile:
         columns: what each has.
         anew: what a file of these rows that is there holds is lost: its place is taken by zeros.
             Who has that open keeps it.
+        reads_only: it is not made, and not written to.
 
     Raises:
         InputError: a file of other rows or another size is there, another process has it open, or
-            the disk has no room.
+            the disk has no room; none is there that could be read.
     """
 
     def __init__(
-        self, path: Path, rows: int, columns: dict[str, Column], *, anew: bool = False
+        self,
+        path: Path,
+        rows: int,
+        columns: dict[str, Column],
+        *,
+        anew: bool = False,
+        reads_only: bool = False,
     ) -> None:
         self.path, self.rows, self.columns = path, rows, columns
         self.starts, end = layout(rows, columns)
@@ -75,9 +82,16 @@ class RowFile:
         if anew and path.exists():
             os.close(_opened(path, header, end))
             path.unlink()
+        if reads_only and not path.exists():
+            raise InputError(
+                f"a file of {rows} rows at {path}",
+                "none",
+                "restore it, with the files beside it: a state that refers to rows in files needs "
+                "those of all processes that saved it",
+            )
         if not path.exists():
             _reserve(path, header, end)
-        self.lock = _locked(path)
+        self.lock = _locked(path, fcntl.LOCK_SH if reads_only else fcntl.LOCK_EX)
         self.handle = _opened(path, header, end)
         weakref.finalize(self, os.close, self.handle)
 
@@ -255,23 +269,27 @@ def _opened(path: Path, header: str, size: int) -> int:
 class _Lock:
     """Kept for as long as this process has the file open, however often."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: int) -> None:
         handle = os.open(path, os.O_RDWR)
         self.release = weakref.finalize(self, os.close, handle)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
 
 
 _LOCKS: weakref.WeakValueDictionary[tuple[int, int], _Lock] = weakref.WeakValueDictionary()
 
 
-def _locked(path: Path) -> _Lock:
-    """Raises InputError where another process has the file."""
+def _locked(path: Path, kind: int) -> _Lock:
+    """Raises InputError where another process has the file.
+
+    Args:
+        kind: ``LOCK_EX``: nobody else may have it; ``LOCK_SH``: others that only read may, too.
+    """
     found = path.stat()
     key = found.st_dev, found.st_ino
     lock = _LOCKS.get(key)
     if lock is None:
         try:
-            lock = _LOCKS[key] = _Lock(path)
+            lock = _LOCKS[key] = _Lock(path, kind)
         except BlockingIOError as error:
             raise InputError(
                 "a file of rows that no other process has open",

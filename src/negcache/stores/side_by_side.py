@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from negcache.errors import InputError
 from negcache.interfaces import Observer
 from negcache.messages import RowChange
-from negcache.ops.shards import Shard
+from negcache.ops.interleaved import Interleaved
 from negcache.shapes import Bool, Float, Int, Tensor
 from negcache.stores.feature_rows import (
     Features,
@@ -34,11 +33,13 @@ class SideBySide:
 
     An item that is in one cache stays there for as long as it is held, whichever stream brings it
     again: it has one row. Weights of rows add up over the caches, so streams of one population
-    belong in one cache. Slots are those of the first cache, then those of the next.
+    belong in one cache. Among several processes each has its share of the rows of every cache, all
+    of them receive what one receives, and draws are those of one. Slots follow the caches in turn,
+    part by part; see ``ops.interleaved``.
     Source: google-research/negative_cache, whose loss takes several caches.
 
     Args:
-        caches: of as many dimensions, on one device; of one process.
+        caches: of as many dimensions, on one device, built by the same processes.
 
     Examples:
         >>> group = SideBySide([StreamingCache(4, dim=2), StreamingCache(8, dim=2)])
@@ -60,17 +61,10 @@ class SideBySide:
                 f"{len(caches)} of (dim, device, processes) {sorted(map(str, kinds))}",
                 "build them alike",
             )
-        if caches[0].shard.mesh.size > 1:
-            raise InputError(
-                "caches of one process",
-                f"some that {caches[0].shard.mesh.size} share",
-                "take one StreamingCache, which deals its slots out",
-            )
         self.caches = list(caches)
         self.num_items, self.observers = caches[0].num_items, Observers()
-        ends = torch.tensor([0, *(cache.num_rows for cache in caches)]).cumsum(0).tolist()
-        self.bounds = [slice(*ends_of) for ends_of in pairwise(ends)]
-        self.shard = Shard.whole(ends[-1])
+        self.order = Interleaved([cache.shard for cache in caches], caches[0].device)
+        self.shard = self.order.shard
         self.relays: list[_Relay] = []
 
     def __len__(self) -> int:
@@ -79,6 +73,8 @@ class SideBySide:
     def __getitem__(self, ids: Int[Tensor, "M"], /) -> Features:
         """Features of items that have a slot, or wait for one."""
         parts = [(mine, cache[ids[mine]]) for cache, mine in self._owners(ids, 0) if mine.any()]
+        if not len(ids):
+            return next((each for each in self.caches if each.features.form), self.caches[0])[ids]
         if len(parts) == 1:
             return parts[0][1]
         form = form_of(parts[0][1])
@@ -89,9 +85,11 @@ class SideBySide:
 
     def receive(self, ids: Int[Tensor, "M"], features: Features, into: int = 0) -> None:
         """These items come next in the stream of that cache; see ``StreamingCache.receive``."""
-        rows, form = to_rows(features), form_of(features)
-        for cache, mine in self._owners(ids, into):
-            if mine.any() or cache is self.caches[into]:
+        rows, form, owners = to_rows(features), form_of(features), self._owners(ids, into)
+        comes = torch.stack([mine.any() for _, mine in owners]).to(self.shard.mesh.device)
+        comes = self.shard.mesh.largest(comes.int()).tolist()  # to any process: all receive it
+        for (cache, mine), wanted in zip(owners, comes, strict=True):
+            if wanted or cache is self.caches[into]:
                 cache.receive(ids[mine], from_rows(some(rows, mine), form))
 
     @property
@@ -101,7 +99,7 @@ class SideBySide:
 
     @property
     def num_rows(self) -> int:
-        return self.shard.total
+        return self.shard.size
 
     @property
     def clock(self) -> int:
@@ -110,42 +108,38 @@ class SideBySide:
     @property
     def valid(self) -> Bool[Tensor, "S"]:
         """Whether the row has been written since its item came."""
-        return torch.cat([cache.valid for cache in self.caches])
+        return self.order.merged([cache.valid for cache in self.caches])
 
     @property
     def log_weights(self) -> Float[Tensor, "S"] | None:
         """log of how many items each row stands for; None: each for itself."""
         if all(cache.log_weights is None and cache.coverage == 1 for cache in self.caches):
             return None
-        return torch.cat([_log_weights(cache) for cache in self.caches])
+        return self.order.merged([_log_weights(cache) for cache in self.caches])
 
     def chunks(self, size: int) -> Iterator[tuple[int, Float[Tensor, "c D"]]]:
-        """Whole chunks across the end of one cache and the beginning of the next."""
-        first, rest = 0, torch.empty(0)
-        for cache in self.caches:
-            for _, block in cache.chunks(size):
-                rest = torch.cat([rest, block]) if len(rest) else block
-                while len(rest) >= size:
-                    yield first, rest[:size]
-                    first, rest = first + size, rest[size:]
-        if len(rest):
-            yield first, rest
+        """Whole chunks across the end of the rows of one cache and the beginning of the next."""
+        return self.order.chunks([cache.chunks(size) for cache in self.caches], size)
 
     def rows(self, slots: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        owners = list(self._of(slots))
-        parts = [cache.rows(slots[mine] - first) for cache, first, mine in owners]
-        order = torch.cat([mine.nonzero().squeeze(1) for _, _, mine in owners])
+        which, rows = self.order.rows(slots)
+        own = [which == number for number in range(len(self.caches))]
+        parts = [cache.rows(rows[mine]) for cache, mine in zip(self.caches, own, strict=True)]
+        order = torch.cat([mine.nonzero().squeeze(1) for mine in own])
         return torch.cat(parts)[order.argsort()]
 
     def slots(self, ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         found = torch.full_like(ids, -1)
-        for cache, bounds in zip(self.caches, self.bounds, strict=True):
-            here = cache.slots(ids)
-            found = found.where(here < 0, here + bounds.start)
+        for number, cache in enumerate(self.caches):
+            found = torch.maximum(found, self.order.slots(number, cache.slots(ids)))
         return found
 
     def ids(self, slots: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return torch.cat([cache.ring.held for cache in self.caches])[slots]
+        (which, rows), found = self.order.rows(slots), torch.empty_like(slots)
+        for number, cache in enumerate(self.caches):
+            mine = which == number
+            found[mine] = cache.ids(rows[mine])
+        return found
 
     def missing(self) -> Int[Tensor, "R"]:
         return torch.cat([cache.missing() for cache in self.caches])
@@ -171,7 +165,8 @@ class SideBySide:
     def observe(self, observer: Observer, name: str | None = None) -> None:
         """Tell it of every change, as long as somebody holds it; its state is saved with this."""
         if not self.relays:
-            self.relays = [_Relay(self.observers, bounds.start) for bounds in self.bounds]
+            numbers = range(len(self.caches))
+            self.relays = [_Relay(self.observers, self.order, number) for number in numbers]
             for cache, relay in zip(self.caches, self.relays, strict=True):
                 cache.observe(relay, "side by side")
         self.observers.add(observer, name)
@@ -196,24 +191,22 @@ class SideBySide:
         known[otherwise] |= ~torch.stack(known).any(dim=0)
         return list(zip(self.caches, known, strict=True))
 
-    def _of(self, slots: Int[Tensor, "M"]) -> Iterator[tuple[StreamingCache, int, Tensor]]:
-        for cache, bounds in zip(self.caches, self.bounds, strict=True):
-            yield cache, bounds.start, (slots >= bounds.start) & (slots < bounds.stop)
-
 
 class _Relay:
     """Tells the observers of all caches what changes in one.
 
     Args:
         observers: of all.
-        first: slot of the first row of this one.
+        order: of the rows of all.
+        number: of this one.
     """
 
-    def __init__(self, observers: Observers, first: int) -> None:
-        self.observers, self.first = observers, first
+    def __init__(self, observers: Observers, order: Interleaved, number: int) -> None:
+        self.observers, self.order, self.number = observers, order, number
 
     def rows_changed(self, change: RowChange) -> None:
-        self.observers.tell(replace(change, slots=change.slots + self.first))
+        slots = self.order.slots(self.number, change.slots)
+        self.observers.tell(replace(change, slots=slots))
 
     def invalidate(self) -> None:
         self.observers.invalidate()

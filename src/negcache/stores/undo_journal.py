@@ -98,22 +98,12 @@ class UndoJournal:
 
         It may be interrupted, and done again.
         """
-        kept, wanted = self._kept(), int(to["generation"])
+        wanted = int(to["generation"])
         if wanted == NOTHING:
             self.generation = NOTHING
             return
-        runs = {self._run_of(number) for number in kept}
-        if runs != {to["run"]} or not kept[0] <= wanted <= kept[-1]:
-            raise InputError(
-                f"the file of rows that the state speaks of ({to['file']}, generation {wanted})",
-                f"{self.file.path} with generations {kept}"
-                + " of another run" * (runs != {to["run"]}),
-                f"go on from one of the {KEPT} newest checkpoints, with the files beside the rows",
-            )
-        for number in reversed(kept):
-            if number < wanted:
-                break
-            for slots, columns in self._records(number):
+        for number in self.leading_to(to):
+            for slots, columns in self.records(number):
                 self.file.write(slots, columns)
             if number > wanted:
                 self._path(number).unlink()
@@ -121,8 +111,32 @@ class UndoJournal:
         self.file.sync()
         self._open(wanted)
 
-    def _records(self, number: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Rows and what they held, as far as records are whole."""
+    def leading_to(self, to: Reference) -> list[int]:
+        """Generations that lead to the start of one, in the order in which they are undone.
+
+        Raises:
+            InputError: no way leads there.
+        """
+        kept, wanted, runs = self._kept(), int(to["generation"]), self._runs()
+        if runs != {to["run"]} or not kept[0] <= wanted <= kept[-1]:
+            raise InputError(
+                f"the file of rows that the state speaks of ({to['file']}, generation {wanted})",
+                f"{self.file.path} with generations {kept}"
+                + " of another run" * (runs != {to["run"]}),
+                f"go on from one of the {KEPT} newest checkpoints, with the files beside the rows",
+            )
+        return [number for number in reversed(kept) if number >= wanted]
+
+    def remove(self, run: str) -> None:
+        """Remove the file of rows and all generations, where they are of this run."""
+        if self._runs() != {run}:
+            return
+        self.file.path.unlink()
+        for number in self._kept():
+            self._path(number).unlink()
+
+    def records(self, number: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Rows of a generation and what they held, as far as records are whole."""
         with self._path(number).open("rb") as journal:
             journal.readline()
             while len(head := journal.read(RECORD.size)) == RECORD.size:
@@ -177,9 +191,13 @@ class UndoJournal:
         names = (each.name.removeprefix(f"{self.file.path.name}.undo-") for each in beside)
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _run_of(self, number: int) -> str:
-        with self._path(number).open("rb") as journal:
-            return json.loads(journal.readline())["run"]
+    def _runs(self) -> set[str]:
+        """That the generations are of: one, unless files of another run were put here."""
+        runs = set[str]()
+        for number in self._kept():
+            with self._path(number).open("rb") as journal:
+                runs.add(json.loads(journal.readline())["run"])
+        return runs
 
     def _path(self, number: int) -> Path:
         return self.file.path.with_name(f"{self.file.path.name}.undo-{number}")

@@ -1,6 +1,7 @@
 """``torchrun -m negcache``: what one process would do, by two; and what differs is refused."""
 
 import json
+import shutil
 import subprocess
 
 import processes
@@ -78,6 +79,31 @@ def test_one_process_goes_on_with_what_two_began_and_two_measure_it(runs, tmp_pa
         code, said[count], errors = launch(count, "evaluate", runs[0], "--split", "test")
         assert code == 0, errors
     assert said[1] == said[2]
+
+
+def only_first(run):
+    """The oldest checkpoint alone, which the newest files of rows lead back to."""
+    for path in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+
+
+@pytest.mark.slow
+def test_rows_on_disk_go_on_with_another_number_of_processes(runs, tmp_path):
+    """One process what two began, and two what one went on with; one looks at it."""
+    config, run = runs[0].parent / "run.toml", tmp_path / "run"
+    code, _, errors = launch(2, "train", config, "--set", "cache.on_disk=true", "--out", run)
+    assert code == 0, errors
+    wanted = pytest.approx(metrics(runs[1])[-1], rel=1e-3, abs=1e-3)
+    of_two = {"rows, rows 0 to 128", "rows, rows 128 to 240"}
+    for count, files in ((1, of_two | {"rows"}), (2, of_two | {"rows"})):
+        only_first(run)
+        code, _, errors = launch(count, "resume", run)
+        assert code == 0, errors
+        assert metrics(run)[-1] == wanted
+        names = {path.name for path in (run / "cache").iterdir()}
+        assert {name for name in names if ".undo-" not in name} == files
+    code, _, errors = launch(1, "diagnose", run)
+    assert code == 0, errors
 
 
 @pytest.mark.slow

@@ -5,10 +5,17 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from negcache import DotScore
+from negcache import DotScore, KnownPositives
 from negcache.exclusion import Exclusion
 from negcache.run.data import Judgements
-from negcache.run.evaluation import Side, evaluate
+from negcache.run.evaluation import (
+    Side,
+    encoded,
+    evaluate,
+    evaluate_labels,
+    label_metrics,
+    top_k_of_all,
+)
 from negcache.run.evaluation.encode import CHUNK
 
 N, D, QUERIES = 50_000, 16, 20
@@ -66,3 +73,20 @@ def test_no_tensor_is_larger_than_a_chunk(recommends):
     best = whole.masked_fill(taken, -torch.inf).sort(dim=1, descending=True, stable=True)
     assert found.ranking.item_names == [Names().ids(row) for row in best.indices[:, :100]]
     torch.testing.assert_close(found.ranking.scores, best.values[:, :100])
+
+
+def test_labels_are_searched_as_they_come():
+    torch.manual_seed(0)
+    tower, points, score = nn.Linear(D, D), torch.randn(QUERIES, D), DotScore(1.0, normalize=False)
+    every, weights = torch.arange(QUERIES), 1 + torch.rand(N)
+    labels = torch.cat([every * 1000, every * 1000 + 7])
+    with torch.no_grad():
+        best = top_k_of_all(points, tower(Computed()[torch.arange(N)]), score, 5)[1]
+    labels[::3] = best.repeat(2, 1)[::3, 1]  # some are found
+    truth = KnownPositives.from_pairs(every.repeat(2), labels, QUERIES)
+    with Largest() as largest:
+        rows = encoded(tower, Computed(), score)
+        found = evaluate_labels(points, rows, score, truth, weights)
+    assert largest.bytes < 8 * N, "a number for each label would be seen"
+    assert found == label_metrics(best, truth, weights)
+    assert found["p3"] > 0

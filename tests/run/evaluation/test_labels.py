@@ -65,9 +65,15 @@ def test_metrics_against_a_plain_loop(labels, seed):
 def test_search_and_metrics_agree():
     labels = torch.eye(6)
     points = torch.tensor([[0.1, 0.9, 0.2, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.3, 0.2, 0.9]])
-    got = evaluate_labels(points, labels, DotScore(1.0), truth([1, 2], [0]), torch.ones(6))
+    chunks = zip(torch.arange(6).split(2), labels.split(2), strict=True)
+    got = evaluate_labels(points, chunks, DotScore(1.0), truth([1, 2], [0]), torch.ones(6))
     assert (got["p1"], got["p3"]) == (0.5, pytest.approx(2 / 6))
     assert got["psp1"] == 0.5
+
+
+def test_labels_in_one_tensor_are_refused(unchecked):
+    with pytest.raises(InputError, match=r"one tensor of shape \(6, 6\).*pass encoded"):
+        evaluate_labels(torch.eye(6), torch.eye(6), DotScore(1.0), truth([1]), torch.ones(6))
 
 
 def test_too_few_labels_found():

@@ -1,7 +1,7 @@
 """Very many labels: precision at k, and what it would be had no label been missed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 from negcache.errors import InputError
 from negcache.exclusion import Exclusion
-from negcache.run.evaluation.search import top_k_of_all
+from negcache.run.evaluation.search import top_k_arriving
 from negcache.score import Score
 from negcache.shapes import Float, Int, Tensor
 
@@ -49,21 +49,33 @@ def inverse_propensity(
 
 def evaluate_labels(
     points: Float[Tensor, "Q D"],
-    labels: Float[Tensor, "L D"],
+    labels: Iterable[tuple[Int[Tensor, "c"], Float[Tensor, "c D"]]],
     score: Score,
     truth: LabelTable,
     inverse_propensities: Float[Tensor, "L"],
 ) -> dict[str, float]:
     """Search all labels for every point, exactly; P@k and PSP@k for k = 1, 3, 5.
 
+    Labels are searched as they are embedded: held are the points, their best labels and a chunk.
+
     Args:
         points: embedded points.
-        labels: embedded labels.
+        labels: chunks of labels, their ids and embeddings, all L in order: as
+            ``encoded(label_tower, features, score)`` gives them.
         score: (points, labels) -> logits.
         truth: labels of each point.
         inverse_propensities: of each label, from the training points.
+
+    Raises:
+        InputError: the labels are no chunks, or fewer than the largest k.
     """
-    found = top_k_of_all(points, labels, score, max(AT))[1]
+    if isinstance(labels, Tensor):
+        raise InputError(
+            "labels in chunks of ids and embeddings",
+            f"one tensor of shape {tuple(labels.shape)}",
+            "pass encoded(label_tower, features, score) of negcache.run.evaluation",
+        )
+    found = top_k_arriving(points, labels, score, max(AT))[1]
     return label_metrics(found, truth, inverse_propensities)
 
 
@@ -98,7 +110,7 @@ def label_metrics(
     rows = torch.arange(len(found))[:, None].expand_as(found).contiguous()
     hits = table.contains(rows, found)
     gains = hits * inverse_propensities[found].double()
-    ideal = _largest_first(table, inverse_propensities.double(), max(at))
+    ideal = _largest_first(table, inverse_propensities, max(at))
     values = {f"p{k}": hits[:, :k].double().mean().item() for k in at}
     return values | {f"psp{k}": _share(gains[:, :k], ideal[:, :k]) for k in at}
 
@@ -110,11 +122,11 @@ def _share(gains: Tensor, ideal: Tensor) -> float:
 
 def _largest_first(table: Exclusion, values: Tensor, k: int) -> Tensor:
     """For each point the k largest values of its true labels, padded with 0, [Q, k]."""
-    own = values[table.ids]
+    own = values[table.ids].double()
     order = own.argsort(descending=True, stable=True)
     order = order[table.rows[order].argsort(stable=True)]  # by point, the largest value first
     place = torch.arange(len(own)) - table.offsets[table.rows]
     kept = place < k
-    padded = values.new_zeros(table.num_rows, k)
+    padded = own.new_zeros(table.num_rows, k)
     padded[table.rows[kept], place[kept]] = own[order][kept]
     return padded
