@@ -225,8 +225,7 @@ class Proposal:
         log_expected: slots [M], -1 for none, and log-weights of the queries [B] or None -> log of
             the sum over the queries of q_b(slot), each times its weight, what is excluded left out;
             None: it is summed up from ``log_prob``. For laws that know it at less cost.
-        leaves_out: whether no draw is of what its query may not draw, unless its log q is -inf;
-            else each is looked up again.
+        leaves_out: whether no draw is excluded, unless its log q is -inf; else each is looked up.
         spends_last_first: which uniform of a draw picks among consecutive parts of the rows by
             their cumulative mass: the last; False: the first.
     """
