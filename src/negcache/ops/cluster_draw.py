@@ -187,12 +187,13 @@ class ClusterLaw:
         self, clusters: Int[Tensor, "B m"], uniforms: Float64[Tensor, "B m"]
     ) -> Int[Tensor, "B m"]:
         """The same of clusters that all queries share, on a CPU."""
-        from negcache.compiled.members import draw_members
+        from negcache.compiled.members import Places, draw_members
 
-        found, sizes = torch.empty_like(clusters), (self.partition.first[0], self.partition.size[0])
-        exclude = self.exclude.offsets, self.exclude.ids
-        of = *sizes, *exclude, clusters, uniforms.contiguous(), found
-        draw_members(*(each.contiguous().numpy() for each in of))
+        found, exclude = torch.empty_like(clusters), self.exclude
+        own = self.partition.first[0], self.partition.size[0], exclude.offsets, exclude.ids
+        of = Places(*(each.contiguous().numpy() for each in own))
+        arrays = (each.contiguous().numpy() for each in (clusters, uniforms, found))
+        draw_members(of, *arrays)
         return found
 
     def log_chance(self, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
