@@ -31,3 +31,25 @@ def test_ids_of_63_bits(pairs, asked, some):
     ids = torch.tensor(some, dtype=torch.int64)
     assert table.mask(ids).tolist() == wanted
     assert table.hits(ids.expand(ROWS, -1)).tolist() == wanted
+
+
+@settings(deadline=None)
+@given(PAIRS, st.lists(IDS, max_size=8, unique=True), st.permutations(range(20)))
+def test_entries_by_other_numbers(pairs, some, numbers):
+    """By their places among some ids, and by any numbers; those that have none are left out."""
+    table, ids = Exclusion.from_pairs(*columns(pairs), ROWS), torch.tensor(sorted(some)).long()
+    found = table.within(ids)
+    assert torch.equal(found.mask(torch.arange(len(ids))), table.mask(ids))
+    _check_rows_ascend(found)
+    named = torch.tensor(numbers[: len(table.ids)]).long() - 3
+    named[named > 9] += 2**62
+    named = named.where(named >= 0, -1)
+    found, kept = table.renumbered(named), named >= 0
+    assert torch.equal(found.ids, Exclusion.from_pairs(table.rows[kept], named[kept], ROWS).ids)
+    assert torch.equal(found.rows.bincount(minlength=ROWS), table.rows[kept].bincount(minlength=4))
+    _check_rows_ascend(found)
+
+
+def _check_rows_ascend(table):
+    for first, last in pairwise(table.offsets):
+        assert (table.ids[first:last].diff() > 0).all()

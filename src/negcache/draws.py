@@ -75,6 +75,8 @@ class ItemProposal:
             ids = self._ids(slots)
         else:
             ids, log_q = self._draw_in_turns(noise, self.masses)
+        if self.proposal.leaves_out:
+            return ids, log_q
         return ids, log_q.masked_fill(self.request.exclude.hits(ids), -torch.inf)
 
     def draw_some(

@@ -82,9 +82,33 @@ class Exclusion:
         return Exclusion.from_pairs(*pairs, num_rows=self.num_rows)
 
     def renumbered(self, numbers: Int[Tensor, "E"]) -> "Exclusion":
-        """This table with other numbers for its entries; entries numbered -1 are left out."""
+        """This table with other numbers for its entries; entries numbered -1 are left out.
+
+        Args:
+            numbers: distinct for each query, but for -1.
+        """
         kept = numbers >= 0
-        return Exclusion.from_pairs(self.rows[kept], numbers[kept], self.num_rows)
+        numbers, rows = numbers[kept], self.rows[kept]
+        span = _span_of(numbers)
+        if span * self.num_rows >= WIDE:
+            return Exclusion.from_pairs(rows, numbers, self.num_rows)
+        firsts = rows * span
+        return Exclusion(self._offsets_of(kept), (firsts + numbers).sort().values - firsts)
+
+    def within(self, ids: Int[Tensor, "M"]) -> "Exclusion":
+        """This table in places among ascending distinct ids; entries not among them are left out.
+
+        Costs E log M steps, not B M.
+        """
+        if not len(ids):
+            return Exclusion(torch.zeros_like(self.offsets), self.ids[:0])
+        place = torch.searchsorted(ids, self.ids).clamp_(max=len(ids) - 1)
+        kept = ids[place] == self.ids
+        return Exclusion(self._offsets_of(kept), place[kept])
+
+    def _offsets_of(self, kept: Bool[Tensor, "E"]) -> Int[Tensor, "_"]:
+        """Of a table of some of the entries."""
+        return torch.cat([self.offsets[:1], kept.cumsum(0)])[self.offsets]  # they begin at 0
 
     def slice(self, start: int, stop: int) -> "Exclusion":
         """The table of queries ``start`` to ``stop``."""

@@ -225,6 +225,7 @@ class Proposal:
         log_expected: slots [M], -1 for none, and log-weights of the queries [B] or None -> log of
             the sum over the queries of q_b(slot), each times its weight, what is excluded left out;
             None: it is summed up from ``log_prob``. For laws that know it at less cost.
+        leaves_out: whether no draw is excluded, unless its log q is -inf; else each is looked up.
         spends_last_first: which uniform of a draw picks among consecutive parts of the rows by
             their cumulative mass: the last; False: the first.
     """
@@ -236,6 +237,7 @@ class Proposal:
     coverage: float = 1.0
     is_softmax: bool = False
     log_expected: Callable[[Int[Tensor, "M"], Tensor | None], Float[Tensor, "M"]] | None = None
+    leaves_out: bool = False
     spends_last_first: bool = False
 
 

@@ -6,7 +6,6 @@ the few pairs that may not stand are kept as pairs.
 
 import torch
 
-from negcache.exclusion import Exclusion
 from negcache.interfaces import Proposal
 from negcache.messages import Draw, Request
 from negcache.shapes import Float, Int, Tensor
@@ -69,19 +68,14 @@ def share(
     expected at all; where j may not stand for a query it does not. Unbiased for every Z_b-.
 
     Args:
-        ids: distinct.
+        ids: ascending, distinct.
         seen: how often each was drawn, by any query.
         log_expected: log of how often each was to be expected; per query where they differ.
         request: what was asked.
     """
     weight = seen.to(log_expected.dtype).log() - log_expected
     weight = weight.masked_fill_(log_expected == -torch.inf, -torch.inf)
-    return Draw(ids, None, weight.to(request.queries.dtype), masked=masked_of(request, ids))
-
-
-def masked_of(request: Request, ids: Int[Tensor, "M"]) -> Exclusion:
-    """The columns of these distinct items that may not stand for each query."""
-    return Exclusion.from_pairs(*request.exclude.among(ids), num_rows=len(request.queries))
+    return Draw(ids, None, weight.to(request.queries.dtype), masked=request.exclude.within(ids))
 
 
 def alike(rows: Int[Tensor, "B 1"]) -> Int[Tensor, "*B w"]:

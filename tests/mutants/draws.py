@@ -17,6 +17,13 @@ PROPOSED = [
         laws("popularity-fresh"),
     ),
     Mutant(
+        "a law that draws positives says that it leaves them out",
+        "samplers/popularity.py",
+        "return Proposal(draw, log_prob, log_expected=log_expected)",
+        "return Proposal(draw, log_prob, log_expected=log_expected, leaves_out=True)",
+        laws("popularity-fresh"),
+    ),
+    Mutant(
         "positives have a chance",
         "draws.py",
         "log_q[exclude.among(ids)] = -torch.inf",

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import Mutant, laws
 
 CHANCES = "tests/ops/test_cluster_exclusion.py::test_chances_and_masses_are_those_of_brute_force"
+CHANCES_COMPILED = "tests/ops/test_cpu_chances.py"
 UNIFORMS = "tests/ops/test_cluster_exclusion.py::test_draws_are_the_law_uniform_by_uniform"
 KERNEL = "tests/samplers/test_kernel.py::"
 LOG_MASS = "tests/samplers/test_log_mass.py::test_leaving_items_out_takes_their_mass_and_no_more"
@@ -198,10 +199,31 @@ EXPECTED = [
     ),
     Mutant(
         "a pool's rows are expected of queries that may not draw them",
-        "ops/pool_draw.py",
-        "exclude.ids[lo:hi]] = -torch.inf",
-        "exclude.ids[lo:hi]] += 0.0",
+        "ops/mass_table.py",
+        "of.columns[lo:hi]] = of.instead[lo:hi]",
+        "of.columns[lo:hi]] += 0.0",
         "tests/ops/test_pool_draw.py",
+    ),
+    Mutant(
+        "compiled code expects items of queries that may not draw some of their cluster",
+        "compiled/chances.py",
+        "row[of.columns[pair]] = np.float32(0.0)",
+        "row[of.columns[pair]] *= np.float32(1.0)",
+        CHANCES_COMPILED,
+    ),
+    Mutant(
+        "compiled code gives what has no mass a chance",
+        "compiled/chances.py",
+        "np.float32(0.0) if exponent < SMALLEST else power_of_two(exponent)",
+        "power_of_two(exponent)",
+        CHANCES_COMPILED,
+    ),
+    Mutant(
+        "compiled code counts what is gone before the cluster",
+        "compiled/members.py",
+        "np.searchsorted(own, first), np.searchsorted(own, first + size)",
+        "0, np.searchsorted(own, first + size)",
+        CHANCES_COMPILED,
     ),
     Mutant(
         "what is left of a uniform begins at the first block",

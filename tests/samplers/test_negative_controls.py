@@ -49,6 +49,10 @@ def propose_the_positive(slots, log_q, request):
     return torch.cat([request.positives[:, None], slots[:, 1:]], dim=1), log_q
 
 
+def propose_the_positive_to_be_looked_up(proposal, request):
+    return replace(propose_the_positive(proposal, request), leaves_out=False)
+
+
 @spoil_draws
 def mix_the_rows(slots, log_q, request):
     return slots.roll(1, 0), log_q.roll(1, 0)
@@ -83,7 +87,8 @@ def forget_the_coverage(proposal, request):
     ("spoil", "law"),
     [
         (wrong_sign, r"w = -log\(m q\)"),
-        (propose_the_positive, "probability 0 are never drawn"),
+        (propose_the_positive, "positives never count"),
+        (propose_the_positive_to_be_looked_up, "probability 0 are never drawn"),
         (mix_the_rows, "w = -log"),
         (chances_of_other_draws, r"w = -log\(m q\)"),
         (chances_with_gradient, "no gradient"),

@@ -35,7 +35,7 @@ compiled_sum = partial(compiled, fastmath={"contract", "nsz"}, error_model="nump
 
 
 @compiled_sum
-def _power_of_two(exponent: np.float32) -> np.float32:
+def power_of_two(exponent: np.float32) -> np.float32:
     """2^x of what is at most 0; 2^-126 of what is less than that."""
     below = max(exponent, SMALLEST)
     whole = np.int32(below)  # towards 0: what is left is in (-1, 0]
@@ -83,7 +83,7 @@ def _masses(
             for query in range(dots.shape[1]):
                 logit = np.float32(dots[row, query]) * (scales[row] * slopes[query]) + bias[row]
                 logit = logit if dots[row, query] != MASKED else NOTHING
-                mass[query] += _power_of_two(logit - peak[query])
+                mass[query] += power_of_two(logit - peak[query])
         for query in range(dots.shape[1]):
             empty = peak[query] <= NOTHING
             out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])
@@ -107,7 +107,7 @@ def _masses_of_scores(scores: np.ndarray, out: np.ndarray) -> None:
                 peak[query] = max(scores[row, query], peak[query])
         for row in range(block * size, (block + 1) * size):
             for query in range(scores.shape[1]):
-                mass[query] += _power_of_two(scores[row, query] - peak[query])
+                mass[query] += power_of_two(scores[row, query] - peak[query])
         for query in range(scores.shape[1]):
             empty = peak[query] <= NOTHING
             out[block, query] = -np.inf if empty else peak[query] + math.log2(mass[query])

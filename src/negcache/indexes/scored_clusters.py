@@ -132,6 +132,7 @@ class ScoredClusters:
         return Proposal(
             draw, self.log_prob, self.law.log_norm, self.store, self.store.coverage,
             log_expected=expected if is_one_row(self.law.partition.first) else None,
+            leaves_out=True,
         )  # fmt: skip
 
     def draw_scored(self, noise: Float64[Tensor, "b m s 2"]) -> Proposed:

@@ -14,7 +14,8 @@ import torch
 
 from negcache.distributed import ALONE, Mesh
 from negcache.exclusion import Exclusion
-from negcache.ops.mass_table import MassTable, joined, masses_, parts_of, whole_blocks
+from negcache.ops.cpu_chances import Chances, chances_of, takes
+from negcache.ops.mass_table import LogMasses, MassTable, table_of, whole_blocks
 from negcache.ops.shards import best_of_all
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 
@@ -115,64 +116,85 @@ class ClusterLaw:
         rows, columns = keys // width, keys % width
         return Lessened(keys, rows, columns, partition.size[rows, columns] - gone)
 
+    @cached_property
+    def of_clusters(self) -> LogMasses:
+        """log of ``n_c exp(V_c)``."""
+        values, less, size = self.partition.values, self.lessened, self.partition.size
+        size = size[:1] if is_one_row(size) else size
+        starts = torch.arange(len(values) + 1, device=values.device) * values.shape[1]
+        return LogMasses(
+            logits=values,
+            bias=size.to(values.dtype).log(),
+            offsets=torch.searchsorted(less.keys, starts),
+            columns=less.columns,
+            instead=values[less.where] + less.left.to(values.dtype).log(),
+        )
+
     @property
     def log_masses(self) -> Float[Tensor, "B W"]:
-        """log of ``n_c exp(V_c)``: a table, made at each asking."""
-        values, less = self.partition.values, self.lessened
-        masses = values + self._log_sizes
-        masses[less.where] = values[less.where] + less.left.to(values.dtype).log()
+        """The same as a table, made at each asking."""
+        of = self.of_clusters
+        masses = of.logits + of.bias
+        masses[self.lessened.where] = of.instead
         return masses
 
     @cached_property
     def log_norm(self) -> Float64[Tensor, "B"]:
         """log Zhat; -inf where a query may draw nothing."""
-        return self.table.log_total
+        return self.chances.log_total
 
     @property
     def empty(self) -> Bool[Tensor, "B"]:
         """Which queries may draw nothing."""
         return self.log_norm == -torch.inf
 
-    @property
-    def _log_sizes(self) -> Float[Tensor, "_ W"]:
-        """One row where all queries share it."""
-        size = self.partition.size
-        size = size[:1] if is_one_row(size) else size
-        return size.to(self.partition.values.dtype).log()
+    @cached_property
+    def chances(self) -> Chances | MassTable:
+        """Of the clusters, in the values' own precision; sums of them in float64."""
+        of = self.of_clusters
+        compiled = len(of.bias) == 1 and takes(of.logits, of.logits.numel())
+        return chances_of(of) if compiled else self.table
 
     @cached_property
     def table(self) -> MassTable:
-        """Masses of the clusters, in the values' own precision; sums of them in float64."""
-        values, less, sizes = self.partition.values, self.lessened, self._log_sizes
-        width, parts = values.shape[1], []
-        masses = values.new_empty(len(values), whole_blocks(width))
-        left = values[less.where] + less.left.to(values.dtype).log()
-        starts = torch.arange(len(values) + 1, device=values.device) * width
-        ends = torch.searchsorted(less.keys, starts).tolist()
-        for some in parts_of(len(masses), masses.shape[1], masses.device):
-            part = masses[some]
-            torch.add(values[some], sizes if len(sizes) == 1 else sizes[some], out=part[:, :width])
-            part[:, width:] = -torch.inf
-            lo, hi = ends[some.start], ends[some.stop]
-            part[less.rows[lo:hi] - some.start, less.columns[lo:hi]] = left[lo:hi]
-            parts.append(masses_(part))
-        return joined(masses, parts)
+        """The masses of the clusters."""
+        queries, width = self.partition.values.shape
+        masses = self.partition.values.new_empty(queries, whole_blocks(width))
+        return table_of(self.of_clusters, masses)
 
     def draw(self, noise: Float64[Tensor, "B m 2"]) -> Members:
         """Independent draws: a uniform each for the cluster and for the member.
 
         Some item where a query may draw nothing.
         """
-        partition, exclude = self.partition, self.exclude
-        num_items, table = partition.num_items, self.table
-        clusters = table.draw_inside(*table.draw_blocks(noise[..., 0].contiguous()))
-        clusters = clusters.clamp(max=partition.values.shape[1] - 1)
+        clusters = self.chances.draw(noise[..., :1]).clamp_(max=self.partition.values.shape[1] - 1)
+        if isinstance(self.chances, Chances):
+            return Members(clusters, self._members_by_compiled_code(clusters, noise[..., 1]))
+        return Members(clusters, self._members(clusters, noise[..., 1]))
+
+    def _members(
+        self, clusters: Int[Tensor, "B m"], uniforms: Float64[Tensor, "B m"]
+    ) -> Int[Tensor, "B m"]:
+        partition, exclude, num_items = self.partition, self.exclude, self.partition.num_items
         first, size = partition.first.gather(1, clusters), partition.size.gather(1, clusters)
         ends = exclude.below(torch.cat([first, first + size], dim=1), num_items)
         before, after = ends.split(first.shape[1], dim=1)
         left = size - after + before
-        inside = torch.minimum((noise[..., 1] * left).long(), left - 1).clamp_min(0)
-        return Members(clusters, exclude.allowed(first - before + inside, num_items))
+        inside = torch.minimum((uniforms * left).long(), left - 1).clamp_min(0)
+        return exclude.allowed(first - before + inside, num_items)
+
+    def _members_by_compiled_code(
+        self, clusters: Int[Tensor, "B m"], uniforms: Float64[Tensor, "B m"]
+    ) -> Int[Tensor, "B m"]:
+        """The same of clusters that all queries share, on a CPU."""
+        from negcache.compiled.members import Places, draw_members
+
+        found, exclude = torch.empty_like(clusters), self.exclude
+        own = self.partition.first[0], self.partition.size[0], exclude.offsets, exclude.ids
+        of = Places(*(each.contiguous().numpy() for each in own))
+        arrays = (each.contiguous().numpy() for each in (clusters, uniforms, found))
+        draw_members(of, *arrays)
+        return found
 
     def log_chance(self, places: Int[Tensor, "M"]) -> Float64[Tensor, "B M"]:
         """log Q of each item, for every query; -inf at place -1, which no item has."""

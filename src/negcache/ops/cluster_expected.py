@@ -3,6 +3,7 @@
 import torch
 
 from negcache.ops.cluster_draw import ClusterLaw, clusters_of_one_row
+from negcache.ops.cpu_chances import Chances
 from negcache.shapes import Float, Float64, Int, Tensor
 
 LOST = 1e-6
@@ -25,7 +26,8 @@ def log_expected(
     """
     norm = law.log_norm
     share = torch.zeros_like(norm) if log_share is None else log_share.double()
-    whole, of_pairs, pairs = _by_cluster(law, share)
+    whole = _whole(law, log_share) / law.partition.size[0].clamp_min(1)
+    of_pairs, pairs = _by_pair(law, share)
     less, width = law.lessened, law.partition.values.shape[1]
     clusters = clusters_of_one_row(law.partition, places.clamp_min(0))
     rows, columns = law.exclude.among(places)
@@ -42,20 +44,29 @@ def log_expected(
     return found.masked_fill(places < 0, -torch.inf)
 
 
-def _by_cluster(
-    law: ClusterLaw, share: Float64[Tensor, "B"]
-) -> tuple[Float64[Tensor, "W"], Float64[Tensor, "W"], Float64[Tensor, "P"]]:
-    """Of a member of each cluster: the sum over queries that may draw all, and over the others.
-
-    Returns:
-        These two, and the second pair by pair; 0 for a pair of which nobody is left.
-    """
-    less, partition, table = law.lessened, law.partition, law.table
-    width = partition.values.shape[1]
+def _whole(law: ClusterLaw, log_share: Float[Tensor, "B"] | None) -> Float64[Tensor, "W"]:
+    """Of each cluster, the sum over the queries that may draw all of its members."""
+    chances = law.chances
+    if log_share is None and isinstance(chances, Chances):
+        return chances.expected
+    less, table = law.lessened, law.table
+    share = torch.zeros_like(law.log_norm) if log_share is None else log_share.double()
     masses = table.masses[less.where]
     table.masses[less.where] = 0.0
-    whole = table.expected(share.exp())[:width] / partition.size[0].clamp_min(1)
+    whole = table.expected(share.exp())[: law.partition.values.shape[1]]
     table.masses[less.where] = masses
-    chance = partition.values[less.where] - law.log_norm[less.rows] + share[less.rows]
+    return whole
+
+
+def _by_pair(
+    law: ClusterLaw, share: Float64[Tensor, "B"]
+) -> tuple[Float64[Tensor, "W"], Float64[Tensor, "P"]]:
+    """Of a member of each cluster: the sum over the queries that may not draw all of them.
+
+    Returns:
+        It, and the same pair by pair; 0 for a pair of which nobody is left.
+    """
+    less, values = law.lessened, law.partition.values
+    chance = values[less.where] - law.log_norm[less.rows] + share[less.rows]
     pairs = chance.exp().where(less.left > 0, 0.0)
-    return whole, whole.new_zeros(width).index_add_(0, less.columns, pairs), pairs
+    return pairs.new_zeros(values.shape[1]).index_add_(0, less.columns, pairs), pairs

@@ -3,6 +3,7 @@
 The twin in torch, ``two_stage.mass_of_blocks_``, goes over the scores four times; here it is twice.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -64,6 +65,7 @@ class _Worker:
         scaled = rows.queries * (rows.score.scale * LOG2_E)
         self.rows, self.size, self.columns = rows, size, scaled.T.contiguous()
         self.excluded, self.whose = rows.exclude.by_id
+        self.in_order = self.excluded.tolist()
         self.all_valid = bool(rows.valid.all())
 
     def begin(self) -> Callable[[Part], Float[Tensor, "blocks B"]]:
@@ -90,9 +92,11 @@ class _Worker:
             scores.add_(rows.log_weights[first:last, None], alpha=LOG2_E)
         if not self.all_valid:
             scores.masked_fill_(~rows.valid[first:last, None], -torch.inf)
-        lo, hi = torch.searchsorted(self.excluded, torch.tensor([first, last])).tolist()
-        scores[self.excluded[lo:hi] - first, self.whose[lo:hi]] = -torch.inf
-        memory[len(chunk) : whole] = -torch.inf
+        lo, hi = (bisect_left(self.in_order, row) for row in (first, last))
+        if lo < hi:
+            scores[self.excluded[lo:hi] - first, self.whose[lo:hi]] = -torch.inf
+        if len(chunk) < whole:
+            memory[len(chunk) : whole] = -torch.inf
         return memory[:whole]
 
 

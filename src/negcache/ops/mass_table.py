@@ -24,6 +24,25 @@ GATHER = 1 << 12
 """Drawn blocks looked at at a time: a bound on memory."""
 
 
+class LogMasses(NamedTuple):
+    """Log-masses of columns: logits and a bias, but for some pairs of a query and a column.
+
+    Args:
+        logits: of the columns.
+        bias: of each column, added to its logits; a row, or one for each query.
+        offsets: the pairs of query ``b`` are ``offsets[b]`` to ``offsets[b + 1]``; others may be
+            listed.
+        columns: of the pairs, distinct for each query.
+        instead: log-mass of each pair.
+    """
+
+    logits: Float[Tensor, "B n"]
+    bias: Float[Tensor, "_ n"]
+    offsets: Int[Tensor, "_"]
+    columns: Int[Tensor, "E"]
+    instead: Float[Tensor, "E"]
+
+
 class MassTable(NamedTuple):
     """Masses of the columns, in units of ``exp(log_unit)``.
 
@@ -46,6 +65,16 @@ class MassTable(NamedTuple):
     def log_total(self) -> Float64[Tensor, "B"]:
         """log of the mass of each query; -inf where it has none."""
         return self.total.log() + self.log_unit
+
+    def draw(self, uniforms: Float64[Tensor, "B m k"]) -> Int[Tensor, "B m"]:
+        """Columns by their mass; any where the query has no mass.
+
+        Args:
+            uniforms: for the block, and for the column inside it; where there is one alone, what is
+                left of it serves there.
+        """
+        blocks, left = self.draw_blocks(uniforms[..., 0].contiguous())
+        return self.draw_inside(blocks, uniforms[..., 1] if uniforms.shape[2] > 1 else left)
 
     def draw_blocks(
         self, uniforms: Float64[Tensor, "B m"]
@@ -100,7 +129,21 @@ def masses_(log_masses: Float[Tensor, "b n"]) -> MassTable:
     return MassTable(log_masses, blocks.double().cumsum_(dim=1), peak.squeeze(1))
 
 
-def joined(masses: Float[Tensor, "B n"], parts: list[MassTable]) -> MassTable:
-    """One table of parts, one at least, that stand in this memory one below the other."""
+def table_of(of: LogMasses, masses: Float[Tensor, "B w"]) -> MassTable:
+    """The table of these log-masses.
+
+    Args:
+        masses: memory for it, of whole blocks; the logits may stand in it already.
+    """
+    width, ends, parts = of.logits.shape[1], of.offsets.tolist(), []
+    rows = torch.repeat_interleave(of.offsets.diff(), output_size=ends[-1] - ends[0])
+    for some in parts_of(len(masses), masses.shape[1], masses.device):
+        part, bias = masses[some], of.bias if len(of.bias) == 1 else of.bias[some]
+        torch.add(of.logits[some], bias, out=part[:, :width])
+        part[:, width:] = -torch.inf
+        lo, hi = ends[some.start], ends[some.stop]
+        whose = rows[lo - ends[0] : hi - ends[0]] - some.start
+        part[whose, of.columns[lo:hi]] = of.instead[lo:hi]
+        parts.append(masses_(part))
     sums, log_unit = (torch.cat(each) for each in list(zip(*parts, strict=True))[1:])
     return MassTable(masses, sums, log_unit)

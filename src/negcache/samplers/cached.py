@@ -81,7 +81,7 @@ def propose_softmax(
         log_q = rows.logits(slots) - log_mass[:, None]
         return log_q.masked_fill(~rows.valid[slots] | (log_mass == -torch.inf)[:, None], -torch.inf)
 
-    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax)
+    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax, leaves_out=True)
 
 
 def propose_nothing(
@@ -98,7 +98,7 @@ def propose_nothing(
         return queries.new_full((len(queries), len(slots)), -torch.inf)
 
     log_mass = queries.new_full((len(queries),), -torch.inf)
-    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax)
+    return Proposal(draw, log_prob, log_mass, store, store.coverage, is_softmax, leaves_out=True)
 
 
 def in_view(inside: Proposal, view: BlockView) -> Proposal:

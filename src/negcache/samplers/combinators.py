@@ -197,7 +197,9 @@ class Resampled:
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "M K"]]:
         """Queries, and stored rows of the pool, of all processes; zeros: it is not stored."""
         slots = self.store.slots(ids)
-        held = ((slots >= 0) & self.store.valid[slots.clamp_min(0)])[:, None]
+        held = (slots >= 0) & self.store.valid[slots.clamp_min(0)]
         queries = project_queries(self.store, queries)
         rows = project_items(self.store, self.store.rows(slots.clamp_min(0))).to(queries.dtype)
-        return queries, self.store.shard.mesh.from_owners(rows.where(held, 0.0), held)
+        if not bool(held.all()):
+            rows = rows.where(held[:, None], 0.0)
+        return queries, self.store.shard.mesh.from_owners(rows, held[:, None])

@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from negcache.messages import Draw, Request
-from negcache.pooled import alike, masked_of
+from negcache.pooled import alike
 from negcache.shapes import Float, Tensor
 from negcache.validation import check_popularity
 
@@ -41,7 +41,8 @@ class InBatch:
             log_pi = self.log_popularity.to(weight)[ids]
             others = alike(request.others).clamp_min(1).to(weight).log()
             weight = (weight - log_pi - others).masked_fill(log_pi == -torch.inf, -torch.inf)
-        return Draw(ids, None, weight, masked=masked_of(request, ids))  # the query's own positive
+        own = request.exclude.within(ids)  # the query's own positive
+        return Draw(ids, None, weight, masked=own)
 
     def _warn_of_one(self, num_queries: int) -> None:
         """Once: a loss of 0 looks like success."""

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 
 from negcache.errors import InputError
+from negcache.exclusion import Exclusion
 from negcache.interfaces import Store
 from negcache.messages import Draw, Request, Rest
 from negcache.ops.rest import inclusion_chances, systematic
 from negcache.ops.shards import Masses
 from negcache.ops.two_stage import masked_chunks, scan
-from negcache.pooled import masked_of
 from negcache.shapes import Bool, Float, Float64, Int, Tensor
 from negcache.stores.reading import embeddings, refuse_weights, scored_rows
 
@@ -118,7 +118,8 @@ def draw_with_rest(
         inclusion.to(left.dtype),
     )
     weight = torch.zeros_like(inclusion, dtype=left.dtype).masked_fill(~valid, -torch.inf)
-    return Draw(ids, None, weight, rest=rest, masked=masked_of(request, ids))
+    out = Exclusion.from_pairs(*request.exclude.among(ids), len(request.queries))
+    return Draw(ids, None, weight, rest=rest, masked=out)
 
 
 def _chosen(

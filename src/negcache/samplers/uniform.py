@@ -47,4 +47,4 @@ class Uniform:
         def log_expected(ids: Int[Tensor, "M"], _: Tensor | None) -> Float64[Tensor, "M"]:
             return log_sum_of_allowed(log_q.squeeze(1), request.exclude, ids)
 
-        return Proposal(draw, log_prob, log_mass, log_expected=log_expected)
+        return Proposal(draw, log_prob, log_mass, log_expected=log_expected, leaves_out=True)
