@@ -1,5 +1,6 @@
 """Which items may not stand for which query: positives never count as negatives."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,6 +71,16 @@ class Exclusion:
         """All entries in the order of their ids, and the query of each: for passes over rows."""
         order = self.ids.argsort()
         return self.ids[order], self.rows[order]
+
+    def between(self, first: int, stop: int) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
+        """The query of each entry from ``first`` to before ``stop``, and its id less ``first``."""
+        lo, hi = (bisect_left(self._in_order, each) for each in (first, stop))
+        ids, rows = self.by_id
+        return rows[lo:hi], ids[lo:hi] - first
+
+    @cached_property
+    def _in_order(self) -> list[int]:
+        return self.by_id[0].tolist()
 
     @cached_property
     def rows(self) -> Int[Tensor, "E"]:

@@ -3,7 +3,6 @@
 The twin in torch, ``two_stage.mass_of_blocks_``, goes over the scores four times; here it is twice.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -64,8 +63,6 @@ class _Worker:
     def __init__(self, rows: ScoredRows, size: int) -> None:
         scaled = rows.queries * (rows.score.scale * LOG2_E)
         self.rows, self.size, self.columns = rows, size, scaled.T.contiguous()
-        self.excluded, self.whose = rows.exclude.by_id
-        self.in_order = self.excluded.tolist()
         self.all_valid = bool(rows.valid.all())
 
     def begin(self) -> Callable[[Part], Float[Tensor, "blocks B"]]:
@@ -92,9 +89,9 @@ class _Worker:
             scores.add_(rows.log_weights[first:last, None], alpha=LOG2_E)
         if not self.all_valid:
             scores.masked_fill_(~rows.valid[first:last, None], -torch.inf)
-        lo, hi = (bisect_left(self.in_order, row) for row in (first, last))
-        if lo < hi:
-            scores[self.excluded[lo:hi] - first, self.whose[lo:hi]] = -torch.inf
+        queries, places = rows.exclude.between(first, last)
+        if len(queries):
+            scores[places, queries] = -torch.inf
         if len(chunk) < whole:
             memory[len(chunk) : whole] = -torch.inf
         return memory[:whole]

@@ -84,7 +84,6 @@ class Masking:
     """
 
     def __init__(self, rows: ScoredRows) -> None:
-        self.excluded, self.whose = rows.exclude.by_id
         self.rows, self.all_valid = rows, bool(rows.valid.all())
         budget = CHUNK_SCORES.get(rows.queries.device.type, CHUNK_SCORES["cpu"])
         self.size = BLOCK * max(1, budget // (BLOCK * max(len(rows.queries), 1)))
@@ -102,9 +101,7 @@ class Masking:
         logits = rows.weighted(rows.score(rows.queries, chunk, out=out), slice(first, last))
         if not self.all_valid:
             logits.masked_fill_(~rows.valid[first:last], -torch.inf)
-        ends = torch.tensor([first, last], device=self.excluded.device)
-        lo, hi = torch.searchsorted(self.excluded, ends).tolist()
-        logits[self.whose[lo:hi], self.excluded[lo:hi] - first] = -torch.inf
+        logits[rows.exclude.between(first, last)] = -torch.inf
         return logits
 
 

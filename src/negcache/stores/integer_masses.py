@@ -1,9 +1,7 @@
 """Stage one of the exact draw over int8 rows: integer products, summed up while in the cache."""
 
-from collections.abc import Iterator
 from functools import cache
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -61,7 +59,7 @@ class _Product:
     def __init__(self, rows: ScoredRows, slope: Float[Tensor, ""]) -> None:
         from negcache.compiled.block_masses import Masked, masses_of_blocks
 
-        self.rows, self.masses_of_blocks = rows, masses_of_blocks
+        self.rows, self.masked, self.masses_of_blocks = rows, Masked, masses_of_blocks
         codes, scales = quantize(rows.queries)
         self.columns, self.slopes = codes.T.contiguous(), (scales * slope).numpy()
         self.step = BLOCK * max(1, DOTS // (BLOCK * max(len(codes), 1)))
@@ -69,9 +67,6 @@ class _Product:
         self.memory = torch.empty(self.step, len(codes), dtype=torch.int32)
         self.all_alike = rows.log_weights is None and bool(rows.valid.all())
         self.no_bias = torch.zeros(self.at_once)
-        nothing = torch.zeros(0, dtype=torch.long).numpy()
-        self.none_masked = Masked(nothing, nothing)
-        self.masked = {first: Masked(*pairs) for first, *pairs in _by_step(rows, self.step)}
 
     def sum_up(self, first: int, block: QuantizedRows) -> Float[Tensor, "blocks B"]:
         """Base-2 log-masses of the rows from ``first`` on, a multiple of the step."""
@@ -87,7 +82,9 @@ class _Product:
         for turn, (codes, scales, biases, out) in enumerate(zip(*parts, masses, strict=True)):
             memory = self.memory if len(codes) == self.step else self.memory[: len(codes)]
             dots = torch._int_mm(codes, self.columns, out=memory)  # type: ignore[attr-defined]
-            masked = self.masked.get(first + turn * self.step, self.none_masked)
+            start = first + turn * self.step
+            queries, places = self.rows.exclude.between(start, start + len(codes))
+            masked = self.masked(places.numpy(), queries.numpy())
             terms = (self.slopes, scales.numpy(), biases.numpy())
             self.masses_of_blocks(dots.numpy(), masked, *terms, out.numpy())
         return found
@@ -97,16 +94,6 @@ class _Product:
         if self.all_alike:
             return self.no_bias[: slots.stop - slots.start]
         return self.rows.bias(slots).float().mul_(LOG2_E)
-
-
-def _by_step(rows: ScoredRows, step: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """First row of each step with rows that may not stand for some query; these, counted from it,
-    and the queries."""
-    excluded, whose = rows.exclude.by_id
-    steps, counts = torch.unique_consecutive(excluded // step, return_counts=True)
-    pieces = [(excluded % step).split(counts.tolist()), whose.split(counts.tolist())]
-    for number, places, queries in zip(steps.tolist(), *pieces, strict=True):
-        yield number * step, places.numpy(), queries.numpy()
 
 
 @cache
