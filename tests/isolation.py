@@ -13,6 +13,12 @@ def clean_process(monkeypatch, tmp_path_factory):
     _forget()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def clean_module():
+    """What a module prepares for all of its tests meets no Accelerate of another's."""
+    _forget()
+
+
 def _forget():
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

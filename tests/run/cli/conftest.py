@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from isolation import clean_process  # noqa: F401, an autouse fixture
+from isolation import clean_module, clean_process  # noqa: F401, autouse fixtures
 from typer.testing import CliRunner
 
 from benchmarks.soak import write_task

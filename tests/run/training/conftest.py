@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from isolation import clean_process  # noqa: F401, an autouse fixture
+from isolation import clean_module, clean_process  # noqa: F401, autouse fixtures
 
 from benchmarks.soak import write_task
 from negcache.run.cli import runs
