@@ -1,20 +1,21 @@
 """Runs that take turns, so that a busy machine is busy for all of them."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
-import negcache as nc
-from benchmarks.equal_footing.objectives import TEMPERATURE, Contender, Setup
-from benchmarks.retrieval import Problem, some
-from negcache.run.evaluation import Evaluation, Side, evaluate
+from benchmarks.equal_footing.regime import Contender
+from negcache.run.evaluation import Evaluation
+from negcache.shapes import Tensor
 
 TURN = 5
 """Steps of a run before the next has its turn."""
 
 
-class Runner:
+class Runner(ABC):
     """One contender, learning rate, setting and seed.
 
     Args:
@@ -23,22 +24,20 @@ class Runner:
         rate: of Adam.
         setting: one of the contender's.
         seed: of the tower, the batches and the draws: the same for all contenders.
-        batch: queries of a step, where the contender does not choose.
+        batch: rows of a step, where the contender does not choose.
         allowed: CPU seconds, of building its loss too.
     """
 
     def __init__(
-        self, problem: Problem, contender: Contender, rate: float, setting: object, *,
+        self, problem: Any, contender: Contender, rate: float, setting: object, *,
         seed: int, batch: int, allowed: float,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.problem, self.tower, self.allowed = problem, problem.tower(), allowed
-        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=rate, fused=True)
-        self.pairs = problem.task.learnable("train")
-        setup, start = Setup(problem, self.tower, self.pairs, batch, seed, allowed), _now()
-        self.objective = contender.build(setup, setting)
         self.order = torch.Generator().manual_seed(seed)
-        self.left = torch.empty(0, dtype=torch.long)
+        start = _now()
+        self.objective = contender.build(self._setup(batch, seed), setting)
+        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=rate, fused=True)
         self.seconds, self.steps, self.loss = _now() - start, 0, float("nan")
 
     @property
@@ -51,7 +50,7 @@ class Runner:
             if self.is_over:
                 return
             chosen, start = self._next(), _now()
-            loss = self.objective(self.pairs.queries[chosen], self.pairs.items[chosen])
+            loss = self.objective(*chosen)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -59,23 +58,17 @@ class Runner:
             self.seconds += _now() - start
             self.steps, self.loss = self.steps + 1, float(loss.detach())
 
+    @abstractmethod
     def measured(self, split: str, queries: int) -> Evaluation:
         """Exact search over all items."""
-        task, problem = self.problem.task, self.problem
-        sides = (
-            Side(self.tower, problem.queries, task.query_text),
-            Side(self.tower, problem.items, task.corpus_text),
-        )
-        return evaluate(*sides, nc.DotScore(TEMPERATURE), some(task.splits[split], queries))
 
-    def _next(self) -> torch.Tensor:
-        if self.pairs is not self.objective.pairs:
-            self.pairs, self.left = self.objective.pairs, self.left[:0]
-        batch = self.objective.batch
-        if len(self.left) < batch:
-            self.left = torch.randperm(len(self.pairs), generator=self.order)
-        chosen, self.left = self.left[:batch], self.left[batch:]
-        return chosen
+    @abstractmethod
+    def _setup(self, batch: int, seed: int) -> Any:
+        """What the contender is given."""
+
+    @abstractmethod
+    def _next(self) -> tuple[Tensor, ...]:
+        """What the next step is taken with."""
 
 
 def race(runners: Iterable[Runner]) -> None:

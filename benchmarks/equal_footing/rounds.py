@@ -4,17 +4,14 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any, NamedTuple
 
-from benchmarks.equal_footing import ours, peers
-from benchmarks.equal_footing.floor import bm25
 from benchmarks.equal_footing.race import Runner, race
 from benchmarks.equal_footing.ranks import written
-from benchmarks.equal_footing.tasks import REGIMES
+from benchmarks.equal_footing.regime import Regime
+from benchmarks.equal_footing.regimes import REGIMES
 from benchmarks.record import append_rows, hardware, read_rows
-from benchmarks.retrieval import Problem
 from negcache.run.evaluation import Evaluation
 
-NAME, BATCH, QUERIES = "equal_footing", 128, 1000
-METHODS = ours.METHODS | peers.METHODS
+NAME, QUERIES = "equal_footing", 1000
 TUNING, SEEDS = 0.5, (0, 1, 2)
 
 
@@ -30,6 +27,11 @@ class Place(NamedTuple):
     regime: str
     task: str
     seconds: float
+
+    @property
+    def kind(self) -> Regime:
+        """The regime itself."""
+        return REGIMES[self.regime]
 
 
 class Trial(NamedTuple):
@@ -49,23 +51,19 @@ class Trial(NamedTuple):
 
 
 def compared(place: Place, methods: Iterable[str]) -> None:
-    """All runs of these methods that are not in the results yet, in turns; and BM25."""
-    regime = REGIMES[place.regime]
+    """All runs of these methods that are not in the results yet, in turns; and the floor."""
+    regime = place.kind
     problem = regime.problem(place.task)
-    fitting = [m for m in methods if not left_out(m, len(problem.items), regime.most)]
+    fitting = [m for m in methods if not regime.left_out(m, len(problem.items))]
     for rate, which in product(regime.rates, (0, 1)):
         _run(place, problem, dict.fromkeys(fitting, Trial("trial", rate, which, 0)))
     best = {method: _chosen(place, method) for method in fitting}
     for seed in SEEDS:
         _run(place, problem, {m: Trial("test", *best[m], seed) for m in fitting})
     if not any(r["part"] == "floor" for r in rows_of(place)):
-        found = _measures(bm25(problem.task, QUERIES), with_ranks=True)
-        append_rows(NAME, [_row(place, "bm25", Trial("floor", 0.0, 0, 0), found, (0, 0))])
-
-
-def left_out(method: str, items: int, most: float) -> bool:
-    """Whether it encodes more items at every step than a regime allows."""
-    return METHODS[method].encodes_all and items > most
+        name, find = regime.floor
+        found = _measures(find(problem, QUERIES), with_ranks=True)
+        append_rows(NAME, [_row(place, name, Trial("floor", 0.0, 0, 0), found, (0, 0))])
 
 
 def rows_of(place: Place) -> list[dict[str, str]]:
@@ -84,7 +82,7 @@ def _chosen(place: Place, method: str) -> tuple[float, int]:
     return float(best["rate"]), int(best["which"])
 
 
-def _run(place: Place, problem: Problem, trials: dict[str, Trial]) -> None:
+def _run(place: Place, problem: Any, trials: dict[str, Trial]) -> None:
     """One run of each method, unless it is in the results."""
     done = {(r["method"], _trial_of(r)) for r in rows_of(place)}
     runners = {
@@ -103,12 +101,12 @@ def _run(place: Place, problem: Problem, trials: dict[str, Trial]) -> None:
         append_rows(NAME, rows)
 
 
-def _runner(place: Place, problem: Problem, method: str, trial: Trial) -> Runner:
+def _runner(place: Place, problem: Any, method: str, trial: Trial) -> Runner:
     allowed = place.seconds * (TUNING if trial.part == "trial" else 1.0)
-    contender = METHODS[method]
-    return Runner(
+    regime, contender = place.kind, place.kind.methods[method]
+    return regime.runner(
         problem, contender, trial.rate, contender.settings[trial.which],
-        seed=trial.seed, batch=BATCH, allowed=allowed,
+        seed=trial.seed, batch=regime.batch, allowed=allowed,
     )  # fmt: skip
 
 

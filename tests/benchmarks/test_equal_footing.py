@@ -10,15 +10,13 @@ from torch import nn
 from wordnet_slice import write_slice
 
 from benchmarks import figures, record
-from benchmarks.equal_footing import rounds
-from benchmarks.equal_footing.floor import bm25
-from benchmarks.equal_footing.mining import MinedMnrl
-from benchmarks.equal_footing.pieces import InPieces
-from benchmarks.equal_footing.race import Runner
 from benchmarks.equal_footing.ranks import read, written
-from benchmarks.equal_footing.rounds import METHODS, Place, compared, left_out
+from benchmarks.equal_footing.regimes import REGIMES
+from benchmarks.equal_footing.rounds import Place, compared
 from benchmarks.equal_footing.table import page
-from benchmarks.equal_footing.tasks import REGIMES, Regime
+from benchmarks.equal_footing.texts.floor import bm25
+from benchmarks.equal_footing.texts.mining import MinedMnrl
+from benchmarks.equal_footing.texts.pieces import InPieces
 from benchmarks.equal_footing.verdict import places, verdict, word
 from benchmarks.retrieval import static
 from negcache.learning import COUNTED
@@ -26,7 +24,8 @@ from negcache.run.data import open_task
 
 ITEMS, BATCH, STEPS = 300, 16, 30
 PLACE = Place("static", "some-words", 0.05)
-EVERY_METHOD = fast(METHODS, "auto", "mnrl", "cached_mnrl", "mined_mnrl", "public_code")
+STATIC = REGIMES["static"]
+EVERY_METHOD = fast(STATIC.methods, "auto", "mnrl", "cached_mnrl", "mined_mnrl", "public_code")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,8 @@ def problem(tmp_path_factory):
 
 
 def begun(problem, method, which=0, allowed=1e6):
-    contender = METHODS[method]
-    return Runner(
+    contender = STATIC.methods[method]
+    return STATIC.runner(
         problem, contender, 1e-2, contender.settings[which], seed=0, batch=BATCH, allowed=allowed
     )
 
@@ -136,7 +135,7 @@ def test_what_is_mined_is_the_best_that_is_no_positive(problem):
 
 
 def test_without_time_some_are_mined_for_and_trained_on_alone(problem, monkeypatch):
-    monkeypatch.setattr("benchmarks.equal_footing.mining.QUERIES", 40)
+    monkeypatch.setattr("benchmarks.equal_footing.texts.mining.QUERIES", 40)
     runner = begun(problem, "mined_mnrl", allowed=1e-9)
     runner.objective.step(spent=1.0)
     assert len(runner.objective.pairs) == 40
@@ -154,10 +153,10 @@ def test_public_settings_know_no_positive_and_have_zeros_for_negatives(problem):
 
 
 def test_a_method_that_encodes_all_is_left_out_where_that_is_too_much():
-    assert left_out("exact", 50_001, REGIMES["transformer"].most)
-    assert not left_out("exact", 50_000, REGIMES["transformer"].most)
-    assert not left_out("exact", 10**6, REGIMES["static"].most)
-    assert not left_out("auto", 10**6, REGIMES["transformer"].most)
+    assert REGIMES["transformer"].left_out("exact", 50_001)
+    assert not REGIMES["transformer"].left_out("exact", 50_000)
+    assert not STATIC.left_out("exact", 10**6)
+    assert not REGIMES["transformer"].left_out("auto", 10**6)
 
 
 def test_ranks_are_read_as_they_were_written():
@@ -171,8 +170,8 @@ def results(tmp_path, monkeypatch, problem):
     """A folder of their own for results; one learning rate, and the tiny task."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(figures, "RESULTS", tmp_path)
-    monkeypatch.setattr(rounds, "BATCH", BATCH)
-    monkeypatch.setitem(REGIMES, "static", Regime(lambda name: problem, (1e-2,), 1e9))
+    tiny = STATIC._replace(problem=lambda name: problem, rates=(1e-2,), batch=BATCH)
+    monkeypatch.setitem(REGIMES, "static", tiny)
     figures.database.cache_clear()
     yield tmp_path / "equal_footing.csv"
     figures.database.cache_clear()
@@ -204,5 +203,5 @@ def test_parts_of_a_table_are_made_once_and_printed_as_they_are(results, tmp_pat
 
 
 def test_bm25_finds_words_that_are_there(problem):
-    means = bm25(problem.task, 100).means
+    means = bm25(problem, 100).means
     assert 0 < means["mrr10"] <= means["r100"] <= 1

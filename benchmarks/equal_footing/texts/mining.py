@@ -8,8 +8,8 @@ from datasets import Dataset
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import mine_hard_negatives
 
-from benchmarks.equal_footing.objectives import TEMPERATURE, Peer, Setup
-from benchmarks.equal_footing.sentences import model, names, rows
+from benchmarks.equal_footing.texts.objectives import TEMPERATURE, Peer, Setup
+from benchmarks.equal_footing.texts.sentences import model, names, rows
 from negcache.run.data import Judgements
 from negcache.shapes import Int, Tensor
 

@@ -8,9 +8,10 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch.nn.functional import linear_cross_entropy
 
-from benchmarks.equal_footing.mining import MinedMnrl
-from benchmarks.equal_footing.objectives import TEMPERATURE, Contender, Peer, Setup
-from benchmarks.equal_footing.sentences import model, of_rows
+from benchmarks.equal_footing.regime import Contender
+from benchmarks.equal_footing.texts.mining import MinedMnrl
+from benchmarks.equal_footing.texts.objectives import TEMPERATURE, Peer, Setup
+from benchmarks.equal_footing.texts.sentences import model, of_rows
 from negcache.shapes import Tensor
 
 

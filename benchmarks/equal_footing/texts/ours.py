@@ -1,7 +1,8 @@
 """Our methods, each with the setting that matters most."""
 
 import negcache as nc
-from benchmarks.equal_footing.objectives import Contender, Objective, Ours, Setup, Streamed
+from benchmarks.equal_footing.regime import Contender
+from benchmarks.equal_footing.texts.objectives import Objective, Ours, Setup, Streamed
 from benchmarks.retrieval import log_popularity
 from benchmarks.streaming import build as build_stream
 from negcache.interfaces import Sampler

@@ -1,6 +1,5 @@
-"""What a contender is: something that gives a loss for a batch, and counts what it encodes."""
+"""Losses over pairs of texts; each counts what it encodes."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -152,17 +151,3 @@ def encoded(loss: nc.SoftmaxLoss) -> int:
     """Items since it was last asked, with gradient or without."""
     report = loss.report()
     return report.encoded_grad + report.encoded_nograd
-
-
-class Contender(NamedTuple):
-    """A method.
-
-    Args:
-        build: its loss, under one setting.
-        settings: two values of the setting that matters most beside the learning rate.
-        encodes_all: items, at every step.
-    """
-
-    build: Callable[[Setup, object], Objective]
-    settings: tuple[object, object]
-    encodes_all: bool = False

@@ -6,7 +6,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
-from benchmarks.equal_footing.objectives import Setup
+from benchmarks.equal_footing.texts.objectives import Setup
 from negcache.shapes import Int, Tensor
 
 

@@ -3,14 +3,14 @@
 import bm25s
 import torch
 
-from benchmarks.retrieval import some
-from negcache.run.data import Task
+from benchmarks.retrieval import Problem, some
 from negcache.run.evaluation import Evaluation, Ranking, evaluation_of
 from negcache.run.evaluation.metrics import DEPTH
 
 
-def bm25(task: Task, queries: int) -> Evaluation:
+def bm25(problem: Problem, queries: int) -> Evaluation:
     """Of so many queries of test, over all items."""
+    task = problem.task
     judged, every = some(task.splits["test"], queries), torch.arange(len(task.corpus_text))
     asked = judged.queries[judged.grades > 0].unique()
     index = bm25s.BM25()

@@ -1,0 +1,1 @@
+"""Sequences of classes: what comes next, a softmax over all of them."""

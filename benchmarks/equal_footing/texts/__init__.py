@@ -1,0 +1,1 @@
+"""Towers over texts: queries and items, searched exactly."""
