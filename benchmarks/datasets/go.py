@@ -50,3 +50,9 @@ def go_tables(cache: Path, *, allow_other_version: bool = False) -> Tables:
 def _pairs(deb: Path) -> list[tuple[str, str, str]]:
     with database_in(deb, DATABASE) as database:
         return database.execute(PAIRS).fetchall()
+
+
+def term_names(deb: Path) -> dict[str, str]:
+    """The name of every term, obsolete ones aside, by its id."""
+    with database_in(deb, DATABASE) as database:
+        return dict(database.execute("select go_id, term from go_term"))
