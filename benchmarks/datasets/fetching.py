@@ -96,14 +96,22 @@ def _deb(asked: str, folder: Path, _: Path) -> None:
 
 
 def _descriptions(asked: str, folder: Path, _: Path) -> None:
-    """English package descriptions of a Debian suite, as apt decompresses them."""
+    _index(asked, folder, "i18n_Translation-en", "Acquire::Languages=en")
+
+
+def _packages(asked: str, folder: Path, _: Path) -> None:
+    _index(asked, folder, "binary-amd64_Packages", "APT::Architecture=amd64")
+
+
+def _index(asked: str, folder: Path, name: str, option: str) -> None:
+    """An index of a Debian suite, which apt fetches with an option, as apt decompresses it."""
     suite = asked.partition("/")[0]
-    _apt(folder, "update", "-o", "Acquire::Languages=en")
-    found = sorted(folder.glob(f"lists/*_dists_{suite}_main_i18n_Translation-en*"))
+    _apt(folder, "update", "-o", option)
+    found = sorted(folder.glob(f"lists/*_dists_{suite}_main_{name}*"))
     if not found:
         raise InputError(
             f"apt sources that hold Debian {suite} main",
-            "no such Translation-en file after `apt-get update`",
+            f"no such {name} file after `apt-get update`",
             f"run this on Debian {suite}, in a container for instance",
         )
     helper = ["/usr/lib/apt/apt-helper", "cat-file", str(found[0])]
@@ -161,6 +169,8 @@ _DEBIAN_MOVED = (
 DEBIAN = Registry("{}={}", ".deb", _deb, _DEBIAN_MOVED)
 DESCRIPTIONS = Registry("{}/{}", ".txt", _descriptions, _DEBIAN_MOVED)
 """Of the packages of a Debian suite, in the language that is asked for as its version."""
+PACKAGES = Registry("{}/{}", ".txt", _packages, _DEBIAN_MOVED)
+"""The packages of a Debian suite for amd64, and what they depend on."""
 PYPI = Registry(
     "{}=={}",
     ".whl",

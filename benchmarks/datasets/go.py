@@ -3,12 +3,10 @@
 Source: the Debian package r-bioc-go.db, release 3.16 of Bioconductor's GO.db.
 """
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from benchmarks.datasets.fetching import DEBIAN, Package, fetch, unpack_deb
+from benchmarks.datasets.databases import database_in
+from benchmarks.datasets.fetching import DEBIAN, Package, fetch
 from benchmarks.datasets.pairs import rows_of_pairs
 from negcache.run.data.downloads import cache_folder
 from negcache.run.data.tables import Tables, from_rows
@@ -50,7 +48,11 @@ def go_tables(cache: Path, *, allow_other_version: bool = False) -> Tables:
 
 
 def _pairs(deb: Path) -> list[tuple[str, str, str]]:
-    with TemporaryDirectory(prefix="negcache-go-") as folder:
-        unpack_deb(deb, Path(folder))
-        with closing(sqlite3.connect(Path(folder) / DATABASE)) as database:
-            return database.execute(PAIRS).fetchall()
+    with database_in(deb, DATABASE) as database:
+        return database.execute(PAIRS).fetchall()
+
+
+def term_names(deb: Path) -> dict[str, str]:
+    """The name of every term, obsolete ones aside, by its id."""
+    with database_in(deb, DATABASE) as database:
+        return dict(database.execute("select go_id, term from go_term"))

@@ -9,8 +9,8 @@ The same tower (shared by both sides), Adam, batches of 128 (``cached_mnrl`` and
 seconds on one thread, all of a method on its clock (fills, refresh, mining). Learning rate (of
 three) and one more setting (of two) of each method are chosen on dev with six trials of
 ``rounds.TUNING`` of the time, seed 0; test is looked at once, under three seeds. The runs of a call
-take turns. Tasks: ``go``, ``debian``, ``code``, ``cities``, ``wordnet-sense``, and whatever else
-has a folder.
+take turns. Tasks: ``go``, ``debian``, ``code``, ``cities``, ``wordnet-sense``; with many items a
+query ``debian-deps`` (recommendation) and ``gene-terms`` (labels); and whatever else has a folder.
 
 A regime is a folder, with ours in ``ours.py`` and peers in ``peers.py``. ``exact`` encodes all
 items at every step: under the transformer it is left out where there are more than 50,000, it would

@@ -39,7 +39,10 @@ def test_no_debian_tools(tmp_path, monkeypatch):
         fetch(Package(DEBIAN, "nothing", "1", "0" * 64), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["go", "debian", "cities", "brown", "city-classes", "passages"])
+@pytest.mark.parametrize(
+    "name",
+    ["go", "debian", "debian-deps", "gene-terms", "cities", "brown", "city-classes", "passages"],
+)
 def test_the_command_refuses_a_full_folder_before_it_fetches(tmp_path, monkeypatch, name):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "mine.txt").write_text("keep")
