@@ -27,7 +27,7 @@ import torch
 import negcache as nc
 from benchmarks.datasets.genes import write_genes
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
-from benchmarks.retrieval import DATA
+from benchmarks.retrieval import kept
 from negcache.interfaces import Sampler
 from negcache.messages import Batch
 from negcache.ops.kernels import fourier
@@ -150,8 +150,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = DATA / "genes"
-    task = open_xc(folder if folder.exists() else write_genes(folder))
+    task = open_xc(kept("genes", write_genes))
     if options.tune:
         for rate in RATES:
             measured(task, TUNING, {"sampler": "uniform", "seed": 0, "rate": rate})

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.datasets.next_word import open_next_word, write_brown
 from benchmarks.record import append_rows, bars, conclude, hardware, read_rows
-from benchmarks.retrieval import DATA
+from benchmarks.retrieval import kept
 from examples.language_model import LanguageModel, perplexity, stretches, train
 from negcache.interfaces import Sampler
 from negcache.shapes import Float, Int, Tensor
@@ -128,9 +128,7 @@ class Text:
     """Brown as tensors of word ids."""
 
     def __init__(self) -> None:
-        folder = DATA / "brown-50k"
-        folder = folder if folder.exists() else write_brown(folder, vocabulary=WORDS)
-        data = open_next_word(folder)
+        data = open_next_word(kept("brown-50k", write_brown, vocabulary=WORDS))
         self.train, self.dev, self.test = (
             torch.from_numpy(part.astype(np.int64)) for part in (data.train, data.dev, data.test)
         )

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.datasets.city_names import open_city_classes, write_city_classes
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from benchmarks.retrieval import DATA
+from benchmarks.retrieval import kept
 from negcache.messages import Batch
 from negcache.run.data.labels import LabelledPoints
 from negcache.shapes import Float, Int, Tensor
@@ -55,10 +55,7 @@ METHODS = (*SAMPLERS, "full")
 
 def cities() -> dict[str, LabelledPoints]:
     """Train, dev and test; written at the first use."""
-    folder = DATA / "city-classes"
-    if not folder.exists():
-        write_city_classes(folder)
-    return dict(open_city_classes(folder).splits)
+    return dict(open_city_classes(kept("city-classes", write_city_classes)).splits)
 
 
 class Model(nn.Module):

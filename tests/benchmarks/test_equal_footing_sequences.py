@@ -107,7 +107,7 @@ def test_adaptive_scores_the_clusters_that_something_is_wanted_of(problem):
     assert runner.objective.encoded == first + first + problem.classes - second
 
 
-def test_what_is_barred_is_not_found_nor_is_nothing(problem):
+def test_what_is_barred_is_not_found_nor_is_nothing():
     scores = torch.zeros(2, 5)
     scores[:, 0], scores[:, 2], scores[:, 3] = 9.0, 5.0, 4.0
     barred = Exclusion.from_pairs(torch.tensor([0]), torch.tensor([2]), 2)

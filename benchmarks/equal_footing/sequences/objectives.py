@@ -17,13 +17,11 @@ class Setup(NamedTuple):
     Args:
         problem: the task.
         tower: the model.
-        batch: sequences of a step.
         seed: of the run.
     """
 
     problem: NextClass
     tower: Body
-    batch: int
     seed: int
 
 

@@ -52,9 +52,9 @@ class Adaptive(Peer):
 
     def __init__(self, setup: Setup, narrower: object) -> None:
         super().__init__(setup)
-        classes, width = setup.problem.classes, DIM
+        classes = setup.problem.classes
         self.loss = nn.AdaptiveLogSoftmaxWithLoss(
-            width, classes, [classes // 20, classes // 4], div_value=float(str(narrower))
+            DIM, classes, [classes // 20, classes // 4], div_value=float(str(narrower))
         )
         setup.tower.add_module("adaptive", self.loss)  # so that it is trained
 

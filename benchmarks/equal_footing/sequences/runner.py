@@ -34,7 +34,7 @@ class SequenceRunner(Runner):
 
     def _setup(self, batch: int, seed: int) -> Setup:
         self.batch = batch
-        return Setup(self.problem, self.tower, batch, seed)
+        return Setup(self.problem, self.tower, seed)
 
     def _next(self) -> tuple[Tensor, ...]:
         rows = self.problem.rows
@@ -43,8 +43,8 @@ class SequenceRunner(Runner):
 
 def some(asked: Asked, at_most: int) -> Asked:
     """A fixed random choice of them."""
-    chosen = torch.randperm(len(asked.wanted), generator=torch.Generator().manual_seed(11))
-    chosen = chosen[:at_most]
+    order = torch.randperm(len(asked.wanted), generator=torch.Generator().manual_seed(11))
+    chosen = order[:at_most]
     return Asked(asked.seen[chosen], asked.wanted[chosen], asked.barred.of(chosen))
 
 

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.datasets.movielens import write_movielens
 from benchmarks.datasets.next_word import open_next_word, write_brown
 from benchmarks.equal_footing.sequences.problem import Asked, NextClass
-from benchmarks.retrieval import DATA
+from benchmarks.retrieval import kept
 from examples.language_model import stretches
 from examples.next_item import by_user, windows
 from negcache.exclusion import Exclusion
@@ -21,9 +21,7 @@ FILMS, WORDS, VOCABULARY = 50, 64, 50_000
 
 def movielens() -> NextClass:
     """MovieLens 100K: leave-last-out; what a user took before is not asked for again."""
-    folder = DATA / "movielens"
-    log = (folder if folder.exists() else write_movielens(folder)) / "log.parquet"
-    data = open_interactions(log)
+    data = open_interactions(kept("movielens", write_movielens) / "log.parquet")
     order = data.item_counts.argsort(descending=True, stable=True).argsort()  # rank of each
     parts = {
         split: by_user(Judgements(of.queries, order[of.items], of.grades))
@@ -53,8 +51,7 @@ def _after(before: dict[int, Tensor], wanted: dict[int, Tensor]) -> Asked:
 
 def brown() -> NextClass:
     """The Brown corpus: the 65th word of stretches of 64; an unknown one is not asked for."""
-    folder = DATA / "brown-50k"
-    data = open_next_word(folder if folder.exists() else write_brown(folder, vocabulary=VOCABULARY))
+    data = open_next_word(kept("brown-50k", write_brown, vocabulary=VOCABULARY))
     parts = {split: _rows(getattr(data, split)) for split in ("train", "dev", "test")}
     return NextClass(
         parts["train"], VOCABULARY, {s: _last(r) for s, r in parts.items()}, dropout=0.0, tied=False
