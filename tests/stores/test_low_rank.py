@@ -243,9 +243,9 @@ def test_a_low_cosine_brings_a_full_pass(name):
 
 
 def test_what_projection_loses_is_no_reason_for_a_full_pass():
-    """Five landmarks of wide noise keep a cosine of 0.6 at best: passes would never end."""
+    """Five landmarks of wide noise keep a cosine of some 0.7: passes would never end."""
     encode = Encoder(speed=0.0)
-    encode.rows = torch.randn(N, D)
+    encode.rows = torch.randn(N, D, generator=torch.Generator().manual_seed(8))
     store = filled(encode, full_below=0.9, sample=60)
     steps(store, encode, 9)
     assert store.cosine < 0.8
